@@ -1,0 +1,1 @@
+"""Frozen foundation models that give dense features; one file each."""

@@ -1,0 +1,1 @@
+"""Data sets: images, label maps and captions; one file each."""

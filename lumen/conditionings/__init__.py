@@ -1,0 +1,1 @@
+"""What can steer the ControlNet; one file each."""

@@ -1,0 +1,258 @@
+"""An experiment's settings: base.yaml, one file of differences, key=value flags; all errors at once."""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lumen.errors import BadConfig, UnknownName, known
+from lumen.registry import Registry, backbones, conditionings, datamodules
+
+SLOTS: dict[str, Registry] = {"data": datamodules, "backbone": backbones, "conditioning": conditionings}
+
+
+@dataclass
+class Diffusion:
+    weights: str
+    size: str
+    revision: str | None
+    vae: str | None
+    hint: Literal["latent", "image"]
+    snr_gamma: float | None
+    checkpointing: bool
+
+
+@dataclass
+class Sampling:
+    sampler: Literal["ddim", "dpm"]
+    steps: int
+    guidance: float
+    negative: str
+    images: int
+
+
+@dataclass
+class Every:
+    log: int
+    validate: int
+    checkpoint: int
+
+
+@dataclass
+class Config:
+    """The types of every key; base.yaml has the values and says where they come from."""
+
+    data: dict[str, Any]
+    backbone: dict[str, Any]
+    conditioning: dict[str, Any]
+    diffusion: Diffusion
+    sampling: Sampling
+    every: Every
+    size: int
+    steps: int
+    batch: int
+    accumulate: int
+    lr: float
+    warmup: int
+    weight_decay: float
+    clip: float
+    prompt_dropout: float
+    ema: float
+    validation: int
+    seed: int
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+    accelerator: Literal["auto", "cpu", "gpu"]
+    devices: int
+    nodes: int
+    workers: int
+    strategy: str
+    runs: str
+    wandb: Literal["auto", "online", "offline", "off"]
+    project: str
+    keep: int
+    # Which experiment this is and what was changed in it: the run's name, not settings of their own.
+    experiment: str = ""
+    flags: dict[str, Any] = field(default_factory=dict)
+
+
+# Where and how a run is made, not what it computes: these flags do not name its folder.
+PLACE = {"runs", "devices", "nodes", "workers", "accelerator", "strategy", "wandb", "project", "keep",
+         "data.root", "seed"}  # fmt: skip
+POSITIVE = {"size", "steps", "batch", "accumulate", "devices", "nodes", "lr", "sampling.steps", "sampling.images",
+            "every.log", "every.validate", "every.checkpoint", "validation", "keep"}  # fmt: skip
+FRACTION = {"prompt_dropout", "ema"}
+
+
+def experiments() -> list[str]:
+    """The names of the YAML files beside base.yaml."""
+    names = (Path(f.name) for f in files("experiments").iterdir())
+    return sorted(n.stem for n in names if n.suffix == ".yaml" and n.stem != "base")
+
+
+def load(experiment: str, flags: list[str] = (), complete: bool = True) -> Config:
+    """The config of an experiment (a name, or the path of a YAML file) with `key=value` flags applied.
+
+    Args:
+        complete: whether an argument without a default that nobody gave, such as data.root, is an error.
+
+    Raises:
+        BadConfig: unknown keys, wrong types, wrong component arguments: all of them in one message.
+        UnknownName: no such experiment.
+    """
+    draft = _Draft(_read("base"))
+    draft.apply(f"{experiment}.yaml", _read(experiment))
+    given = _split(flags, draft)
+    draft.apply("the command line", given)
+    config = draft.finish(complete)
+    config.experiment = Path(experiment).stem
+    config.flags = dict(_leaves(given))
+    return config
+
+
+def reload(saved: dict[str, Any], flags: list[str] = ()) -> Config:
+    """The config of a run as its config.yaml has it, with flags applied; `flags` then holds only those."""
+    saved = {key: value for key, value in saved.items() if key not in ("experiment", "flags")}
+    draft = _Draft(_read("base"))
+    draft.apply("config.yaml", saved)
+    given = _split(flags, draft)
+    draft.apply("the command line", given)
+    config = draft.finish(complete=True)
+    config.flags = dict(_leaves(given))
+    return config
+
+
+def dump(config: Config) -> dict[str, Any]:
+    """The config as a plain nested dict: what goes into config.yaml, checkpoints and W&B."""
+    return OmegaConf.to_container(OmegaConf.structured(config), resolve=False)
+
+
+class _Draft:
+    """A config in the making: slots by name and argument, all else typed by the dataclass."""
+
+    def __init__(self, base: dict[str, Any]):
+        self.errors: list[str] = []
+        self.slots = {slot: {"name": base[slot]} for slot in SLOTS}
+        self.defaults: dict[str, dict[str, Any]] = {}
+        rest = {key: value for key, value in base.items() if key not in SLOTS}
+        self.tree = OmegaConf.merge(OmegaConf.structured(Config), rest)
+        self.keys = [key for key, _ in _leaves(base)]
+
+    def apply(self, where: str, layer: dict[str, Any]) -> None:
+        """One layer of settings; a component named anew drops the arguments of the one before."""
+        layer = deepcopy(layer)
+        self.defaults |= layer.pop("defaults", {})
+        for slot in SLOTS & layer.keys():
+            asked = layer.pop(slot)
+            asked = {"name": asked} if not isinstance(asked, dict) else asked
+            if asked.get("name", self.slots[slot]["name"]) != self.slots[slot]["name"]:
+                self.slots[slot] = {}
+            self.slots[slot].update(asked)
+        for key, value in _leaves(layer):
+            self._set(where, key, value)
+
+    def finish(self, complete: bool) -> Config:
+        for slot, registry in SLOTS.items():
+            self._component(slot, registry, complete)
+        for key in sorted(POSITIVE):
+            self._demand(key, lambda value: value > 0, "must be more than 0")
+        for key in sorted(FRACTION):
+            self._demand(key, lambda value: 0 <= value <= 1, "must be between 0 and 1")
+        if self.errors:
+            raise BadConfig("\n".join(self.errors))
+        return OmegaConf.to_object(OmegaConf.merge(self.tree, self.slots))
+
+    def _set(self, where: str, key: str, value: Any) -> None:
+        if key not in self.keys:
+            self.errors.append(f"{where}: there is no key '{key}'; {known(key, self.keys)}")
+            return
+        if "${" in str(value):
+            self.errors.append(f"{where}: {key} cannot be {value!r}: values are taken as they stand; write it out.")
+            return
+        try:
+            OmegaConf.update(self.tree, key, value)
+        except OmegaConfBaseException as error:
+            reason = str(error).partition("\n")[0].rstrip(".")
+            self.errors.append(f"{where}: {key} cannot be {value!r}: {reason}.")
+
+    def _component(self, slot: str, registry: Registry, complete: bool) -> None:
+        """Fills in the experiment's defaults for a slot and checks its name and arguments."""
+        chosen = self.slots[slot]
+        try:
+            accepted = registry.arguments(str(chosen.get("name")))
+        except UnknownName as error:
+            self.errors.append(str(error))
+            return
+        for name, value in self.defaults.get(slot, {}).items():
+            if name in accepted:
+                chosen.setdefault(name, value)
+        title = f"{registry.noun} '{chosen['name']}'"
+        for name, value in chosen.items():
+            if name == "name":
+                continue
+            if name not in accepted:
+                self.errors.append(f"{title} has no argument '{slot}.{name}'; {known(name, accepted)}")
+            elif not accepted[name].accepts(value):
+                self.errors.append(f"{slot}.{name} of {title} must be {accepted[name].kind}, not {value!r}.")
+        for name, argument in accepted.items():
+            if complete and argument.required and name not in chosen:
+                self.errors.append(f"{title} needs {slot}.{name}=..., which nothing has set.")
+            chosen.setdefault(name, argument.default)
+
+    def _demand(self, key: str, holds: Any, rule: str) -> None:
+        value = OmegaConf.select(self.tree, key)
+        if not holds(value):
+            self.errors.append(f"{key} {rule}, not {value}.")
+
+
+def _read(name: str) -> dict[str, Any]:
+    path = Path(name) if name.endswith((".yaml", ".yml")) else None
+    if path is None and name not in [*experiments(), "base"]:
+        raise UnknownName(
+            f"no experiment is called '{name}'; {known(name, experiments())} Or give the path of a .yaml file."
+        )
+    try:
+        text = (path or files("experiments") / f"{name}.yaml").read_text()
+        tree = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+    except FileNotFoundError:
+        raise UnknownName(f"there is no file {name}; write it, or name one of: {', '.join(experiments())}.") from None
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, RecursionError) as error:
+        raise BadConfig(f"{name} is no YAML that can be read: {' '.join(str(error).split())}.") from None
+    if not isinstance(tree, dict):
+        raise BadConfig(f"{name} must hold keys and values, not {type(tree).__name__}.")
+    return tree
+
+
+def _split(flags: list[str], draft: _Draft) -> dict[str, Any]:
+    """`a.b=c` flags as a nested dict; what is no such flag is one of the draft's errors."""
+    tree: dict[str, Any] = {}
+    for flag in flags:
+        key, equals, text = flag.partition("=")
+        if not equals or not all(part.isidentifier() for part in key.split(".")):
+            draft.errors.append(f"'{flag}' is no flag; write key=value, as in backbone=clip or lr=1e-5.")
+            continue
+        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)["value"]
+        *path, last = key.split(".")
+        place = tree
+        for part in path:
+            if not isinstance(place.get(part), dict):  # backbone=clip backbone.layer=3: the first names the slot
+                place[part] = {"name": place[part]} if part in place else {}
+            place = place[part]
+        if last in SLOTS and not path and isinstance(tree.get(last), dict):
+            tree[last]["name"] = value
+        else:
+            place[last] = value
+    return tree
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

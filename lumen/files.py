@@ -1,0 +1,38 @@
+"""Files that are whole or not there: written beside their name, flushed, then renamed."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lumen.errors import Mistake
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A temporary name in the same folder, so the last step is a rename: a reader sees the old file or the new."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield draft
+        with open(draft, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise Mistake(
+            f"{path} could not be written: {reason}; make room or choose another folder (runs=DIR)."
+        ) from None
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write(path: Path, content: str | bytes) -> None:
+    with beside(path) as draft:
+        draft.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(path: Path, content: Any) -> None:
+    write(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
