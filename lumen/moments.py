@@ -1,0 +1,51 @@
+"""Count, mean and covariance of vectors, streamed in float64 and summed across ranks."""
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Moments:
+    """First and second moments of vectors seen so far, without keeping the vectors.
+
+    Source: Chan, Golub, LeVeque 1979, "Updating formulae and a pairwise algorithm for computing
+    sample variances": sums of squares about the mean, so nothing cancels when the mean is large.
+    """
+
+    def __init__(self, channels: int, device: torch.device | str = "cpu"):
+        self.count = 0
+        self.mean = torch.zeros(channels, dtype=torch.float64, device=device)
+        self.scatter = torch.zeros(channels, channels, dtype=torch.float64, device=device)
+
+    def update(self, vectors: Float[Tensor, "n c"]) -> None:
+        vectors = vectors.to(self.mean)
+        mean = vectors.mean(0)
+        centred = vectors - mean
+        self._merge(len(vectors), mean, centred.T @ centred)
+
+    def covariance(self) -> Float[Tensor, "c c"]:
+        """Unbiased, as numpy.cov and sklearn: divided by count - 1."""
+        return self.scatter / (self.count - 1)
+
+    def reduce(self) -> None:
+        """Adds up the moments of all DDP ranks, in the order of the ranks, so that each holds the same bits."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return
+        mine = torch.cat([self.mean.new_tensor([self.count]), self.mean, self.scatter.flatten()])
+        shares = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+        dist.all_gather(shares, mine)
+        c = len(self.mean)
+        self.__init__(c, self.mean.device)
+        for share in shares:
+            count, mean, scatter = share.split([1, c, c * c])
+            self._merge(int(count), mean, scatter.view(c, c))
+
+    def _merge(self, count: int, mean: Float[Tensor, " c"], scatter: Float[Tensor, "c c"]) -> None:
+        if count == 0:
+            return
+        total = self.count + count
+        apart = mean - self.mean
+        self.scatter += scatter + torch.outer(apart, apart) * (self.count * count / total)
+        self.mean += apart * (count / total)
+        self.count = total
