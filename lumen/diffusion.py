@@ -1,0 +1,175 @@
+"""A frozen latent diffusion model and the ControlNet that learns to steer it by a layout."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from diffusers import ControlNetModel, DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers.training_utils import compute_snr
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lumen.contracts import resize
+from lumen.order import normal, seed_of, uniform
+from lumen.pipeline import Pipeline, latent
+
+SAMPLERS = {"ddim": DDIMScheduler, "dpm": DPMSolverMultistepScheduler}
+
+
+class ControlledDiffusion(nn.Module):
+    """p(image | caption, layout): only the ControlNet learns, so only the ControlNet is registered.
+
+    Args:
+        pipeline: the frozen autoencoder, text encoder, UNet and noise schedule.
+        channels: of the layout.
+        hint: "latent" brings the layout in at the latents' resolution, "image" at the image's, through
+            ControlNet's strided encoder.
+        prompt_dropout: share of training captions replaced by the empty one.
+        snr_gamma: min-SNR-gamma loss weighting (Hang et al. 2023, arXiv:2303.09556); None is no weighting.
+        seed: of the layers that are not copied from the UNet.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        channels: int,
+        hint: str = "latent",
+        prompt_dropout: float = 0.0,
+        snr_gamma: float | None = None,
+        seed: int = 0,
+        checkpointing: bool = False,
+    ):
+        super().__init__()
+        self.pipeline = pipeline  # a plain dataclass: its networks stay out of state_dict, DDP, EMA and train mode
+        self.hint, self.prompt_dropout, self.snr_gamma = hint, prompt_dropout, snr_gamma
+        stages = int(math.log2(pipeline.downscale)) + 1 if hint == "image" else 1
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(seed, "controlnet"))
+            self.controlnet = ControlNetModel.from_unet(
+                pipeline.unet,
+                conditioning_channels=channels,
+                conditioning_embedding_out_channels=_embedding(pipeline.unet.config.block_out_channels[0], stages),
+            ).float()
+        if checkpointing:
+            self.controlnet.enable_gradient_checkpointing()
+            pipeline.unet.enable_gradient_checkpointing()
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The frozen ones."""
+        return {"vae": self.pipeline.vae, "text_encoder": self.pipeline.text_encoder, "unet": self.pipeline.unet}
+
+    def loss(
+        self,
+        image: Float[Tensor, "b 3 H W"],
+        caption: list[str],
+        layout: Float[Tensor, "b k h w"],
+        keys: list[tuple],
+        timesteps: Int[Tensor, " b"] | None = None,
+    ) -> Float[Tensor, " b"]:
+        """The denoising error of each image, mean squared over its latents.
+
+        Args:
+            keys: one per image, such as (seed, id, step); all that is random follows from it alone.
+            timesteps: to be used instead of drawn ones; no caption is dropped then.
+        """
+        scheduler = self.pipeline.scheduler
+        shape = (self.pipeline.unet.config.in_channels, *(s // self.pipeline.downscale for s in image.shape[-2:]))
+        with torch.no_grad():
+            posterior, noise = (normal(shape, [(*k, what) for k in keys]).to(image) for what in ("posterior", "noise"))
+            z = latent(self.pipeline.vae, image, posterior)
+            if timesteps is None:
+                share = uniform([(*k, "timestep") for k in keys])
+                timesteps = (share * scheduler.config.num_train_timesteps).long()
+                drop = uniform([(*k, "prompt") for k in keys]) < self.prompt_dropout
+                caption = ["" if gone else c for c, gone in zip(caption, drop.tolist(), strict=True)]
+            timesteps = timesteps.to(image.device)
+            text = self.pipeline.embed(caption)
+            noisy = scheduler.add_noise(z, noise, timesteps)
+            target = scheduler.get_velocity(z, noise, timesteps) if self._predicts_velocity else noise
+        predicted = self.denoise(noisy, timesteps, text, layout)
+        error = F.mse_loss(predicted.float(), target.float(), reduction="none").flatten(1).mean(1)
+        return error * self._weight(timesteps)
+
+    def denoise(
+        self,
+        noisy: Float[Tensor, "b z h w"],
+        timesteps: Int[Tensor, "..."],
+        text: Float[Tensor, "b l d"],
+        layout: Float[Tensor, "b k _ _"] | None,
+    ) -> Float[Tensor, "b z h w"]:
+        """The UNet's prediction under the ControlNet's residuals; no layout is the UNet alone."""
+        residuals = {}
+        if layout is not None:
+            hint = resize(layout, self._hint_size(noisy))
+            down, middle = self.controlnet(noisy, timesteps, text, hint, return_dict=False)
+            residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+        return self.pipeline.unet(noisy, timesteps, text, return_dict=False, **residuals)[0]
+
+    @torch.no_grad()
+    def sample(
+        self,
+        caption: list[str],
+        layout: Float[Tensor, "b k h w"],
+        seeds: list[int],
+        size: tuple[int, int],
+        sampler: str = "ddim",
+        steps: int = 25,
+        guidance: float = 7.5,
+        negative: str = "",
+    ) -> Float[Tensor, "b 3 H W"]:
+        """Images in [-1, 1], one per caption, layout and seed; an image does not depend on its batch.
+
+        Both guided and unguided branches see the layout, as in ControlNet.
+        """
+        pipeline, device = self.pipeline, layout.device
+        scheduler = SAMPLERS[sampler].from_config(pipeline.scheduler.config)
+        scheduler.set_timesteps(steps, device=device)
+        shape = (pipeline.unet.config.in_channels, *(s // pipeline.downscale for s in size))
+        z = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]).to(device)
+        z = z * scheduler.init_noise_sigma
+        guided = guidance != 1
+        text = pipeline.embed([negative] * len(caption) + caption if guided else caption)
+        hint = torch.cat([layout] * 2) if guided else layout
+        for t in scheduler.timesteps:
+            noisy = scheduler.scale_model_input(torch.cat([z] * 2) if guided else z, t)
+            predicted = self.denoise(noisy, t, text, hint)
+            if guided:
+                plain, prompted = predicted.chunk(2)
+                predicted = plain + guidance * (prompted - plain)
+            z = scheduler.step(predicted, t, z, return_dict=False)[0]
+        # Decoded one by one and in fp32: the decoder is what runs out of memory, and in half precision goes black.
+        scaled = z.float() / pipeline.vae.config.scaling_factor
+        with torch.autocast(device.type, enabled=False):
+            images = [pipeline.vae.decode(one, return_dict=False)[0] for one in scaled.split(1)]
+        return torch.cat(images).clamp(-1, 1)
+
+    @property
+    def _predicts_velocity(self) -> bool:
+        return self.pipeline.scheduler.config.prediction_type == "v_prediction"
+
+    def _hint_size(self, noisy: Tensor) -> tuple[int, int]:
+        factor = self.pipeline.downscale if self.hint == "image" else 1
+        return noisy.shape[-2] * factor, noisy.shape[-1] * factor
+
+    def _weight(self, timesteps: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """min(SNR, gamma) in units of the predicted quantity: / SNR for noise, / (SNR + 1) for velocity."""
+        if self.snr_gamma is None:
+            return torch.ones_like(timesteps, dtype=torch.float32)
+        snr = compute_snr(self.pipeline.scheduler, timesteps)
+        return snr.clamp(max=self.snr_gamma) / (snr + 1 if self._predicts_velocity else snr)
+
+    def _apply(self, fn, recurse: bool = True):
+        for network in self.networks.values():
+            network._apply(fn)
+        return super()._apply(fn, recurse)
+
+
+def _embedding(width: int, stages: int) -> tuple[int, ...]:
+    """Widths of the hint encoder: one stage keeps the resolution; four are ControlNet's 16, 32, 96, 256.
+
+    In proportion to the UNet's first width, or it would be half of a small model's work.
+    """
+    if stages == 1:
+        return (width,)
+    return tuple(max(4, round(width * share)) for share in (0.05, 0.1, 0.3, 0.8)[:stages])

@@ -1,0 +1,88 @@
+"""The Lightning module: one training and validation loop for every backbone and conditioning."""
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from lumen.contracts import Batch, Conditioning
+from lumen.diffusion import ControlledDiffusion
+from lumen.errors import BadCheckpoint
+from lumen.order import uniform
+
+BINS = 4  # equal parts of the noise schedule that the validation loss is reported in
+
+
+class LayoutModule(LightningModule):
+    """Teaches a ControlNet to paint the image whose layout it is shown.
+
+    Args:
+        lr: of AdamW, reached linearly within `warmup` optimiser steps, then constant.
+        seed: of timesteps, noise and dropped prompts; each belongs to (seed, sample id, step), so
+            one process or eight draw the same.
+    """
+
+    def __init__(
+        self,
+        diffusion: ControlledDiffusion,
+        conditioning: Conditioning,
+        lr: float = 1e-5,
+        warmup: int = 500,
+        weight_decay: float = 1e-2,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.diffusion, self.conditioning = diffusion, conditioning
+        self.lr, self.warmup, self.weight_decay, self.seed = lr, warmup, weight_decay, seed
+
+    def on_fit_start(self) -> None:
+        """Fits the conditioning where no checkpoint has brought it: inside the process group, so ranks share it."""
+        if self.conditioning.fitted:
+            return
+        data = self.trainer.datamodule
+        images = len(data.dataset("train"))
+        if self.conditioning.wants is not None:
+            images = min(images, self.conditioning.wants)
+        self.conditioning.fit(data.sample_dataloader(images), images, self.seed, data.fingerprint())
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        layout = self.conditioning(batch)
+        keys = [(self.seed, i, self.global_step) for i in batch.id]
+        loss = self.diffusion.loss(batch.image, batch.caption, layout, keys).mean()
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(layout))
+        return loss
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        """The loss of each image at one fixed timestep and noise per bin: comparable between steps, runs and ranks."""
+        layout = self.conditioning(batch)
+        last = self.diffusion.pipeline.scheduler.config.num_train_timesteps
+        total = 0
+        for part in range(BINS):
+            keys = [(self.seed, "validation", i, part) for i in batch.id]
+            timesteps = ((part + uniform([(*k, "timestep") for k in keys])) * last / BINS).long()
+            loss = self.diffusion.loss(batch.image, batch.caption, layout, keys, timesteps).mean()
+            name = f"val/loss_t{part * last // BINS:04d}-{(part + 1) * last // BINS - 1:04d}"
+            self.log(name, loss, on_epoch=True, sync_dist=True, batch_size=len(layout))
+            total = total + loss / BINS
+        self.log("val/loss", total, on_epoch=True, sync_dist=True, prog_bar=True, batch_size=len(layout))
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        learns = [p for p in self.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(learns, lr=self.lr, weight_decay=self.weight_decay)
+        ramp = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, self.warmup)))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": ramp, "interval": "step"}}
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """
+        Raises:
+            BadCheckpoint: its tensors are not those of this module: another backbone, N, or base model.
+        """
+        theirs, mine = checkpoint["state_dict"], self.state_dict()
+        shape = {k: tuple(v.shape) if isinstance(v, Tensor) else None for k, v in mine.items()}
+        for name in sorted(theirs.keys() | mine.keys()):
+            there = tuple(theirs[name].shape) if isinstance(theirs.get(name), Tensor) else None
+            if there != shape.get(name):
+                raise BadCheckpoint(
+                    f"this checkpoint belongs to another configuration: {name} has the shape {there} there and "
+                    f"{shape.get(name)} here; name the backbone, conditioning and base model that it was trained with."
+                )

@@ -1,0 +1,105 @@
+"""Where figures go: metrics.jsonl in the run folder always, Weights & Biases beside it."""
+
+import json
+import netrc
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import wandb
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
+
+from lumen.files import write
+
+
+class Journal(Logger):
+    """metrics.jsonl: one line per step and moment, flushed, each step once however often a run is continued."""
+
+    def __init__(self, path: Path, step: int):
+        super().__init__()
+        self.path = path
+        if rank_zero_only.rank == 0 and path.exists():
+            write(path, "".join(line for line in _whole(path) if json.loads(line)["step"] < step))
+
+    name, version = "metrics", ""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        figures = {key: value for key, value in metrics.items() if key != "epoch"}
+        if figures:
+            with open(self.path, "a") as file:
+                file.write(json.dumps({"step": step, **figures}) + "\n")
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """config.yaml has them."""
+
+
+class Tracker(WandbLogger):
+    """Lightning's W&B logger, except that a failure to log is said once and training goes on."""
+
+    complained = False
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self._try(lambda: super(Tracker, self).log_metrics(metrics, step))
+
+    @rank_zero_only
+    def show(self, picture: Image.Image, step: int) -> None:
+        shown = {"grid": wandb.Image(picture), "trainer/global_step": step}
+        self._try(lambda: self.experiment.log(shown))
+
+    def _try(self, log: Callable[[], None]) -> None:
+        try:
+            log()
+        except Exception as error:  # whatever a tracker trips over is no reason to lose a training run
+            if not self.complained:
+                print(f"W&B stopped taking figures ({error}); they all stand in metrics.jsonl.")
+            self.complained = True
+
+
+@rank_zero_only
+def tracker(mode: str, folder: Path, config: dict[str, Any], identity: dict[str, Any]) -> Tracker | None:
+    """The run's W&B logger, the same run again when the command is repeated; None where it is off.
+
+    Args:
+        mode: auto, online, offline or off; auto is online where there is a key and an answer.
+        identity: project, id, name, group, job_type and tags.
+    """
+    if mode == "off":
+        return None
+    online = mode == "online" or (mode == "auto" and _has_key())
+    # An id from the environment belongs to a W&B sweep agent, which looks for its run under it.
+    identity = identity | {"id": os.environ.get("WANDB_RUN_ID", identity["id"])}
+    settings = wandb.Settings(init_timeout=30, console="off", silent=True)
+    for attempt in ("online", "offline") if online else ("offline",):
+        try:
+            resume = {"resume": "allow"} if attempt == "online" else {}
+            run = wandb.init(mode=attempt, dir=folder, config=config, settings=settings, **identity, **resume)
+            break
+        except wandb.errors.Error as error:
+            if attempt == "offline":
+                raise
+            print(f"W&B does not answer ({str(error).partition(chr(10))[0]}); this run is logged offline.")
+    if run.offline:
+        print(f"W&B is offline; `wandb sync {Path(run.dir).parent}` sends this run later.")
+    return Tracker(experiment=run)
+
+
+def _has_key() -> bool:
+    """Whether W&B could log in without asking."""
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    if os.environ.get("WANDB_MODE", "online") not in ("online", "shared"):
+        return False
+    try:
+        return bool(os.environ.get("WANDB_API_KEY") or netrc.netrc().authenticators(host))
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _whole(path: Path) -> list[str]:
+    """Lines that were written to their end."""
+    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
