@@ -1,0 +1,236 @@
+"""The command line: a verb, then what it works on, then key=value flags."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from lumen import config as configs
+from lumen.errors import BadConfig, Mistake, UnknownName, known
+
+VERBS: dict[str, Callable[..., int]] = {}
+
+
+def verb(name: str) -> Callable:
+    """Makes a function the verb `name`; its docstring is the verb's help."""
+
+    def add(function: Callable[..., int]) -> Callable[..., int]:
+        VERBS[name] = function
+        return function
+
+    return add
+
+
+@verb("list")
+def list_names(words: list[str], flags: dict[str, str]) -> int:
+    """lumen list: what can be named in a config"""
+    from lumen.sweep import tables
+
+    _none_of(words, flags)
+    for slot, registry in configs.SLOTS.items():
+        print(f"{slot}=")
+        for name in registry.names():
+            arguments = " ".join(f"{slot}.{key}" for key in registry.arguments(name))
+            print(f"  {name:14s} {registry.summary(name)}\n{'':17s}{arguments}")
+    print(f"experiments: {', '.join(configs.experiments())}\ntables: {', '.join(tables())}")
+    return 0
+
+
+@verb("show")
+def show(words: list[str], flags: dict[str, str]) -> int:
+    """lumen show EXPERIMENT [key=value ...]: the config that would run; runs nothing"""
+    import yaml
+
+    from lumen.folder import place_of
+
+    config = configs.load(_one(words, "EXPERIMENT", show), _strings(flags), complete=False)
+    print(yaml.safe_dump(configs.dump(config), sort_keys=False), end="")
+    print(f"# run folder: {place_of(config)}")
+    return 0
+
+
+@verb("data check")
+def check(words: list[str], flags: dict[str, str]) -> int:
+    """lumen data check NAME [root=DIR ...]: is a data set complete and readable? what is wrong, where, what next"""
+    from lumen.run import build_data
+
+    name = _one(words, "NAME", check)
+    overrides = [f"data={name}", *(f"data.{key}={value}" for key, value in flags.items())]
+    report = build_data(configs.load("scenes" if name == "scenes" else "coco_stuff", overrides)).check()
+    print(report)
+    return 0 if report.ok else 1
+
+
+@verb("data render")
+def render(words: list[str], flags: dict[str, str]) -> int:
+    """lumen data render scenes OUT [format=coco_stuff size=64 train=64 val=16]: draws scenes in a data set's layout"""
+    from lumen.scenes.export import write
+
+    if len(words) != 2 or words[0] != "scenes":
+        raise UnknownName(f"lumen data render draws 'scenes' into a folder; write: {_usage(render)}.")
+    known_flags = {"format": "coco_stuff", "size": "64", "train": "64", "val": "16"}
+    options = known_flags | flags
+    _only(flags, known_flags)
+    counts = {split: _whole(split, options[split]) for split in ("train", "val")}
+    write(Path(words[1]), options["format"], counts, _whole("size", options["size"]))
+    print(f"{counts['train']} train and {counts['val']} val scenes as {options['format']}: {words[1]}")
+    return 0
+
+
+@verb("layout")
+def layout(words: list[str], flags: dict[str, str]) -> int:
+    """lumen layout PHOTO ... [base=EXPERIMENT out=FILE key=value ...]: image | layout | each component, as a picture"""
+    from lumen.show import draw_layouts
+
+    if not words:
+        raise UnknownName(f"which photo? Write: {_usage(layout)}.")
+    out = Path(flags.pop("out", "layout.png"))
+    config = configs.load(flags.pop("base", "coco_stuff"), _strings({"data": "scenes"} | flags))
+    draw_layouts([Path(word) for word in words], config, out)
+    print(f"picture: {out}")
+    return 0
+
+
+@verb("train")
+def train(words: list[str], flags: dict[str, str]) -> int:
+    """lumen train EXPERIMENT [key=value ...]: trains, then measures; the same command goes on with a run"""
+    config = configs.load(_one(words, "EXPERIMENT", train), _strings(flags))
+    from lumen import run
+
+    run.train(config)
+    return 0
+
+
+@verb("eval")
+def evaluate(words: list[str], flags: dict[str, str]) -> int:
+    """lumen eval RUN [key=value ...]: measures a trained run again, with other sampling or seeds"""
+    from lumen.folder import saved
+
+    place = Path(_one(words, "RUN", evaluate))
+    config = configs.reload(saved(place), _strings(flags))
+    from lumen import run
+
+    run.evaluate(place, config)
+    return 0
+
+
+@verb("sample")
+def sample(words: list[str], flags: dict[str, str]) -> int:
+    """lumen sample RUN PHOTO "a prompt" [out=FILE seed=0 key=value ...]: pictures with the photo's layout"""
+    from lumen.folder import saved
+    from lumen.show import draw_samples
+
+    if len(words) != 3:
+        raise UnknownName(f"a run, a photo and a prompt are needed; write: {_usage(sample)}.")
+    place, photo, prompt = Path(words[0]), Path(words[1]), words[2]
+    out = Path(flags.pop("out", place / "samples" / f"{photo.stem}.png"))
+    draw_samples(place, configs.reload(saved(place), _strings(flags)), photo, prompt, out)
+    print(f"picture: {out}")
+    return 0
+
+
+@verb("ablate")
+def ablate(words: list[str], flags: dict[str, str]) -> int:
+    """lumen ablate TABLE [base=EXPERIMENT seeds=1 --print key=value ...]: runs every row of a table"""
+    from lumen import sweep
+
+    only_print = flags.pop("--print", None) is not None
+    table = _table(words, flags, ablate)
+    if only_print:
+        print("\n".join(sweep.command(table, row, seed) for row in table.rows for seed in range(table.seeds)))
+        return 0
+    failed = sweep.ablate(table)
+    print("\n" + sweep.render(table))
+    for words in failed:
+        print(f"failed; to repeat: {words}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+@verb("table")
+def table(words: list[str], flags: dict[str, str]) -> int:
+    """lumen table TABLE [base=EXPERIMENT seeds=1 key=value ...]: the rows of finished runs beside published figures"""
+    from lumen import sweep
+
+    print(sweep.render(_table(words, flags, table)))
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns 0 done, 1 not all that was asked for, 2 a mistake, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        name, words, flags = _parse(arguments)
+        if name is None:
+            print("\n".join(["usage: lumen VERB ...", *(f"  {_usage(f, True)}" for f in VERBS.values())]))
+            return 0
+        return VERBS[name](words, flags)
+    except Mistake as mistake:
+        print(f"lumen: {mistake}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("lumen: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
+        return 130
+
+
+def _parse(arguments: list[str]) -> tuple[str | None, list[str], dict[str, str]]:
+    """The verb, the plain words and the flags of a command; no verb means help is wanted."""
+    if not arguments or arguments[0] in ("help", "-h", "--help") or {"-h", "--help"} & set(arguments):
+        return None, [], {}
+    two = " ".join(arguments[:2])
+    name = two if two in VERBS else arguments[0]
+    if name not in VERBS:
+        verbs = [v for v in VERBS if v.startswith(name + " ")] or list(VERBS)
+        raise UnknownName(f"lumen cannot '{two if len(verbs) < len(VERBS) else name}'; {known(two, verbs)}")
+    words, flags = [], {}
+    for argument in arguments[len(name.split()) :]:
+        key, equals, value = argument.partition("=")
+        if argument.startswith("--"):
+            flags[argument] = ""
+        elif equals and key.replace(".", "").isidentifier():
+            flags[key] = value
+        else:
+            words.append(argument)
+    if unknown := [flag for flag in flags if flag.startswith("--") and (flag, name) != ("--print", "ablate")]:
+        raise BadConfig(f"lumen {name} has no option '{unknown[0]}'; settings are written key=value.")
+    return name, words, flags
+
+
+def _strings(flags: dict[str, str]) -> list[str]:
+    return [f"{key}={value}" for key, value in flags.items()]
+
+
+def _table(words: list[str], flags: dict[str, str], verb: Callable):
+    from lumen import sweep
+
+    base, seeds = flags.pop("base", None), _whole("seeds", flags.pop("seeds", "1"))
+    return sweep.read(_one(words, "TABLE", verb), base, seeds, _strings(flags))
+
+
+def _one(words: list[str], what: str, verb: Callable) -> str:
+    if len(words) != 1:
+        got = f"not {len(words)}: {', '.join(map(repr, words))}" if words else "none was given"
+        raise UnknownName(f"one {what} is needed, {got}; write: {_usage(verb)}.")
+    return words[0]
+
+
+def _none_of(words: list[str], flags: dict[str, str]) -> None:
+    if words or flags:
+        raise BadConfig(f"lumen list takes nothing, not {[*words, *_strings(flags)]}.")
+
+
+def _only(flags: dict[str, str], names: dict[str, str]) -> None:
+    for flag in flags.keys() - names.keys():
+        raise BadConfig(f"there is no '{flag}' here; {known(flag, names)}")
+
+
+def _whole(name: str, text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise BadConfig(f"{name} must be a whole number above 0, not '{text}'.")
+    return int(text)
+
+
+def _usage(verb: Callable, whole: bool = False) -> str:
+    return verb.__doc__ if whole else verb.__doc__.partition(": ")[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""A run's folder: named by its command, claimed by one process, with the record of how it came about."""
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import re
+import secrets
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lumen.config import PLACE, Config, dump
+from lumen.errors import Mistake, RunBusy, UnknownName
+from lumen.files import write
+
+LIBRARIES = ("torch", "lightning", "diffusers", "transformers", "timm", "open_clip_torch", "wandb", "omegaconf")
+
+
+def name_of(config: Config) -> str:
+    """The flags of a run in a fixed order, as a folder name: only what changes the result."""
+    flags = [f"{key}={value}" for key, value in sorted(config.flags.items()) if key not in PLACE]
+    return _safe(",".join(flags)) or "default"
+
+
+def place_of(config: Config) -> Path:
+    """runs/<experiment>/<flags>/seed<k>."""
+    return Path(config.runs) / _safe(config.experiment) / name_of(config) / f"seed{config.seed}"
+
+
+@contextmanager
+def claim(folder: Path, config: Config) -> Iterator[Path]:
+    """Holds the folder for this process, with its config.yaml in it.
+
+    Raises:
+        RunBusy: another process is at work in it, or it holds a run of another config.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "a")
+    except OSError as error:
+        raise Mistake(f"{folder} cannot be written: {error.strerror}; choose another folder with runs=DIR.") from None
+    with lock:
+        try:
+            # The system drops the lock when the process ends, however it ends: nothing stale is left.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunBusy(
+                f"{folder} is being written by another process; wait for it, or give this run another seed= or runs=."
+            ) from None
+        _settle(folder / "config.yaml", dump(config))
+        yield folder
+
+
+def saved(folder: Path) -> dict[str, Any]:
+    """The config a run folder was made with.
+
+    Raises:
+        UnknownName: this is no run folder.
+    """
+    try:
+        return yaml.safe_load((folder / "config.yaml").read_text())
+    except OSError:
+        raise UnknownName(
+            f"{folder} is no run folder, for it has no config.yaml; give one that lumen train made, such as "
+            "runs/scenes/default/seed0."
+        ) from None
+
+
+def identity(folder: Path) -> str:
+    """The run's own random id, drawn when it first starts: the path alone would be shared by other machines."""
+    path = folder / "id"
+    if not path.exists():
+        write(path, secrets.token_hex(6))
+    return path.read_text()
+
+
+def figures(folder: Path) -> dict[str, Any] | None:
+    """A finished run's metrics.json; None where the run is not finished."""
+    path = folder / "metrics.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def provenance(config: Config, **facts: Any) -> dict[str, Any]:
+    """What a reader needs to believe or repeat the run: code, versions, hardware, data."""
+    import torch  # here, so that `lumen show` can name a folder without it
+
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "command": "lumen train " + " ".join([config.experiment, *(f"{k}={v}" for k, v in config.flags.items())]),
+        "commit": _commit(),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in ("lumen", *LIBRARIES)},
+        "hardware": {"gpus": devices, "cpus": os.cpu_count(), "machine": platform.machine()},
+        "config": hashlib.sha256(json.dumps(dump(config), sort_keys=True).encode()).hexdigest()[:16],
+        **facts,
+    }
+
+
+def _settle(path: Path, config: dict[str, Any]) -> None:
+    """Writes config.yaml, or makes sure that the one there says the same of everything that counts."""
+    if not path.exists():
+        write(path, yaml.safe_dump(config, sort_keys=False))
+        return
+    before, now = (_flat(c) for c in (yaml.safe_load(path.read_text()), config))
+    apart = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and k not in PLACE)
+    apart = [key for key in apart if not key.startswith("flags.")]
+    if apart:
+        said = "; ".join(f"{key} was {before.get(key)!r}, is now {now.get(key)!r}" for key in apart)
+        raise RunBusy(
+            f"{path.parent} holds a run of another config ({said}); the experiment's file has changed since: "
+            "put it back, or choose another runs= folder."
+        )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _safe(text: str) -> str:
+    """Text from the user as one folder name: no separators, no leading dot, no more than a file system takes."""
+    name = re.sub(r"[^\w.,=+-]", "_", text).lstrip(".")
+    if name == text and len(name) <= 120:
+        return name
+    return f"{name[:100]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _commit() -> str | None:
+    """The commit of a checkout, with a mark where files differ from it; None for an installed package."""
+    here = Path(__file__).parent
+    try:
+        command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

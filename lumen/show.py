@@ -1,0 +1,61 @@
+"""Pictures on demand: the layout of any photo, and samples of a trained run with that layout."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from datamodules._files import picture
+from lumen import checkpoints
+from lumen.config import Config
+from lumen.contracts import Batch
+from lumen.errors import BadCheckpoint, BadConfig
+from lumen.files import beside
+from lumen.order import seed_of
+from lumen.pictures import components, grid, stacked
+from lumen.run import build, build_conditioning, restore
+
+
+def photo(path: Path, size: int) -> Batch:
+    """A photo as a batch of one, resized to a square as in training."""
+    image = picture(path).resize((size, size), Image.Resampling.LANCZOS)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    return Batch(image=pixels, caption=[""], id=[path.stem])
+
+
+def draw_layouts(paths: list[Path], config: Config, out: Path) -> None:
+    """A sheet of photos with their layout; the axes are fitted on these photos unless a basis is given."""
+    batches = [photo(path, config.size) for path in paths]
+    conditioning = build_conditioning(config)
+    if not conditioning.fitted:
+        conditioning.vectors = "all"
+        conditioning.fit(batches, len(batches), config.seed, "the photos shown")
+    if not hasattr(conditioning, "basis"):
+        raise BadConfig(f"conditioning={config.conditioning['name']} has no components to draw; name neural_layout.")
+    share = (conditioning.variance / conditioning.variance.sum()).tolist()
+    sheets = [components(batch.image[0], conditioning(batch)[0], share) for batch in batches]
+    with beside(out) as draft:
+        stacked(sheets).save(draft, format="PNG")
+
+
+def draw_samples(place: Path, config: Config, path: Path, prompt: str, out: Path) -> None:
+    """Samples of a trained run with the layout of a photo, under a prompt."""
+    newest = checkpoints.newest(place / "checkpoints")
+    if newest is None:
+        raise BadCheckpoint(f"{place} has no checkpoint yet; repeat its lumen train command first.")
+    batch = photo(path, config.size)
+    module = build(config).module
+    restore(module, None, newest)
+    module.to("cuda" if torch.cuda.is_available() and config.accelerator != "cpu" else "cpu")
+    batch.image = batch.image.to(module.device)
+    sampling = asdict(config.sampling)
+    count = sampling.pop("images")
+    with torch.no_grad():
+        layout = module.conditioning(batch)
+        seeds = [seed_of(config.seed, "sample", k) for k in range(count)]
+        size = tuple(batch.image.shape[-2:])
+        samples = [module.diffusion.sample([prompt], layout, [seed], size, **sampling) for seed in seeds]
+    with beside(out) as draft:
+        grid(batch.image, layout, samples, [prompt]).save(draft, format="PNG")
