@@ -36,28 +36,28 @@ class Mood:
 MOODS = {
     "clear": Mood(
         zenith=linear((0.22, 0.47, 0.86)), horizon=linear((0.74, 0.86, 0.96)),
-        sun=(0.82, 0.77, 0.66), ambient=(0.30, 0.35, 0.44), haze=160, clouds=0.75, cloud=(0.95, 0.95, 0.97),
+        sun=(0.82, 0.77, 0.66), ambient=(0.30, 0.35, 0.44), haze=160.0, clouds=0.75, cloud=(0.95, 0.95, 0.97),
     ),
     "overcast": Mood(
         zenith=linear((0.56, 0.60, 0.66)), horizon=linear((0.78, 0.80, 0.82)),
-        sun=(0.17, 0.17, 0.17), ambient=(0.56, 0.58, 0.61), haze=80, clouds=0.6, cloud=linear((0.87, 0.88, 0.89)),
+        sun=(0.17, 0.17, 0.17), ambient=(0.56, 0.58, 0.61), haze=80.0, clouds=0.6, cloud=linear((0.87, 0.88, 0.89)),
     ),
     "sunset": Mood(
         zenith=linear((0.34, 0.30, 0.58)), horizon=linear((1.00, 0.64, 0.36)),
-        sun=(0.95, 0.58, 0.32), ambient=(0.49, 0.48, 0.54), haze=100, clouds=0.7, cloud=linear((0.96, 0.50, 0.46)),
+        sun=(0.95, 0.58, 0.32), ambient=(0.49, 0.48, 0.54), haze=100.0, clouds=0.7, cloud=linear((0.96, 0.50, 0.46)),
         halo=(0.55, 0.22, 0.04), disc=(1.0, 0.93, 0.66),
     ),
     "night": Mood(
         zenith=linear((0.05, 0.07, 0.22)), horizon=linear((0.25, 0.31, 0.52)),
-        sun=(0.22, 0.26, 0.34), ambient=(0.29, 0.31, 0.39), haze=90, halo=(0.08, 0.09, 0.13), disc=(0.93, 0.92, 0.82),
+        sun=(0.22, 0.26, 0.34), ambient=(0.29, 0.31, 0.39), haze=90.0, halo=(0.08, 0.09, 0.13), disc=(0.93, 0.92, 0.82),
     ),
     "fog": Mood(
         zenith=linear((0.80, 0.82, 0.84)), horizon=linear((0.84, 0.85, 0.86)),
-        sun=(0.10, 0.10, 0.10), ambient=(0.50, 0.51, 0.53), haze=21,
+        sun=(0.10, 0.10, 0.10), ambient=(0.50, 0.51, 0.53), haze=21.0,
     ),
     "snow": Mood(
         zenith=linear((0.66, 0.71, 0.79)), horizon=linear((0.88, 0.90, 0.93)),
-        sun=(0.20, 0.20, 0.20), ambient=(0.52, 0.55, 0.60), haze=65, clouds=0.35, cloud=linear((0.93, 0.94, 0.96)),
+        sun=(0.20, 0.20, 0.20), ambient=(0.52, 0.55, 0.60), haze=65.0, clouds=0.35, cloud=linear((0.93, 0.94, 0.96)),
         snow=1.0,
     ),
 }  # fmt: skip

@@ -125,7 +125,7 @@ def fits(new: Thing, things: list[Thing], camera: Camera) -> bool:
     u, v, _ = camera.project(new.corners())
     left, right, top, bottom = u.min() / PROBE, u.max() / PROBE, v.min() / PROBE, v.max() / PROBE
     inside = (min(right, 1) - max(left, 0)) * (min(bottom, 1) - max(top, 0))
-    return left < 0.9 and right > 0.1 and inside > 0.85 * (right - left) * (bottom - top)
+    return bool(left < 0.9 and right > 0.1 and inside > 0.85 * (right - left) * (bottom - top))
 
 
 def visible(things: list[Thing], camera: Camera) -> bool:

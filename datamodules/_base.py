@@ -1,0 +1,237 @@
+"""What every data set is: samples by key, batches in a reproducible order, a check and an identity."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from datamodules._check import Report, inspected, report
+from datamodules._geometry import Frame, chance, crop, stretch
+from datamodules._survey import Record, Survey
+from lumen.contracts import Batch
+from lumen.errors import BadCheckpoint, BadSample, DatasetMissing, Mistake
+from lumen.order import Stream, generator
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a run reads its data set."""
+
+    size: int = 512  # pixels: the side of a training image
+    batch: int = 4  # images of a micro-batch on one rank
+    batches: int = 1  # micro-batches of the whole run, which is one Lightning epoch
+    workers: int = 0  # processes that read ahead
+    seed: int = 0
+    validation: int = 64  # images of the validation split that are looked at, spread evenly over it
+
+
+class DataModule(LightningDataModule):
+    """A data set on disk; a plug-in says where its files are (`survey`) and how each kind is read (`readers`)."""
+
+    classes: tuple[str, ...]  # names in the order of the class ids
+    readers: dict[str, Callable[[Path], Any]]  # kind of file -> its reader; images and maps come back as PIL images
+    fit = "stretch"  # how an image becomes a square: "stretch" or "crop"
+    flip = 0.0  # how often a training image is mirrored
+
+    def __init__(self, root: str, loading: Loading):
+        super().__init__()
+        self.root, self.loading = Path(root).expanduser(), loading
+        self.name = type(self).__module__.rpartition(".")[2]
+        self._records: dict[str, list[Record]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A worker process needs the readers, not the trainer."""
+        return self.__dict__ | {"trainer": None}
+
+    @staticmethod
+    def fake(root: str | Path) -> None:
+        """Writes a tiny data set in the official format; nothing where the images are rendered."""
+
+    def survey(self, split: str) -> Survey:
+        """What the folders of a split ("train" or "val") hold, no file opened."""
+        raise NotImplementedError(f"{type(self).__name__} must write survey()")
+
+    def records(self, split: str) -> list[Record]:
+        """The images of a split, by id.
+
+        Raises:
+            DatasetMissing: a folder, a file or a caption is missing; the message names the first few.
+        """
+        if split not in self._records:
+            survey = self.survey(split)
+            records = survey.records()
+            if survey.problems:
+                count, first = len(survey.problems), " ".join(survey.problems[:3])
+                more = f" {count} problems in all: `{self.command}` names each." if count > 3 else ""
+                raise DatasetMissing(f"{self.name}, {split} split: {first}{more}")
+            for note in survey.notes:
+                rank_zero_warn(f"{self.name}, {split} split: {note}")
+            self._records[split] = records
+        return self._records[split]
+
+    def load(self, record: Record) -> dict[str, Any]:
+        """All that is known of an image, whole and unaugmented: images and maps (PIL, one size), and facts.
+
+        Raises:
+            BadSample: a file that cannot be used.
+        """
+        parts, problems = inspected(record, self.readers)
+        if problems:
+            raise BadSample(f"{problems[0]} `{self.command}` names every such file.")
+        return parts
+
+    def frame(self, given: tuple[int, int], draw: torch.Generator | None) -> Frame:
+        """What part of an image of size (width, height) is looked at; drawn anew where `draw` is given."""
+        frame = (stretch if self.fit == "stretch" else crop)(given, self.loading.size)
+        return Frame(given, frame.resized, frame.window, chance(self.flip, draw))
+
+    def seen(self, parts: dict[str, Any], frame: Frame) -> dict[str, Any]:
+        """The frame's part of every image and map, as tensors: image (3, H, W) uint8, maps (H, W)."""
+        return {k: _tensor(frame.cut(v)) if isinstance(v, Image.Image) else v for k, v in parts.items()}
+
+    def dataset(self, split: str) -> "View":
+        return View(self, self.records(split))
+
+    def train_dataloader(self) -> "Loader":
+        """The training images in the run's order, from where the trainer's own count says it stands."""
+        how, data = self.loading, self.dataset("train")
+        rank, world = self._share()
+        order = Stream(len(data), how.batch, how.batches, how.seed, rank, world)
+        if self.trainer:
+            order.start = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        return self._loader(data, sampler=order)
+
+    def val_dataloader(self) -> "Loader":
+        data = self.dataset("val")
+        count = min(self.loading.validation, len(data))
+        return self._loader(self._mine(data, [i * len(data) // count for i in range(count)]))
+
+    def sample_dataloader(self, images: int) -> "Loader":
+        """This rank's share of some random training images, unaugmented: what a layout basis is fitted on."""
+        data = self.dataset("train")
+        order = torch.randperm(len(data), generator=generator(self.loading.seed, "sample"))
+        return self._loader(self._mine(data, order[:images].tolist()))
+
+    def check(self) -> Report:
+        """Opens every file of both splits and tells all that is wrong; changes nothing."""
+        return report(self)
+
+    def fingerprint(self) -> str:
+        """16 hex digits that change with the images' ids, file sizes and captions: cheap, no file is opened."""
+        digest = hashlib.sha256()
+        for split in ("train", "val"):
+            for record in self.records(split):
+                sizes = sorted((kind, path.stat().st_size) for kind, path in record.files.items())
+                digest.update(repr((split, record.id, sizes, record.captions)).encode())
+        return digest.hexdigest()[:16]
+
+    @property
+    def command(self) -> str:
+        """What a user types to have the data set checked."""
+        return f"lumen data check {self.name} root={self.root}"
+
+    def _share(self) -> tuple[int, int]:
+        """This process's rank, and how many there are."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _mine(self, data: "View", positions: list[int]) -> Subset:
+        """Every world-th position, not padded: an image counted twice would change a metric."""
+        rank, world = self._share()
+        return Subset(data, positions[rank::world])
+
+    def _loader(self, data: Dataset, sampler: Stream | None = None) -> "Loader":
+        how = self.loading
+        return Loader(
+            data,
+            batch_size=how.batch,
+            sampler=sampler,
+            num_workers=how.workers,
+            persistent_workers=how.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=collate,
+        )
+
+
+class View(Dataset):
+    """A split as samples: `view[i]` is image i as it is, `view[i, epoch]` one random look at it."""
+
+    def __init__(self, module: DataModule, records: list[Record]):
+        self.module, self.records = module, records
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        index, epoch = key if isinstance(key, tuple) else (key, None)
+        module, record = self.module, self.records[index]
+        # Keyed by the image and the epoch: neither workers nor batches nor ranks change what is drawn.
+        draw = None if epoch is None else generator(module.loading.seed, "augment", record.id, epoch)
+        parts = module.load(record)
+        captions = parts.pop("captions")
+        chosen = 0 if draw is None else int(torch.randint(max(1, len(captions)), (), generator=draw))
+        seen = module.seen(parts, module.frame(parts["image"].size, draw))
+        sample = {"image": seen.pop("image"), "mask": seen.pop("mask")}
+        return sample | {"caption": captions[chosen] if captions else "", "id": record.id, "extra": seen}
+
+    def __getitems__(self, keys: list) -> list[dict[str, Any]] | Mistake:
+        """The samples of a batch; a mistake is handed over as a value, see Loader."""
+        try:
+            return [self[key] for key in keys]
+        except Mistake as mistake:
+            return mistake
+
+
+class Loader(DataLoader):
+    """A DataLoader that raises a worker's mistake as it was said: PyTorch would bury it in a traceback's text."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in super().__iter__():
+            if isinstance(batch, Mistake):
+                break
+            yield batch
+        else:
+            return
+        # The workers end here: left to the garbage collector, in a cycle with the traceback, they take 10 s.
+        self._iterator = None
+        raise batch
+
+    def state_dict(self) -> dict[str, int]:
+        """What the order of the images depends on; where it stands is the trainer's to count."""
+        names = ("images", "batch", "seed", "world")
+        return {name: getattr(self.sampler, name) for name in names if hasattr(self.sampler, name)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        changed = [f"{k} was {state[k]} and is {v}" for k, v in self.state_dict().items() if state.get(k, v) != v]
+        if changed:
+            raise BadCheckpoint(
+                f"the run cannot go on in the same order: {', '.join(changed)}; set it back, or start a new run."
+            )
+
+
+def collate(samples: list[dict[str, Any]] | Mistake) -> Batch | Mistake:
+    """Samples of one size to a batch, the image from bytes to [-1, 1]; `extra` becomes one list per key."""
+    if isinstance(samples, Mistake):
+        return samples
+    kinds = sorted({kind for sample in samples for kind in sample["extra"]})
+    return Batch(
+        image=torch.stack([s["image"] for s in samples]).float() / 127.5 - 1,
+        caption=[s["caption"] for s in samples],
+        id=[s["id"] for s in samples],
+        mask=torch.stack([s["mask"] for s in samples]).long(),
+        extra={kind: [s["extra"].get(kind) for s in samples] for kind in kinds},
+    )
+
+
+def _tensor(plane: Image.Image) -> Tensor:
+    """(3, H, W) of an RGB image, (H, W) of a map, in the type of its pixels."""
+    pixels = torch.from_numpy(np.array(plane))
+    return pixels.permute(2, 0, 1).contiguous() if pixels.ndim == 3 else pixels
