@@ -1,7 +1,6 @@
 """An experiment's settings: base.yaml, one file of differences, key=value flags; all errors at once."""
 
-from collections.abc import Iterator
-from copy import deepcopy
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -95,7 +94,7 @@ def experiments() -> list[str]:
     return sorted(n.stem for n in names if n.suffix == ".yaml" and n.stem != "base")
 
 
-def load(experiment: str, flags: list[str] = (), complete: bool = True) -> Config:
+def load(experiment: str, flags: Sequence[str] = (), complete: bool = True) -> Config:
     """The config of an experiment (a name, or the path of a YAML file) with `key=value` flags applied.
 
     Args:
@@ -106,24 +105,18 @@ def load(experiment: str, flags: list[str] = (), complete: bool = True) -> Confi
         UnknownName: no such experiment.
     """
     draft = _Draft(_read("base"))
-    draft.apply(f"{experiment}.yaml", _read(experiment))
-    given = _split(flags, draft)
-    draft.apply("the command line", given)
-    config = draft.finish(complete)
+    draft.apply(f"{Path(experiment).stem}.yaml", _leaves(_read(experiment)))
+    config = draft.finish(flags, complete)
     config.experiment = Path(experiment).stem
-    config.flags = dict(_leaves(given))
     return config
 
 
-def reload(saved: dict[str, Any], flags: list[str] = ()) -> Config:
+def reload(saved: dict[str, Any], flags: Sequence[str] = ()) -> Config:
     """The config of a run as its config.yaml has it, with flags applied; `flags` then holds only those."""
-    saved = {key: value for key, value in saved.items() if key not in ("experiment", "flags")}
     draft = _Draft(_read("base"))
-    draft.apply("config.yaml", saved)
-    given = _split(flags, draft)
-    draft.apply("the command line", given)
-    config = draft.finish(complete=True)
-    config.flags = dict(_leaves(given))
+    draft.apply("config.yaml", _leaves({k: v for k, v in saved.items() if k not in ("experiment", "flags")}))
+    config = draft.finish(flags, complete=True)
+    config.experiment = saved["experiment"]
     return config
 
 
@@ -142,21 +135,28 @@ class _Draft:
         rest = {key: value for key, value in base.items() if key not in SLOTS}
         self.tree = OmegaConf.merge(OmegaConf.structured(Config), rest)
         self.keys = [key for key, _ in _leaves(base)]
+        self.names = {f"{slot}.name" for slot in SLOTS}
 
-    def apply(self, where: str, layer: dict[str, Any]) -> None:
+    def apply(self, where: str, settings: Iterable[tuple[str, Any]]) -> None:
         """One layer of settings; a component named anew drops the arguments of the one before."""
-        layer = deepcopy(layer)
-        self.defaults |= layer.pop("defaults", {})
-        for slot in SLOTS & layer.keys():
-            asked = layer.pop(slot)
-            asked = {"name": asked} if not isinstance(asked, dict) else asked
-            if asked.get("name", self.slots[slot]["name"]) != self.slots[slot]["name"]:
-                self.slots[slot] = {}
-            self.slots[slot].update(asked)
-        for key, value in _leaves(layer):
-            self._set(where, key, value)
+        settings = [(f"{key}.name" if key in SLOTS else key, value) for key, value in settings]
+        named = {key for key, _ in settings if key in self.names}
+        for key, value in sorted(settings, key=lambda pair: pair[0] not in named):
+            slot, _, argument = key.partition(".")
+            if slot == "defaults":
+                target, _, name = argument.partition(".")
+                self.defaults.setdefault(target, {})[name] = value
+            elif slot not in SLOTS:
+                self._set(where, key, value)
+            elif argument == "name" and value != self.slots[slot]["name"]:
+                self.slots[slot] = {"name": value}
+            else:
+                self.slots[slot][argument] = value
 
-    def finish(self, complete: bool) -> Config:
+    def finish(self, flags: Sequence[str], complete: bool) -> Config:
+        """The typed config once the flags of the command line are in it."""
+        given = dict(self._pairs(flags))
+        self.apply("the command line", given.items())
         for slot, registry in SLOTS.items():
             self._component(slot, registry, complete)
         for key in sorted(POSITIVE):
@@ -165,7 +165,17 @@ class _Draft:
             self._demand(key, lambda value: 0 <= value <= 1, "must be between 0 and 1")
         if self.errors:
             raise BadConfig("\n".join(self.errors))
-        return OmegaConf.to_object(OmegaConf.merge(self.tree, self.slots))
+        return OmegaConf.to_object(OmegaConf.merge(self.tree, self.slots, {"flags": given}))
+
+    def _pairs(self, flags: Sequence[str]) -> Iterator[tuple[str, Any]]:
+        """Flags as settings, their values read as YAML reads them; what is no flag is an error."""
+        for flag in flags:
+            key, equals, text = flag.partition("=")
+            if not equals or not all(part.isidentifier() for part in key.split(".")):
+                self.errors.append(f"'{flag}' is no flag; write key=value, as in backbone=clip or lr=1e-5.")
+                continue
+            value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)["value"]
+            yield from _leaves({key: value})
 
     def _set(self, where: str, key: str, value: Any) -> None:
         if key not in self.keys:
@@ -225,28 +235,6 @@ def _read(name: str) -> dict[str, Any]:
         raise BadConfig(f"{name} is no YAML that can be read: {' '.join(str(error).split())}.") from None
     if not isinstance(tree, dict):
         raise BadConfig(f"{name} must hold keys and values, not {type(tree).__name__}.")
-    return tree
-
-
-def _split(flags: list[str], draft: _Draft) -> dict[str, Any]:
-    """`a.b=c` flags as a nested dict; what is no such flag is one of the draft's errors."""
-    tree: dict[str, Any] = {}
-    for flag in flags:
-        key, equals, text = flag.partition("=")
-        if not equals or not all(part.isidentifier() for part in key.split(".")):
-            draft.errors.append(f"'{flag}' is no flag; write key=value, as in backbone=clip or lr=1e-5.")
-            continue
-        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)["value"]
-        *path, last = key.split(".")
-        place = tree
-        for part in path:
-            if not isinstance(place.get(part), dict):  # backbone=clip backbone.layer=3: the first names the slot
-                place[part] = {"name": place[part]} if part in place else {}
-            place = place[part]
-        if last in SLOTS and not path and isinstance(tree.get(last), dict):
-            tree[last]["name"] = value
-        else:
-            place[last] = value
     return tree
 
 

@@ -69,12 +69,13 @@ class Conditioning(nn.Module):
 
     channels: int
     fitted: bool = True  # False: `fit` must run before `forward`
+    wants: int | None = 0  # training images that `fit` would like to see; None is all of them
 
     def forward(self, batch: Batch) -> Float[Tensor, "b k h w"]:
         raise NotImplementedError(f"{type(self).__name__} must write forward()")
 
-    def fit(self, batches: Iterable[Batch]) -> None:
-        """Learns what `forward` needs from training images; in DDP each rank brings its share."""
+    def fit(self, batches: Iterable[Batch], images: int, seed: int, fingerprint: str) -> None:
+        """Learns what `forward` needs from `images` training images; in DDP each rank brings its share."""
 
     def record(self) -> dict[str, float]:
         """Figures worth a line in the results."""

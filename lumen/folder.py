@@ -43,10 +43,10 @@ def claim(folder: Path, config: Config) -> Iterator[Path]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "a")
+        (folder / ".lock").touch()
     except OSError as error:
         raise Mistake(f"{folder} cannot be written: {error.strerror}; choose another folder with runs=DIR.") from None
-    with lock:
+    with open(folder / ".lock") as lock:
         try:
             # The system drops the lock when the process ends, however it ends: nothing stale is left.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -14,6 +14,8 @@ from torch import Tensor
 from lumen.contracts import resize
 from lumen.errors import BasisMismatch
 from lumen.files import write
+
+TENSORS = ("mean", "axes", "variance", "scale")
 
 
 @dataclass
@@ -28,16 +30,15 @@ class Basis:
 
     def save(self, path: Path) -> None:
         """One small safetensors file; the contract stands in its header."""
-        tensors = {"mean": self.mean, "axes": self.axes.contiguous(), "variance": self.variance, "scale": self.scale}
-        cpu = {name: tensor.cpu() for name, tensor in tensors.items()}
-        write(path, save(cpu, metadata={"lumen": json.dumps(self.contract, sort_keys=True)}))
+        tensors = {name: getattr(self, name).cpu().contiguous() for name in TENSORS}
+        write(path, save(tensors, metadata={"lumen": json.dumps(self.contract, sort_keys=True)}))
 
     @classmethod
     def load(cls, path: Path | str) -> "Basis":
         try:
             with safe_open(path, "pt") as file:
                 contract = json.loads(file.metadata()["lumen"])
-                return cls(**{name: file.get_tensor(name) for name in file.keys()}, contract=contract)
+                return cls(*(file.get_tensor(name) for name in TENSORS), contract)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise BasisMismatch(
                 f"{path} is no layout basis ({error}); give a basis.safetensors of a run folder."
@@ -96,11 +97,11 @@ def project(
     return layout - offset[:, None, None]
 
 
-def vectors_at(maps: list[Tensor], cells: Float[Tensor, "b n"]) -> Float[Tensor, "b*n c"]:
+def vectors_at(maps: list[Tensor], cells: Int[Tensor, "b n"]) -> Float[Tensor, "b*n c"]:
     """The joint feature vectors of n cells of the finest map of each image, nothing else being resized.
 
     Args:
-        cells: flat indices into the finest map, as floats or integers.
+        cells: flat indices into the finest map.
     """
     h, w = maps[-1].shape[-2:]
     y, x = cells.div(w, rounding_mode="floor"), cells % w

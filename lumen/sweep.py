@@ -3,6 +3,7 @@
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -45,7 +46,7 @@ def tables() -> list[str]:
     return sorted(Path(f.name).stem for f in (files("experiments") / "tables").iterdir() if f.name.endswith(".yaml"))
 
 
-def read(name: str, base: str | None = None, seeds: int = 1, shared: list[str] = ()) -> Table:
+def read(name: str, base: str | None = None, seeds: int = 1, shared: Sequence[str] = ()) -> Table:
     """A table by name.
 
     Args:

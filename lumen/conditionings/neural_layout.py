@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lumen.contracts import Backbone, Batch, Conditioning
@@ -143,10 +143,10 @@ class NeuralLayout(Conditioning):
         return super()._apply(fn, recurse)
 
 
-def _cells(grid: tuple[int, int], each: int | None, seed: int, ids: list[str]) -> Float[Tensor, "b n"]:
+def _cells(grid: tuple[int, int], each: int | None, seed: int, ids: list[str]) -> Int[Tensor, "b n"]:
     """Which cells of the finest map to look at: `each` random ones per image, or all."""
     total = grid[0] * grid[1]
     if each is None or each >= total:
-        return torch.arange(total).expand(len(ids), -1).double()
+        return torch.arange(total).expand(len(ids), -1)
     picks = [torch.randperm(total, generator=generator(seed, "cells", i))[:each] for i in ids]
-    return torch.stack(picks).double()
+    return torch.stack(picks)

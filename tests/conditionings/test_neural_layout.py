@@ -1,0 +1,126 @@
+"""The neural layout end to end: fitted as sklearn fits it, bound to its backbone, the same bits every time."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+
+from lumen.errors import BadConfig, BasisMismatch
+from lumen.moments import Moments
+from lumen.pca import Basis
+from lumen.registry import backbones, conditionings
+
+
+def make(backbone, **arguments):
+    return conditionings.build("neural_layout", **{"components": 5, **arguments}, backbone=backbone)
+
+
+def fitted(backbone, batch, **arguments):
+    layout = make(backbone, **arguments)
+    layout.fit([batch], len(batch.id), 0, "data")
+    return layout
+
+
+@pytest.mark.parametrize("components", [1, 4, 5])
+@pytest.mark.parametrize("scale", ["none", "global", "component"])
+def test_it_is_sklearns_pca_of_the_features(backbone, batch, components, scale):
+    layout = fitted(backbone, batch, components=components, scale=scale, vectors="all")
+    features = backbone.features(batch.image).double().numpy().transpose(0, 2, 3, 1)
+    reference = PCA(components, svd_solver="covariance_eigh").fit(features.reshape(-1, backbone.channels))
+    expected = reference.transform(features.reshape(-1, backbone.channels)).reshape(*features.shape[:3], components)
+    signs = np.sign(reference.components_[range(components), np.abs(reference.components_).argmax(1)])
+    divisor = {
+        "none": 1.0,
+        "global": np.sqrt(reference.explained_variance_.mean()),
+        "component": np.sqrt(reference.explained_variance_),
+    }[scale]
+    assert np.allclose(layout(batch).permute(0, 2, 3, 1), expected * signs / divisor, atol=1e-4)
+    assert layout.contract["explained"] == pytest.approx(reference.explained_variance_ratio_.sum(), rel=1e-6)
+
+
+def test_two_fits_give_the_same_bits(backbone, batch):
+    one, two = (fitted(backbone, batch, vectors=20, per_image=7) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(one.buffers(), two.buffers(), strict=True))
+    assert one.contract["vectors"] == 21  # 7 from each of 3 images, the least that reaches 20
+
+
+def test_the_cells_looked_at_do_not_depend_on_the_batch(backbone, batch):
+    whole = fitted(backbone, batch, vectors=12)
+    parts = make(backbone, vectors=12)
+    single = [replace(batch, image=batch.image[i : i + 1], caption=[""], id=[batch.id[i]]) for i in range(3)]
+    parts.fit(single, 3, 0, "data")
+    assert torch.allclose(whole.axes, parts.axes, atol=1e-5)
+
+
+def test_a_basis_serves_its_own_backbone_only(backbone, batch, tmp_path):
+    path = tmp_path / "basis.safetensors"
+    layout = fitted(backbone, batch)
+    layout.basis().save(path)
+    again = make(backbone, basis=str(path))
+    assert again.fitted and torch.equal(again(batch), layout(batch))
+    with pytest.raises(BasisMismatch, match=r"'facet': 'key'.*'facet': 'token'"):
+        other = backbones.build("dino", size="tiny", patch=8, weights="none", facet="token")
+        make(other, basis=str(path))
+    with pytest.raises(BadConfig, match="has 5 components"):
+        make(backbone, components=4, basis=str(path))
+
+
+def test_a_checkpoint_brings_its_basis_to_its_own_backbone_only(backbone, batch):
+    saved = fitted(backbone, batch).state_dict()
+    again = make(backbone)
+    assert not again.fitted
+    again.load_state_dict(saved)
+    assert again.fitted and again.contract["backbone"] == backbone.identity
+    with pytest.raises(BasisMismatch, match="the basis in this checkpoint"):
+        make(backbones.build("dino", size="tiny", patch=8, weights="none", facet="token")).load_state_dict(saved)
+
+
+@pytest.mark.parametrize("components", [0, 33])
+def test_as_many_components_as_there_are_channels(backbone, components):
+    with pytest.raises(BadConfig, match="has 32 channels"):
+        make(backbone, components=components)
+
+
+def test_the_frozen_backbone_is_no_part_of_what_is_trained_or_saved(backbone):
+    layout = make(backbone).train()
+    assert not list(layout.parameters()) and not layout.backbone.training
+    assert not any("backbone" in name for name in layout.state_dict())
+
+
+RANK = """
+import sys, torch, torch.distributed as dist
+from lumen.moments import Moments
+rank, folder = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+moments = Moments(4)
+for part in torch.load(f"{folder}/parts", weights_only=True)[rank::2]:
+    moments.update(part)
+moments.reduce()
+torch.save({"count": moments.count, "mean": moments.mean, "cov": moments.covariance()}, f"{folder}/{rank}")
+"""
+
+
+def test_ranks_add_up_their_moments(tmp_path):
+    parts = list(torch.randn(4, 50, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+    torch.save(parts, tmp_path / "parts")
+    ranks = [subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(tmp_path)]) for rank in range(2)]
+    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    zero, one = (torch.load(tmp_path / str(rank), weights_only=True) for rank in range(2))
+    alone = Moments(4)
+    for part in parts:
+        alone.update(part)
+    assert zero["count"] == alone.count == 200
+    assert torch.equal(zero["cov"], one["cov"]) and torch.equal(zero["mean"], one["mean"])
+    assert torch.allclose(zero["cov"], alone.covariance(), rtol=1e-12)
+
+
+def test_a_basis_file_is_small_and_says_what_it_is(backbone, batch, tmp_path):
+    fitted(backbone, batch).basis().save(tmp_path / "basis.safetensors")
+    contract = Basis.load(tmp_path / "basis.safetensors").contract
+    assert (tmp_path / "basis.safetensors").stat().st_size < 8192
+    wanted = {"backbone", "components", "scaling", "vectors", "seed", "data", "explained"}
+    assert contract.keys() == wanted and {"name", "layer", "weights"} <= contract["backbone"].keys()

@@ -1,0 +1,175 @@
+"""The controlled diffusion against diffusers' own classes, and what must stay out of training."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import ControlNetModel, DDPMScheduler, StableDiffusionControlNetPipeline
+
+from lumen.contracts import resize
+from lumen.diffusion import SAMPLERS, ControlledDiffusion
+from lumen.order import normal, seed_of, uniform
+from lumen.pipeline import Pipeline, latent
+
+K = 5
+
+
+def random_layout(k: int = K, b: int = 3):
+    return torch.randn(b, k, 4, 4, generator=torch.Generator().manual_seed(1))
+
+
+def awake(diffusion: ControlledDiffusion) -> ControlledDiffusion:
+    """Its zero convolutions filled with noise, as after training: at zero a layout has no effect to compare."""
+    with torch.no_grad():
+        for i, p in enumerate(diffusion.parameters()):
+            if not p.any():
+                p.normal_(std=0.1, generator=torch.Generator().manual_seed(i))
+    return diffusion
+
+
+def with_scheduler(pipeline: Pipeline, **changes) -> Pipeline:
+    scheduler = DDPMScheduler.from_config(pipeline.scheduler.config, **changes)
+    parts = {name: getattr(pipeline, name) for name in ("vae", "text_encoder", "tokenizer", "unet", "source")}
+    return Pipeline(**parts, scheduler=scheduler)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_the_loss_is_the_one_of_a_plain_diffusers_loop(pipeline, batch, prediction):
+    pipeline = with_scheduler(pipeline, prediction_type=prediction)
+    ours = ControlledDiffusion(pipeline, K, prompt_dropout=0.5, seed=3)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed_of(3, "controlnet"))
+        theirs = ControlNetModel.from_unet(
+            pipeline.unet, conditioning_channels=K, conditioning_embedding_out_channels=(32,)
+        )
+    optimizers = [torch.optim.AdamW(m.parameters(), lr=1e-2) for m in (ours.controlnet, theirs)]
+    for step in range(2):
+        keys = [(0, i, step) for i in batch.id]
+        losses = ours.loss(batch.image, batch.caption, random_layout(), keys).mean(), plain(
+            theirs, pipeline, batch, random_layout(), keys
+        )
+        for loss, optimizer in zip(losses, optimizers, strict=True):
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        assert losses[0].item() == losses[1].item()
+    assert all(torch.equal(a, b) for a, b in zip(ours.controlnet.parameters(), theirs.parameters(), strict=True))
+
+
+def plain(controlnet, pipeline, batch, layout, keys):
+    """One training step of diffusers' train_controlnet.py, with noise by key and half of the prompts dropped."""
+    shape = (4, 8, 8)
+    z = latent(pipeline.vae, batch.image, normal(shape, [(*k, "posterior") for k in keys])).detach()
+    noise = normal(shape, [(*k, "noise") for k in keys])
+    timesteps = (uniform([(*k, "timestep") for k in keys]) * 1000).long()
+    kept = uniform([(*k, "prompt") for k in keys]) >= 0.5
+    prompts = [c if keep else "" for c, keep in zip(batch.caption, kept, strict=True)]
+    text = pipeline.embed(prompts)
+    noisy = pipeline.scheduler.add_noise(z, noise, timesteps)
+    down, middle = controlnet(
+        noisy, timesteps, encoder_hidden_states=text, controlnet_cond=resize(layout, (8, 8)), return_dict=False
+    )
+    predicted = pipeline.unet(
+        noisy,
+        timesteps,
+        encoder_hidden_states=text,
+        down_block_additional_residuals=down,
+        mid_block_additional_residual=middle,
+    ).sample
+    velocity = pipeline.scheduler.config.prediction_type == "v_prediction"
+    target = pipeline.scheduler.get_velocity(z, noise, timesteps) if velocity else noise
+    return F.mse_loss(predicted, target, reduction="none").flatten(1).mean(1).mean()
+
+
+@pytest.mark.parametrize("k", [K, 4])  # diffusers takes an image of 4 channels for latents: ours must not
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+def test_sampling_is_that_of_the_diffusers_pipeline(pipeline, sampler, guidance, k):
+    diffusion = awake(ControlledDiffusion(pipeline, k))
+    layout, prompts, seeds = random_layout(k, 2), ["a red ball", "a house"], [7, 8]
+    # 64 px: the pipeline wants a layout of the latents' size, and that to be a multiple of 8.
+    ours = diffusion.sample(prompts, layout, seeds, (64, 64), sampler, 4, guidance, "fog")
+    theirs = StableDiffusionControlNetPipeline(
+        vae=pipeline.vae,
+        text_encoder=pipeline.text_encoder,
+        tokenizer=pipeline.tokenizer,
+        unet=pipeline.unet,
+        controlnet=diffusion.controlnet,
+        scheduler=SAMPLERS[sampler].from_config(pipeline.scheduler.config),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    theirs.set_progress_bar_config(disable=True)
+    noise = torch.stack([torch.randn((4, 16, 16), generator=torch.Generator().manual_seed(s)) for s in seeds])
+    expected = theirs(
+        prompt=prompts,
+        negative_prompt=["fog"] * 2,
+        image=resize(layout, (16, 16)),
+        latents=noise,
+        num_inference_steps=4,
+        guidance_scale=guidance,
+        output_type="pt",
+    ).images
+    assert torch.allclose((ours + 1) / 2, expected, atol=1e-4)
+
+
+def test_an_image_does_not_depend_on_its_batch(pipeline):
+    diffusion = awake(ControlledDiffusion(pipeline, K))
+    layout = random_layout()
+    together = diffusion.sample(["a", "b", "c"], layout, [1, 2, 3], (32, 32), "ddim", 2)
+    alone = diffusion.sample(["b"], layout[1:2], [2], (32, 32), "ddim", 2)
+    assert torch.allclose(together[1], alone[0], atol=1e-4)
+    other = diffusion.sample(["b"], layout[:1], [2], (32, 32), "ddim", 2)
+    assert not torch.allclose(alone, other, atol=1e-2)
+
+
+@pytest.mark.parametrize("hint", ["latent", "image"])
+def test_only_the_controlnet_learns(pipeline, batch, hint):
+    diffusion = ControlledDiffusion(pipeline, K, hint).train()
+    assert {name.partition(".")[0] for name in diffusion.state_dict()} == {"controlnet"}
+    assert not any(network.training for network in diffusion.networks.values())
+    diffusion.loss(batch.image, batch.caption, random_layout(), [(0, i, 0) for i in batch.id]).mean().backward()
+    assert all(p.grad is not None for p in diffusion.parameters())
+    assert all(p.grad is None for network in diffusion.networks.values() for p in network.parameters())
+
+
+def test_frozen_networks_move_with_the_module(pipeline):
+    diffusion = ControlledDiffusion(pipeline, K)
+    diffusion.double()
+    moved = {next(network.parameters()).dtype for network in diffusion.networks.values()}
+    diffusion.float()
+    assert moved == {torch.float64}
+
+
+def test_checkpointing_changes_memory_alone(pipeline, batch):
+    keys = [(0, i, 0) for i in batch.id]
+    gradients = []
+    for checkpointing in (False, True):
+        diffusion = awake(ControlledDiffusion(pipeline, K, checkpointing=checkpointing)).train()
+        diffusion.loss(batch.image, batch.caption, random_layout(), keys).mean().backward()
+        gradients.append([p.grad for p in diffusion.parameters()])
+    pipeline.unet.disable_gradient_checkpointing()
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize(("prediction", "power"), [("epsilon", 0), ("v_prediction", 1)])
+def test_min_snr_weights(pipeline, batch, prediction, power):
+    pipeline = with_scheduler(pipeline, prediction_type=prediction)
+    keys, timesteps = [(0, i, 0) for i in batch.id], torch.tensor([10, 400, 990])
+    plain, weighted = (
+        ControlledDiffusion(pipeline, K, snr_gamma=gamma).loss(
+            batch.image, batch.caption, random_layout(), keys, timesteps
+        )
+        for gamma in (None, 5.0)
+    )
+    kept = pipeline.scheduler.alphas_cumprod[timesteps]
+    snr = kept / (1 - kept)
+    assert torch.allclose(weighted / plain, torch.minimum(snr, torch.tensor(5.0)) / (snr + power), rtol=1e-5)
+
+
+def test_the_loss_of_an_image_depends_on_its_key_alone(pipeline, batch):
+    diffusion = ControlledDiffusion(pipeline, K, prompt_dropout=0.5)
+    keys, layout = [(0, i, 5) for i in batch.id], random_layout()
+    together = diffusion.loss(batch.image, batch.caption, layout, keys)
+    alone = diffusion.loss(batch.image[1:2], batch.caption[1:2], layout[1:2], keys[1:2])
+    assert torch.allclose(together[1], alone[0], rtol=1e-5)
