@@ -164,7 +164,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         return VERBS[name](words, flags)
     except Mistake as mistake:
-        print(f"lumen: {mistake}", file=sys.stderr)
+        print("\n".join(f"lumen: {line}" for line in str(mistake).splitlines()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("lumen: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
@@ -178,8 +178,9 @@ def _parse(arguments: list[str]) -> tuple[str | None, list[str], dict[str, str]]
     two = " ".join(arguments[:2])
     name = two if two in VERBS else arguments[0]
     if name not in VERBS:
-        verbs = [v for v in VERBS if v.startswith(name + " ")] or list(VERBS)
-        raise UnknownName(f"lumen cannot '{two if len(verbs) < len(VERBS) else name}'; {known(two, verbs)}")
+        deeper = [v for v in VERBS if v.startswith(f"{name} ")]
+        asked = two if deeper else name
+        raise UnknownName(f"lumen cannot '{asked}'; {known(asked, deeper or VERBS)}")
     words, flags = [], {}
     for argument in arguments[len(name.split()) :]:
         key, equals, value = argument.partition("=")

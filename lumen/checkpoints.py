@@ -20,7 +20,10 @@ class WholeFiles(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any = None) -> None:
         with beside(Path(path)) as draft:
-            torch.save(checkpoint, draft)
+            try:
+                torch.save(checkpoint, draft)
+            except RuntimeError as error:  # how torch says that the disk is full
+                raise OSError(str(error).partition("\n")[0]) from error
 
 
 class Checkpoints(Callback):

@@ -72,7 +72,7 @@ class Config:
     workers: int
     strategy: str
     runs: str
-    wandb: Literal["auto", "online", "offline", "off"]
+    wandb: Literal["auto", "online", "offline", "disabled"]
     project: str
     keep: int
     # Which experiment this is and what was changed in it: the run's name, not settings of their own.

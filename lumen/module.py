@@ -49,7 +49,7 @@ class LayoutModule(LightningModule):
         layout = self.conditioning(batch)
         keys = [(self.seed, i, self.global_step) for i in batch.id]
         loss = self.diffusion.loss(batch.image, batch.caption, layout, keys).mean()
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(layout))
+        self.log("train/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(layout))
         return loss
 
     def validation_step(self, batch: Batch, index: int) -> None:

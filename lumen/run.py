@@ -35,6 +35,9 @@ class Parts:
 
 def build(config: Config) -> Parts:
     """The only place where the config meets the classes."""
+    data = build_data(config)
+    for split in ("train", "val"):
+        data.dataset(split)  # a folder that is missing is said before weights are loaded
     how = config.diffusion
     pipeline = load_pipeline(how.weights, how.size, how.revision, how.vae)
     if config.size % pipeline.downscale:
@@ -43,7 +46,7 @@ def build(config: Config) -> Parts:
             f"size={config.size} does not divide into the autoencoder's {step} px cells; "
             f"choose {config.size // step * step} or {(config.size // step + 1) * step}."
         )
-    data, conditioning = build_data(config), build_conditioning(config)
+    conditioning = build_conditioning(config)
     diffusion = ControlledDiffusion(
         pipeline, conditioning.channels, how.hint, config.prompt_dropout, how.snr_gamma, config.seed, how.checkpointing
     )
@@ -83,7 +86,7 @@ def train(config: Config) -> dict[str, Any]:
         print(f"{place} is finished; its figures are in metrics.json. Remove the folder to train again.")
         return folder.figures(place)
     # The other ranks of a node are started by rank 0, which holds the folder for all of them.
-    with folder.claim(place, config) if _first() else nullcontext():
+    with folder.claim(place, config) if _first() else nullcontext(), tracking.closing():
         parts = build(config)
         resume = checkpoints.newest(place / "checkpoints")
         trainer = make_trainer(config, parts, place, checkpoints.step_of(resume) if resume else 0)
@@ -98,11 +101,12 @@ def evaluate(place: Path, config: Config) -> dict[str, Any]:
     newest = checkpoints.newest(place / "checkpoints")
     if newest is None:
         raise BadCheckpoint(f"{place} has no checkpoint yet; repeat its lumen train command first.")
-    parts = build(config)
     out = place / "eval" / folder.name_of(config)
-    trainer = make_trainer(config, parts, out, checkpoints.step_of(newest), "eval")
-    restore(parts.module, trainer, newest)
-    return _measure(trainer, parts, out, config)
+    with folder.claim(out, config) if _first() else nullcontext(), tracking.closing():
+        parts = build(config)
+        trainer = make_trainer(config, parts, out, checkpoints.step_of(newest), "eval")
+        restore(parts.module, trainer, newest)
+        return _measure(trainer, parts, out, config)
 
 
 def restore(module: LayoutModule, trainer: Trainer | None, path: Path) -> None:
@@ -179,7 +183,7 @@ def _fit(trainer: Trainer, parts: Parts, resume: Path | None) -> None:
         restore(parts.module, trainer, resume)
         return
     try:
-        trainer.fit(parts.module, datamodule=parts.data, ckpt_path=resume)
+        trainer.fit(parts.module, datamodule=parts.data, ckpt_path=resume, weights_only=True)
     except SystemExit:  # what Lightning makes of Ctrl-C, after it has switched Ctrl-C off
         signal.signal(signal.SIGINT, signal.default_int_handler)
         raise KeyboardInterrupt from None
@@ -189,7 +193,7 @@ def _fit(trainer: Trainer, parts: Parts, resume: Path | None) -> None:
 
 def _measure(trainer: Trainer, parts: Parts, place: Path, config: Config) -> dict[str, Any]:
     """Validates with all figures, draws the last grid, and writes metrics.json: the mark of a finished run."""
-    trainer.validate(parts.module, datamodule=parts.data, verbose=False)
+    trainer.validate(parts.module, datamodule=parts.data, verbose=False, weights_only=True)
     figures = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
     figures |= parts.module.conditioning.record()
     result = {"steps": config.steps, "sampling": asdict(config.sampling), "precision": trainer.precision, **figures}
@@ -200,8 +204,6 @@ def _measure(trainer: Trainer, parts: Parts, place: Path, config: Config) -> dic
         facts = folder.provenance(config, data=parts.data.fingerprint(), frozen=parts.module.diffusion.pipeline.source)
         write_json(place / "provenance.json", facts)
         write_json(place / "metrics.json", result)
-        for logger in trainer.loggers:
-            logger.finalize("success")
         print(f"val/loss {result['val/loss']:.4f}\npictures: {place / 'grid.png'}\nfigures:  {place / 'metrics.json'}")
     return result
 

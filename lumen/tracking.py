@@ -3,7 +3,8 @@
 import json
 import netrc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -63,13 +64,13 @@ class Tracker(WandbLogger):
 
 @rank_zero_only
 def tracker(mode: str, folder: Path, config: dict[str, Any], identity: dict[str, Any]) -> Tracker | None:
-    """The run's W&B logger, the same run again when the command is repeated; None where it is off.
+    """The run's W&B logger, the same run again when the command is repeated; None where it is disabled.
 
     Args:
-        mode: auto, online, offline or off; auto is online where there is a key and an answer.
+        mode: auto, online, offline or disabled; auto is online where there is a key and an answer.
         identity: project, id, name, group, job_type and tags.
     """
-    if mode == "off":
+    if mode == "disabled":
         return None
     online = mode == "online" or (mode == "auto" and _has_key())
     # An id from the environment belongs to a W&B sweep agent, which looks for its run under it.
@@ -87,6 +88,18 @@ def tracker(mode: str, folder: Path, config: dict[str, Any], identity: dict[str,
     if run.offline:
         print(f"W&B is offline; `wandb sync {Path(run.dir).parent}` sends this run later.")
     return Tracker(experiment=run)
+
+
+@contextmanager
+def closing() -> Iterator[None]:
+    """Ends the W&B run that was begun inside, as failed where an exception leaves: an open one would be reused."""
+    failed = 1
+    try:
+        yield
+        failed = 0
+    finally:
+        if wandb.run is not None:
+            wandb.finish(exit_code=failed)
 
 
 def _has_key() -> bool:

@@ -1,0 +1,204 @@
+"""The paths users take, through main([...]): train, repeat, go on, measure again, sample, draw, compare."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from lumen.__main__ import main
+from lumen.module import LayoutModule
+from lumen.pca import Basis
+from lumen.registry import backbones
+
+TINY = ["size=32", "batch=2", "data.images=12", "conditioning.vectors=60", "validation=4", "workers=0", "warmup=1"]
+TINY += ["sampling.steps=2", "sampling.images=1", "every.log=1", "every.validate=2", "every.checkpoint=1"]
+STEPS = 4
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """A run folder of four steps."""
+    runs = tmp_path_factory.mktemp("runs")
+    assert main(["train", "scenes", *TINY, f"steps={STEPS}", "ema=0.5", f"runs={runs}"]) == 0
+    return next(runs.glob("scenes/*/seed0"))
+
+
+@pytest.fixture(scope="session")
+def photo(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("photo") / "photo.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)).save(path)
+    return path
+
+
+def journal(place: Path) -> list[dict]:
+    return [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(place: Path) -> dict[int, float]:
+    return {line["step"]: line["train/loss"] for line in journal(place) if "train/loss" in line}
+
+
+def test_a_run_folder_holds_all_that_was_promised(finished):
+    names = {p.name for p in finished.iterdir()}
+    wanted = {"config.yaml", "provenance.json", "metrics.json", "metrics.jsonl", "basis.safetensors", "grid.png"}
+    assert wanted | {"checkpoints", "wandb", "id"} <= names
+    figures = json.loads((finished / "metrics.json").read_text())
+    assert figures["steps"] == STEPS and 0 < figures["val/loss"] < 3 and 0 < figures["layout/explained_variance"] <= 1
+    assert {"commit", "versions", "hardware", "data", "command"} <= json.loads(
+        (finished / "provenance.json").read_text()
+    ).keys()
+    assert yaml.safe_load((finished / "config.yaml").read_text())["backbone"]["name"] == "dino"
+    assert Image.open(finished / "grid.png").size[0] > 400
+    assert sorted(losses(finished)) == list(range(STEPS))
+
+
+def test_a_checkpoint_holds_what_was_learnt_and_loads_without_code(finished):
+    paths = sorted((finished / "checkpoints").glob("*.ckpt"))
+    assert [p.name for p in paths] == ["step00000003.ckpt", "step00000004.ckpt"]  # keep=2
+    checkpoint = torch.load(paths[-1], weights_only=True)
+    assert checkpoint["global_step"] == STEPS
+    assert {k.partition(".")[0] for k in checkpoint["state_dict"]} == {"diffusion", "conditioning"}
+    assert all(
+        k.startswith(("diffusion.controlnet.", "conditioning.")) and "backbone" not in k
+        for k in checkpoint["state_dict"]
+    )
+    assert checkpoint["callbacks"]["Average"]["shadow_params"]
+
+
+def test_the_last_picture_is_drawn_with_the_averaged_weights_and_the_live_ones_are_saved(finished):
+    checkpoint = torch.load(finished / "checkpoints" / "step00000004.ckpt", weights_only=True)
+    live = [v for k, v in checkpoint["state_dict"].items() if k.startswith("diffusion.")]
+    averaged = checkpoint["callbacks"]["Average"]["shadow_params"]
+    assert [v.shape for v in live] == [v.shape for v in averaged]
+    assert not all(torch.equal(a, b) for a, b in zip(live, averaged, strict=True))
+
+
+def test_a_finished_run_is_not_run_again(finished, capsys):
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*")}
+    assert main(["train", "scenes", *TINY, f"steps={STEPS}", "ema=0.5", f"runs={finished.parents[2]}"]) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert before == {p: p.stat().st_mtime_ns for p in finished.rglob("*")}
+
+
+def test_wandb_has_the_same_figures(finished):
+    record = next((finished / "wandb").glob("offline-run-*/*.wandb"))
+    told = subprocess.run(
+        ["wandb", "leet", "inspect", str(record.parent), "--json"], capture_output=True, text=True, check=True
+    ).stdout
+    records = [json.loads(line) for line in told.splitlines()]
+    assert "train/loss" in told and "backbone:dino" in told and "data:scenes" in told
+    assert any(r.get("type") == "history" for r in records)
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_an_interrupted_run_goes_on(finished, place, monkeypatch, stop):
+    step = LayoutModule.training_step
+
+    def interrupted(self, batch, index):
+        if self.global_step == stop:
+            raise KeyboardInterrupt
+        return step(self, batch, index)
+
+    command = ["train", "scenes", *TINY, f"steps={STEPS}", "ema=0.5"]
+    monkeypatch.setattr(LayoutModule, "training_step", interrupted)
+    assert main(command) == 130
+    monkeypatch.setattr(LayoutModule, "training_step", step)
+    assert main(command) == 0
+    run = next(place.glob("runs/scenes/*/seed0"))
+    assert losses(run) == losses(finished) and len(journal(run)) == len(journal(finished))
+    ours, theirs = (
+        torch.load(p / "checkpoints" / "step00000004.ckpt", weights_only=True)["state_dict"] for p in (run, finished)
+    )
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours if isinstance(ours[k], torch.Tensor))
+
+
+def test_measuring_again_makes_a_record_of_its_own(finished):
+    assert main(["eval", str(finished), "sampling.steps=3"]) == 0
+    again = json.loads((finished / "eval" / "sampling.steps=3" / "metrics.json").read_text())
+    first = json.loads((finished / "metrics.json").read_text())
+    assert again["sampling"]["steps"] == 3 and first["sampling"]["steps"] == 2
+    assert again["val/loss"] == pytest.approx(first["val/loss"], rel=1e-5)
+
+
+def test_a_photo_is_sampled_under_a_prompt(finished, photo, place):
+    assert main(["sample", str(finished), str(photo), "a house at night", "out=one.png"]) == 0
+    assert main(["sample", str(finished), str(photo), "a house at night", "out=two.png"]) == 0
+    assert main(["sample", str(finished), str(photo), "a house at night", "seed=1", "out=three.png"]) == 0
+    one, two, three = (np.asarray(Image.open(f"{n}.png")) for n in ("one", "two", "three"))
+    assert (one == two).all() and (one != three).any()
+
+
+@pytest.mark.parametrize("name", backbones.names())
+def test_every_backbone_draws_the_layout_of_a_photo(name, photo, place):
+    assert main(["layout", str(photo), str(photo), "base=scenes", f"backbone={name}", "conditioning.components=4"]) == 0
+    assert Image.open("layout.png").size[1] > 300
+
+
+@pytest.mark.parametrize("name", backbones.names())
+def test_every_backbone_trains_by_one_flag(name, place):
+    assert main(["train", "scenes", *TINY, f"backbone={name}", "steps=2", "wandb=disabled"]) == 0
+    assert next(place.glob("runs/scenes/*/seed0/metrics.json"))
+
+
+@pytest.mark.parametrize("name", ["coco_stuff", "ade20k", "cityscapes"])
+def test_every_reader_trains_on_rendered_scenes(name, place):
+    assert main(["data", "render", "scenes", "world", f"format={name}", "size=32", "train=6", "val=2"]) == 0
+    assert main(["data", "check", name, "root=world"]) == 0
+    small = [flag for flag in TINY if not flag.startswith("data.images")]
+    untrained = ["backbone=dino", "backbone.size=tiny", "backbone.patch=8", "backbone.weights=none"]
+    untrained += ["diffusion.weights=none", "diffusion.size=tiny", "steps=2", "wandb=disabled"]
+    assert main(["train", name, "data.root=world", *small, *untrained]) == 0
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["accumulate=2"], ["diffusion.hint=image", "conditioning.components=4"], ["diffusion.snr_gamma=5"]]
+    + [["precision=bf16-mixed"], ["diffusion.checkpointing=true"], ["conditioning.vectors=all"]],
+    ids=lambda flags: flags[0],
+)
+def test_variants_train(flags, place):
+    assert main(["train", "scenes", *TINY, *flags, "steps=2", "wandb=disabled"]) == 0
+    run = next(place.glob("runs/scenes/*/seed0"))
+    checkpoint = torch.load(next((run / "checkpoints").glob("*02.ckpt")), weights_only=True)
+    assert checkpoint["global_step"] == 2
+
+
+def test_two_processes_see_what_one_sees(place):
+    """The same images with the same noise, so the same loss to rounding; the ranks share one basis."""
+    small = [flag for flag in TINY if not flag.startswith("batch")]
+    for flags in (["batch=4"], ["batch=2", "devices=2", "accelerator=cpu"]):
+        command = [sys.executable, "-m", "lumen", "train", "scenes", *small, *flags, "steps=2", "wandb=disabled"]
+        subprocess.run(command, check=True, timeout=300)
+    one, two = (next(place.glob(f"runs/scenes/batch={n}*/seed0")) for n in (4, 2))
+    assert losses(two) == pytest.approx(losses(one), rel=1e-4)
+    figures = [json.loads((run / "metrics.json").read_text()) for run in (one, two)]
+    assert figures[1]["val/loss"] == pytest.approx(figures[0]["val/loss"], rel=1e-4)
+    a, b = (Basis.load(run / "basis.safetensors") for run in (one, two))
+    assert torch.allclose(a.axes, b.axes, atol=1e-5) and a.contract["vectors"] == b.contract["vectors"]
+
+
+def test_a_table_is_run_row_by_row_and_printed(place, capsys):
+    flags = ["base=scenes", *TINY, "steps=1", "wandb=disabled"]
+    assert main(["ablate", "components", *flags, "--print"]) == 0
+    commands = capsys.readouterr().out.splitlines()
+    assert len(commands) == 6 and all(c.startswith("lumen train scenes conditioning.components=") for c in commands)
+    assert main(["table", "components", *flags]) == 0
+    assert capsys.readouterr().out.count("0/1") == 6
+    for command in commands[:2]:
+        assert main(command.split()[1:]) == 0
+    capsys.readouterr()
+    assert main(["table", "components", *flags]) == 0
+    told = capsys.readouterr().out
+    assert told.count("1/1") == 2 and "layout/explained_variance" in told
+
+
+def test_help_names_every_verb(capsys):
+    assert main([]) == 0 and main(["--help"]) == 0
+    told = capsys.readouterr().out
+    assert all(f"lumen {verb}" in told for verb in ("list", "show", "train", "eval", "sample", "ablate", "table"))
