@@ -44,7 +44,7 @@ class ControlledDiffusion(nn.Module):
         self.hint, self.prompt_dropout, self.snr_gamma = hint, prompt_dropout, snr_gamma
         stages = int(math.log2(pipeline.downscale)) + 1 if hint == "image" else 1
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(seed, "controlnet"))
+            torch.default_generator.manual_seed(seed_of(seed, "controlnet"))
             self.controlnet = ControlNetModel.from_unet(
                 pipeline.unet,
                 conditioning_channels=channels,

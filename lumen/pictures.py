@@ -57,8 +57,8 @@ def sheet(rows: list[list[Tensor]], titles: list[str], captions: list[str]) -> I
     return canvas
 
 
-def components(image: Float[Tensor, "3 H W"], layout: Float[Tensor, "k h w"], share: list[float]) -> Image.Image:
-    """Image, layout in colours, then each component alone with its share of the kept variance."""
+def components(image: Float[Tensor, "3 H W"], layout: Float[Tensor, "k h w"], share: list[float]) -> list[Image.Image]:
+    """Image, layout in colours, then each component alone with its share of the kept variance; to be stacked."""
     low, high = layout.flatten(1).quantile(0.02, dim=1), layout.flatten(1).quantile(0.98, dim=1)
     grey = ((layout - low[:, None, None]) / (high - low).clamp(min=1e-6)[:, None, None]).clamp(0, 1)
     tiles = [image, colours(layout[None])[0] * 2 - 1, *(g.expand(3, -1, -1) * 2 - 1 for g in grey)]
@@ -70,7 +70,7 @@ def components(image: Float[Tensor, "3 H W"], layout: Float[Tensor, "k h w"], sh
     tiles += [blank] * (-len(tiles) % per_row)
     titles += [""] * (-len(titles) % per_row)
     starts = range(0, len(tiles), per_row)
-    return stacked([sheet([tiles[i : i + per_row]], titles[i : i + per_row], [""]) for i in starts])
+    return [sheet([tiles[i : i + per_row]], titles[i : i + per_row], [""]) for i in starts]
 
 
 def stacked(sheets: list[Image.Image]) -> Image.Image:

@@ -63,7 +63,8 @@ class Pipeline:
     @torch.no_grad()
     def embed(self, prompts: list[str]) -> Float[Tensor, "b n d"]:
         """What the U-Net attends to: one row per token, padded or cut to the tokenizer's length."""
-        length = self.tokenizer.model_max_length
+        # a tokenizer may be of a longer text encoder than the one beside it
+        length = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
         tokens = self.tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         return self.text_encoder(tokens.input_ids.to(self.text_encoder.device))[0]
 

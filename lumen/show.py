@@ -37,7 +37,7 @@ def draw_layouts(paths: list[Path], config: Config, out: Path) -> None:
     share = (conditioning.variance / conditioning.variance.sum()).tolist()
     sheets = [components(batch.image[0], conditioning(batch)[0], share) for batch in batches]
     with beside(out) as draft:
-        stacked(sheets).save(draft, format="PNG")
+        stacked(sum(sheets, [])).save(draft, format="PNG")
 
 
 def draw_samples(place: Path, config: Config, path: Path, prompt: str, out: Path) -> None:

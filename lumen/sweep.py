@@ -86,9 +86,14 @@ def ablate(table: Table) -> list[str]:
         words = command(table, row, seed)
         done = folder.figures(folder.place_of(table.config(row, seed))) is not None
         print(f"[{number}/{len(plan)}] {row.name} seed {seed}: {'done before' if done else words}", flush=True)
-        if not done and subprocess.run([sys.executable, "-m", *shlex.split(words)]).returncode != 0:
+        if not done and launch(words) != 0:
             failed.append(words)
     return failed
+
+
+def launch(command: str) -> int:
+    """Runs a command in a process of its own, as W&B and the GPU's memory want it; gives its exit code."""
+    return subprocess.run([sys.executable, "-m", *shlex.split(command)]).returncode
 
 
 def command(table: Table, row: Row, seed: int) -> str:

@@ -44,8 +44,9 @@ def test_the_loss_is_the_one_of_a_plain_diffusers_loop(pipeline, batch, predicti
     optimizers = [torch.optim.AdamW(m.parameters(), lr=1e-2) for m in (ours.controlnet, theirs)]
     for step in range(2):
         keys = [(0, i, step) for i in batch.id]
-        losses = ours.loss(batch.image, batch.caption, random_layout(), keys).mean(), plain(
-            theirs, pipeline, batch, random_layout(), keys
+        losses = (
+            ours.loss(batch.image, batch.caption, random_layout(), keys).mean(),
+            plain(theirs, pipeline, batch, random_layout(), keys),
         )
         for loss, optimizer in zip(losses, optimizers, strict=True):
             optimizer.zero_grad()

@@ -111,12 +111,12 @@ def test_a_full_disk_leaves_the_checkpoints_that_were_there(place):
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
     assert done.returncode == 2 and "could not be written" in done.stderr.splitlines()[-1]
-    assert not [p for p in place.rglob("checkpoints/*")] and not list(place.rglob("*.part"))
+    assert not list(place.rglob("checkpoints/*")) and not list(place.rglob("*.part"))
 
 
 @pytest.mark.parametrize("harm", ["cut", "empty", "code", "other"])
 def test_a_damaged_checkpoint_is_passed_over(harm, trained, capsys):
-    newest, before = found(trained / "checkpoints")[:2]
+    newest = found(trained / "checkpoints")[0]
     figures = (trained / "metrics.json").read_bytes()
     (trained / "metrics.json").unlink()
     damage(newest, harm)

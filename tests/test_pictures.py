@@ -1,0 +1,37 @@
+"""Pictures: every image whole and in its place, colours on one scale."""
+
+import numpy as np
+import torch
+
+from lumen.pictures import GAP, TEXT, colours, components, grid, pixels, stacked
+
+
+def test_a_grid_shows_every_image_whole_and_unsmoothed():
+    image = torch.rand(2, 3, 16, 16) * 2 - 1
+    picture = np.asarray(grid(image, torch.randn(2, 5, 4, 4), [image, image.flip(0)], ["one", "two"]))
+    side, step = 160, 160 + TEXT + GAP
+    for row in range(2):
+        for column, shown in ((0, image[row]), (2, image[row]), (3, image[1 - row])):
+            top, left = TEXT + GAP + row * step, GAP + column * (side + GAP)
+            cell = picture[top : top + side : 10, left : left + side : 10]
+            assert (cell == pixels(shown).numpy()).all()
+
+
+def test_stacked_components_lose_no_row():
+    sheets = components(torch.ones(3, 200, 200), torch.randn(7, 5, 5), [1 / 7] * 7)
+    picture = np.asarray(stacked(sheets))
+    assert len(sheets) == 2 and picture.shape[0] == 2 * (TEXT + GAP + 200 + GAP)
+    second = picture[TEXT + GAP + 200 + GAP :]
+    assert (second[TEXT + GAP + 199, GAP : GAP + 200] < 255).any()
+
+
+def test_colours_share_one_scale_over_the_batch():
+    layout = torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)])
+    low, high = colours(layout)
+    assert (low == 0).all() and (high == 1).all()
+    assert colours(torch.randn(1, 1, 8, 8)).shape == (1, 3, 8, 8)
+
+
+def test_pixels_round_as_a_png_holds_them():
+    levels = torch.arange(256).float().view(1, 16, 16).expand(3, -1, -1) / 127.5 - 1
+    assert (pixels(levels)[..., 0].flatten() == torch.arange(256)).all()

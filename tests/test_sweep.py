@@ -1,0 +1,58 @@
+"""Tables: every shipped row differs from its base in its flag, runs once, and stands beside the paper's figures."""
+
+import pytest
+
+from lumen import sweep
+from lumen.__main__ import main
+from lumen.config import dump, load
+from lumen.errors import BadConfig, UnknownName
+
+TINY = ["size=32", "batch=2", "data.images=6", "conditioning.vectors=60", "validation=2", "steps=1", "wandb=disabled"]
+TINY += ["sampling.steps=1", "sampling.images=1"]
+
+
+@pytest.mark.parametrize("name", sweep.tables())
+def test_a_row_is_its_base_and_one_flag(name):
+    table = sweep.read(name, base="scenes")
+    base = dump(load("scenes"))
+    for row in table.rows:
+        config = dump(table.config(row, 0))
+        slot = row.flag.partition("=")[0].partition(".")[0]
+        assert {key for key in base if base[key] != config[key]} <= {slot, "flags"}
+    assert table.title and len({row.flag for row in table.rows}) == len(table.rows)
+
+
+@pytest.mark.parametrize("name", sweep.tables())
+def test_a_table_runs_on_its_own_base(name):
+    assert sweep.read(name, shared=["data.root=/nowhere"]).base == "coco_stuff"
+    with pytest.raises(BadConfig, match="needs data.root="):
+        sweep.read(name)
+
+
+def test_published_figures_are_the_papers():
+    published = {row.name: row.published for row in sweep.read("table1", base="scenes").rows}
+    assert published["SD"] == {"miou": 51.4, "si_depth": 21.5, "fid": 12.2, "lpips": 0.42, "tifa": 0.79}
+    assert [published[row]["miou"] for row in ("CLIP", "DINO", "DINOv2")] == [41.7, 49.5, 51.1]
+
+
+def test_rows_run_once_failures_are_named_and_means_are_printed(place, monkeypatch, capsys):
+    launched = []
+
+    def launch(command):
+        launched.append(command)
+        return 1 if "backbone=clip" in command else main(command.split()[1:])
+
+    monkeypatch.setattr(sweep, "launch", launch)
+    command = ["ablate", "table1", "base=scenes", "seeds=2", *TINY]
+    assert main(command) == 1
+    told = capsys.readouterr()
+    assert len(launched) == 8 and told.err.count("failed; to repeat: lumen train scenes backbone=clip") == 2
+    assert "| DINO | 2/2 |" in told.out and "| CLIP | 0/2 |" in told.out and "51.4" in told.out
+    launched.clear()
+    assert main(command) == 1
+    assert len(launched) == 2 and capsys.readouterr().out.count("done before") == 6
+
+
+def test_an_unknown_table_is_answered_with_the_nearest():
+    with pytest.raises(UnknownName, match="did you mean 'table1'"):
+        sweep.read("table")
