@@ -90,7 +90,7 @@ class Average(Callback):
         self.state: dict[str, Any] = {}
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self.model = EMAModel(_learns(module), decay=self.decay, use_ema_warmup=True, foreach=True)
+        self.model = EMAModel(learning(module), decay=self.decay, use_ema_warmup=True, foreach=True)
         if self.state:
             self.model.load_state_dict(self.state)
             self.model.to(module.device)
@@ -99,18 +99,16 @@ class Average(Callback):
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         if trainer.global_step > self.step:
             self.step = trainer.global_step
-            self.model.step(_learns(module))
+            self.model.step(learning(module))
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
-        if self.model is None and self.state:  # lumen eval: no training has started
-            self.on_train_start(trainer, module)
         if self.model is not None:
-            self.model.store(_learns(module))
-            self.model.copy_to(_learns(module))
+            self.model.store(learning(module))
+            self.model.copy_to(learning(module))
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         if self.model is not None:
-            self.model.restore(_learns(module))
+            self.model.restore(learning(module))
 
     def state_dict(self) -> dict[str, Any]:
         return self.model.state_dict() if self.model else self.state
@@ -170,5 +168,6 @@ class Pictures(Callback):
         return module.diffusion.sample(batch.caption, layout, seeds, batch.image.shape[-2:], **self.sampling)
 
 
-def _learns(module: LightningModule) -> list[nn.Parameter]:
+def learning(module: LightningModule) -> list[nn.Parameter]:
+    """The parameters that training changes."""
     return [p for p in module.parameters() if p.requires_grad]

@@ -81,8 +81,9 @@ class Config:
 
 
 # Where and how a run is made, not what it computes: these flags do not name its folder.
-PLACE = {"runs", "devices", "nodes", "workers", "accelerator", "strategy", "wandb", "project", "keep",
-         "data.root", "seed"}  # fmt: skip
+# devices and nodes do: a batch is per device, so they change how many images make a step.
+PLACE = {"runs", "workers", "accelerator", "strategy", "wandb", "project", "keep", "every.log", "every.validate",
+         "every.checkpoint", "data.root", "seed"}  # fmt: skip
 POSITIVE = {"size", "steps", "batch", "accumulate", "devices", "nodes", "lr", "sampling.steps", "sampling.images",
             "every.log", "every.validate", "every.checkpoint", "validation", "keep"}  # fmt: skip
 FRACTION = {"prompt_dropout", "ema"}

@@ -14,7 +14,7 @@ from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch import LightningDataModule, Trainer
 
 from lumen import checkpoints, folder, tracking
-from lumen.callbacks import Average, Guard, Meter, Pictures, Progress
+from lumen.callbacks import Average, Guard, Meter, Pictures, Progress, learning
 from lumen.config import Config, dump
 from lumen.contracts import Batch, Conditioning
 from lumen.diffusion import ControlledDiffusion
@@ -105,18 +105,20 @@ def evaluate(place: Path, config: Config) -> dict[str, Any]:
     with folder.claim(out, config) if _first() else nullcontext(), tracking.closing():
         parts = build(config)
         trainer = make_trainer(config, parts, out, checkpoints.step_of(newest), "eval")
-        restore(parts.module, trainer, newest)
+        restore(parts.module, newest)
         return _measure(trainer, parts, out, config)
 
 
-def restore(module: LayoutModule, trainer: Trainer | None, path: Path) -> None:
-    """Puts a checkpoint's weights into a module, and the averaged ones where the trainer's callbacks keep any."""
+def restore(module: LayoutModule, path: Path) -> None:
+    """Puts a checkpoint's weights into a module: the averaged ones where the run kept an average."""
     checkpoint = checkpoints.read(path)
     module.on_load_checkpoint(checkpoint)
     module.load_state_dict(checkpoint["state_dict"])
-    for callback in trainer.callbacks if trainer else []:
-        if callback.state_key in checkpoint["callbacks"]:
-            callback.load_state_dict(checkpoint["callbacks"][callback.state_key])
+    averaged = checkpoint["callbacks"].get(Average.__name__)
+    if averaged:
+        with torch.no_grad():
+            for weight, average in zip(learning(module), averaged["shadow_params"], strict=True):
+                weight.copy_(average)
 
 
 def make_trainer(config: Config, parts: Parts, place: Path, step: int, job: str = "train") -> Trainer:
@@ -180,7 +182,7 @@ def fixed(data: LightningDataModule, count: int = 4) -> Batch:
 
 def _fit(trainer: Trainer, parts: Parts, resume: Path | None) -> None:
     if resume is not None and checkpoints.step_of(resume) >= trainer.max_steps:
-        restore(parts.module, trainer, resume)
+        restore(parts.module, resume)
         return
     try:
         trainer.fit(parts.module, datamodule=parts.data, ckpt_path=resume, weights_only=True)
@@ -201,15 +203,16 @@ def _measure(trainer: Trainer, parts: Parts, place: Path, config: Config) -> dic
         basis = getattr(parts.module.conditioning, "basis", None)
         if basis is not None:
             basis().save(place / "basis.safetensors")
-        facts = folder.provenance(config, data=parts.data.fingerprint(), frozen=parts.module.diffusion.pipeline.source)
-        write_json(place / "provenance.json", facts)
         write_json(place / "metrics.json", result)
         print(f"val/loss {result['val/loss']:.4f}\npictures: {place / 'grid.png'}\nfigures:  {place / 'metrics.json'}")
     return result
 
 
 def _announce(config: Config, parts: Parts, place: Path, resume: Path | None) -> None:
-    learns = sum(p.numel() for p in parts.module.parameters() if p.requires_grad)
+    """Says what begins, and writes down what it is made of."""
+    facts = folder.provenance(config, data=parts.data.fingerprint(), frozen=parts.module.diffusion.pipeline.source)
+    write_json(place / "provenance.json", facts)
+    learns = sum(p.numel() for p in learning(parts.module))
     together = config.batch * config.accumulate * config.devices * config.nodes
     start = f"continues at step {checkpoints.step_of(resume)}" if resume else "starts"
     print(

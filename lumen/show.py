@@ -47,7 +47,7 @@ def draw_samples(place: Path, config: Config, path: Path, prompt: str, out: Path
         raise BadCheckpoint(f"{place} has no checkpoint yet; repeat its lumen train command first.")
     batch = photo(path, config.size)
     module = build(config).module
-    restore(module, None, newest)
+    restore(module, newest)
     module.to("cuda" if torch.cuda.is_available() and config.accelerator != "cpu" else "cpu")
     batch.image = batch.image.to(module.device)
     sampling = asdict(config.sampling)

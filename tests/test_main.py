@@ -11,7 +11,11 @@ import torch
 import yaml
 from PIL import Image
 
+from lumen import run
 from lumen.__main__ import main
+from lumen.callbacks import learning
+from lumen.config import reload
+from lumen.folder import saved
 from lumen.module import LayoutModule
 from lumen.pca import Basis
 from lumen.registry import backbones
@@ -110,10 +114,10 @@ def test_an_interrupted_run_goes_on(finished, place, monkeypatch, stop):
     assert main(command) == 130
     monkeypatch.setattr(LayoutModule, "training_step", step)
     assert main(command) == 0
-    run = next(place.glob("runs/scenes/*/seed0"))
-    assert losses(run) == losses(finished) and len(journal(run)) == len(journal(finished))
+    again = next(place.glob("runs/scenes/*/seed0"))
+    assert losses(again) == losses(finished) and len(journal(again)) == len(journal(finished))
     ours, theirs = (
-        torch.load(p / "checkpoints" / "step00000004.ckpt", weights_only=True)["state_dict"] for p in (run, finished)
+        torch.load(p / "checkpoints" / "step00000004.ckpt", weights_only=True)["state_dict"] for p in (again, finished)
     )
     assert all(torch.equal(ours[k], theirs[k]) for k in ours if isinstance(ours[k], torch.Tensor))
 
@@ -132,6 +136,14 @@ def test_a_photo_is_sampled_under_a_prompt(finished, photo, place):
     assert main(["sample", str(finished), str(photo), "a house at night", "seed=1", "out=three.png"]) == 0
     one, two, three = (np.asarray(Image.open(f"{n}.png")) for n in ("one", "two", "three"))
     assert (one == two).all() and (one != three).any()
+
+
+def test_what_is_measured_later_are_the_averaged_weights(finished):
+    module = run.build(reload(saved(finished))).module
+    path = finished / "checkpoints" / "step00000004.ckpt"
+    run.restore(module, path)
+    averaged = torch.load(path, weights_only=True)["callbacks"]["Average"]["shadow_params"]
+    assert all(torch.equal(a, b) for a, b in zip(learning(module), averaged, strict=True))
 
 
 @pytest.mark.parametrize("name", backbones.names())
@@ -164,8 +176,8 @@ def test_every_reader_trains_on_rendered_scenes(name, place):
 )
 def test_variants_train(flags, place):
     assert main(["train", "scenes", *TINY, *flags, "steps=2", "wandb=disabled"]) == 0
-    run = next(place.glob("runs/scenes/*/seed0"))
-    checkpoint = torch.load(next((run / "checkpoints").glob("*02.ckpt")), weights_only=True)
+    made = next(place.glob("runs/scenes/*/seed0"))
+    checkpoint = torch.load(next((made / "checkpoints").glob("*02.ckpt")), weights_only=True)
     assert checkpoint["global_step"] == 2
 
 
@@ -177,9 +189,9 @@ def test_two_processes_see_what_one_sees(place):
         subprocess.run(command, check=True, timeout=300)
     one, two = (next(place.glob(f"runs/scenes/batch={n}*/seed0")) for n in (4, 2))
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
-    figures = [json.loads((run / "metrics.json").read_text()) for run in (one, two)]
+    figures = [json.loads((place / "metrics.json").read_text()) for place in (one, two)]
     assert figures[1]["val/loss"] == pytest.approx(figures[0]["val/loss"], rel=1e-4)
-    a, b = (Basis.load(run / "basis.safetensors") for run in (one, two))
+    a, b = (Basis.load(place / "basis.safetensors") for place in (one, two))
     assert torch.allclose(a.axes, b.axes, atol=1e-5) and a.contract["vectors"] == b.contract["vectors"]
 
 
