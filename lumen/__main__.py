@@ -5,9 +5,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-# Before torch is imported: OpenMP's threads spin while they wait, and where another process wants the
-# cores a small network then trains ten times slower (under 1 image/s for 25 on two busy cores).
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Before torch is imported: OpenMP's threads spin without end while they wait, and where another process wants the
+# cores a small network trains ten times slower. Sleeping at once would cost a quiet machine a third; so, a short spin.
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 from lumen import config as configs
 from lumen.errors import BadConfig, Mistake, UnknownName, known
