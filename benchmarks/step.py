@@ -6,12 +6,14 @@ import time
 from collections import defaultdict
 from contextlib import contextmanager
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.loops.fetchers import _PrefetchDataFetcher
 
 from lumen import run
 from lumen.conditionings.neural_layout import NeuralLayout
 from lumen.config import load
 from lumen.diffusion import ControlledDiffusion
+from lumen.module import LayoutModule
 from lumen.tracking import Journal, Tracker
 
 spent: dict[str, float] = defaultdict(float)
@@ -44,9 +46,9 @@ def main(flags: list[str]) -> None:
         timed(_PrefetchDataFetcher, "__next__", "data")
         for logger in (Journal, Tracker):
             timed(logger, "log_metrics", "logging")
-        timed(run.LayoutModule, "backward", "backward")
-        timed(run.LayoutModule, "optimizer_step", "whole step")
-        timed(run.Trainer, "fit", "training")
+        timed(LayoutModule, "backward", "backward")
+        timed(LayoutModule, "optimizer_step", "whole step")
+        timed(Trainer, "fit", "training")
         run.train(config)
     # An optimiser step runs forward, layout and backward inside it; what is left is the optimiser's own.
     step = spent["whole step"]

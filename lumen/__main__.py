@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 # Before torch is imported: OpenMP's threads spin without end while they wait, and where another process wants the
@@ -56,7 +57,7 @@ def show(words: list[str], flags: dict[str, str]) -> int:
 @verb("data check")
 def check(words: list[str], flags: dict[str, str]) -> int:
     """lumen data check NAME [root=DIR ...]: is a data set complete and readable? what is wrong, where, what next"""
-    from lumen.run import build_data
+    from lumen.build import build_data
 
     name = _one(words, "NAME", check)
     overrides = [f"data={name}", *(f"data.{key}={value}" for key, value in flags.items())]
@@ -127,7 +128,8 @@ def sample(words: list[str], flags: dict[str, str]) -> int:
     if len(words) != 3:
         raise UnknownName(f"a run, a photo and a prompt are needed; write: {_usage(sample)}.")
     place, photo, prompt = Path(words[0]), Path(words[1]), words[2]
-    out = Path(flags.pop("out", place / "samples" / f"{photo.stem}.png"))
+    name = f"{photo.stem}-{sha256(' '.join([*words, *_strings(flags)]).encode()).hexdigest()[:8]}.png"
+    out = Path(flags.pop("out", place / "samples" / name))
     draw_samples(place, configs.reload(saved(place), _strings(flags)), photo, prompt, out)
     print(f"picture: {out}")
     return 0

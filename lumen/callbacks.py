@@ -39,7 +39,7 @@ class Guard(Callback):
         self.before = self._sums()
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, *_: Any) -> None:
-        # Looked at only where figures are logged anyway: each look waits for the GPU.
+        # Not at every step: each look waits for the GPU.
         if trainer.global_step % self.every == 0:
             self._finite(trainer, outputs["loss"])
 
@@ -148,11 +148,13 @@ class Pictures(Callback):
         self.folder, self.batch, self.sampling, self.seed = folder, batch, dict(sampling), seed
         self.show = show
         self.count = self.sampling.pop("images")
+        self.step = -1  # when it last drew
 
     # Before Average puts the live weights back: the list of callbacks has this one in front.
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        if not trainer.is_global_zero or (trainer.state.fn == "fit" and trainer.global_step == trainer.max_steps):
-            return  # the measuring that follows training draws the last one
+        self.step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        if not trainer.is_global_zero:
+            return
         batch = module.transfer_batch_to_device(self.batch, module.device, 0)
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             layout = module.conditioning(batch)
@@ -161,7 +163,7 @@ class Pictures(Callback):
         with beside(self.folder / "grid.png") as draft:
             picture.save(draft, format="PNG")
         if self.show is not None:
-            self.show(picture, trainer.global_step)
+            self.show(picture, self.step)
 
     def _sample(self, module: LightningModule, batch: Batch, layout: Tensor, k: int) -> Tensor:
         seeds = [seed_of(self.seed, "grid", i, k) for i in batch.id]

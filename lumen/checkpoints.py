@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -64,12 +63,12 @@ class Checkpoints(Callback):
 
 def found(folder: Path) -> list[Path]:
     """A run's checkpoints, newest first."""
-    return sorted(folder.glob("step*.ckpt"), key=step_of, reverse=True)
+    return sorted(folder.glob("step" + "[0-9]" * 8 + ".ckpt"), reverse=True)
 
 
 def step_of(path: Path) -> int:
     """The optimiser step in a checkpoint's name."""
-    return int(re.fullmatch(r"step(\d+)", path.stem)[1])
+    return int(path.stem.removeprefix("step"))
 
 
 def newest(folder: Path) -> Path | None:
@@ -97,7 +96,7 @@ def read(path: Path) -> dict[str, Any]:
         BadCheckpoint: truncated, not a checkpoint, or a pickle that would run code.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         checkpoint["global_step"], checkpoint["state_dict"]
         return checkpoint
     except pickle.UnpicklingError:

@@ -19,7 +19,7 @@ SLOTS: dict[str, Registry] = {"data": datamodules, "backbone": backbones, "condi
 @dataclass
 class Diffusion:
     weights: str
-    size: str
+    size: Literal["tiny", "v1", "v2"]
     revision: str | None
     vae: str | None
     hint: Literal["latent", "image"]
@@ -86,6 +86,7 @@ PLACE = {"runs", "workers", "accelerator", "strategy", "wandb", "project", "keep
          "every.checkpoint", "data.root", "seed"}  # fmt: skip
 POSITIVE = {"size", "steps", "batch", "accumulate", "devices", "nodes", "lr", "sampling.steps", "sampling.images",
             "every.log", "every.validate", "every.checkpoint", "validation", "keep"}  # fmt: skip
+NONNEGATIVE = {"warmup", "weight_decay", "clip", "workers", "sampling.guidance"}
 FRACTION = {"prompt_dropout", "ema"}
 
 
@@ -162,6 +163,8 @@ class _Draft:
             self._component(slot, registry, complete)
         for key in sorted(POSITIVE):
             self._demand(key, lambda value: value > 0, "must be more than 0")
+        for key in sorted(NONNEGATIVE):
+            self._demand(key, lambda value: value >= 0, "must be 0 or more")
         for key in sorted(FRACTION):
             self._demand(key, lambda value: 0 <= value <= 1, "must be between 0 and 1")
         if self.errors:

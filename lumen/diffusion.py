@@ -71,13 +71,16 @@ class ControlledDiffusion(nn.Module):
 
         Args:
             keys: one per image, such as (seed, id, step); all that is random follows from it alone.
-            timesteps: to be used instead of drawn ones; no caption is dropped then.
+            timesteps: to be used instead of drawn ones; then no caption is dropped and no error weighted.
         """
         scheduler = self.pipeline.scheduler
         shape = (self.pipeline.unet.config.in_channels, *(s // self.pipeline.downscale for s in image.shape[-2:]))
+        weighted = timesteps is None
         with torch.no_grad():
             posterior, noise = (normal(shape, [(*k, what) for k in keys]).to(image) for what in ("posterior", "noise"))
-            z = latent(self.pipeline.vae, image, posterior)
+            # In fp32: half precision would round the latents, and with them the noise schedule.
+            with torch.autocast(image.device.type, enabled=False):
+                z = latent(self.pipeline.vae, image, posterior).float()
             if timesteps is None:
                 share = uniform([(*k, "timestep") for k in keys])
                 timesteps = (share * scheduler.config.num_train_timesteps).long()
@@ -89,7 +92,7 @@ class ControlledDiffusion(nn.Module):
             target = scheduler.get_velocity(z, noise, timesteps) if self._predicts_velocity else noise
         predicted = self.denoise(noisy, timesteps, text, layout)
         error = F.mse_loss(predicted.float(), target.float(), reduction="none").flatten(1).mean(1)
-        return error * self._weight(timesteps)
+        return error * self._weight(timesteps) if weighted else error
 
     def denoise(
         self,

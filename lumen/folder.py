@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import secrets
+import shlex
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,8 +26,12 @@ LIBRARIES = ("torch", "lightning", "diffusers", "transformers", "timm", "open_cl
 
 def name_of(config: Config) -> str:
     """The flags of a run in a fixed order, as a folder name: only what changes the result."""
-    flags = [f"{key}={value}" for key, value in sorted(config.flags.items()) if key not in PLACE]
-    return _safe(",".join(flags)) or "default"
+    return _joined({key: value for key, value in config.flags.items() if key not in PLACE})
+
+
+def all_flags(config: Config) -> str:
+    """Every flag as a folder name: what a run is measured again with, its seed and data included."""
+    return _joined(config.flags)
 
 
 def place_of(config: Config) -> Path:
@@ -35,11 +40,11 @@ def place_of(config: Config) -> Path:
 
 
 @contextmanager
-def claim(folder: Path, config: Config) -> Iterator[Path]:
-    """Holds the folder for this process, with its config.yaml in it.
+def claim(folder: Path) -> Iterator[Path]:
+    """Holds the folder for this process.
 
     Raises:
-        RunBusy: another process is at work in it, or it holds a run of another config.
+        RunBusy: another process is at work in it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -54,8 +59,41 @@ def claim(folder: Path, config: Config) -> Iterator[Path]:
             raise RunBusy(
                 f"{folder} is being written by another process; wait for it, or give this run another seed= or runs=."
             ) from None
-        _settle(folder / "config.yaml", dump(config))
         yield folder
+
+
+def settle(folder: Path, config: Config) -> None:
+    """Writes config.yaml once all parts are built, or makes sure that the one there says the same.
+
+    Raises:
+        RunBusy: the folder holds a run of another config.
+    """
+    path = folder / "config.yaml"
+    if not path.exists():
+        write(path, yaml.safe_dump(dump(config), sort_keys=False))
+        return
+    before, now = _flat(saved(folder)), _flat(dump(config))
+    apart = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and k not in PLACE)
+    apart = [key for key in apart if not key.startswith("flags.")]
+    if apart:
+        said = "; ".join(f"{key} was {before.get(key)!r}, is now {now.get(key)!r}" for key in apart)
+        raise RunBusy(
+            f"{folder} holds a run of another config ({said}); the experiment's file has changed since: "
+            "put it back, or choose another runs= folder."
+        )
+
+
+def same_data(folder: Path, fingerprint: str) -> None:
+    """
+    Raises:
+        RunBusy: the run in this folder has seen other data than what is there now.
+    """
+    before = json.loads((folder / "provenance.json").read_text())["data"]
+    if before != fingerprint:
+        raise RunBusy(
+            f"{folder} was begun on other data (fingerprint {before}, now {fingerprint}); give that data.root, "
+            "or choose another runs= folder."
+        )
 
 
 def saved(folder: Path) -> dict[str, Any]:
@@ -87,13 +125,13 @@ def figures(folder: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def provenance(config: Config, **facts: Any) -> dict[str, Any]:
+def provenance(verb: str, what: str, config: Config, facts: dict[str, str]) -> dict[str, Any]:
     """What a reader needs to believe or repeat the run: code, versions, hardware, data."""
     import torch  # here, so that `lumen show` can name a folder without it
 
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
-        "command": "lumen train " + " ".join([config.experiment, *(f"{k}={v}" for k, v in config.flags.items())]),
+        "command": shlex.join(["lumen", verb, what, *(f"{k}={v}" for k, v in config.flags.items())]),
         "commit": _commit(),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in ("lumen", *LIBRARIES)},
         "hardware": {"gpus": devices, "cpus": os.cpu_count(), "machine": platform.machine()},
@@ -102,20 +140,8 @@ def provenance(config: Config, **facts: Any) -> dict[str, Any]:
     }
 
 
-def _settle(path: Path, config: dict[str, Any]) -> None:
-    """Writes config.yaml, or makes sure that the one there says the same of everything that counts."""
-    if not path.exists():
-        write(path, yaml.safe_dump(config, sort_keys=False))
-        return
-    before, now = (_flat(c) for c in (yaml.safe_load(path.read_text()), config))
-    apart = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and k not in PLACE)
-    apart = [key for key in apart if not key.startswith("flags.")]
-    if apart:
-        said = "; ".join(f"{key} was {before.get(key)!r}, is now {now.get(key)!r}" for key in apart)
-        raise RunBusy(
-            f"{path.parent} holds a run of another config ({said}); the experiment's file has changed since: "
-            "put it back, or choose another runs= folder."
-        )
+def _joined(flags: dict[str, Any]) -> str:
+    return _safe(",".join(f"{key}={value}" for key, value in sorted(flags.items()))) or "default"
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -135,9 +161,15 @@ def _safe(text: str) -> str:
 
 def _commit() -> str | None:
     """The commit of a checkout, with a mark where files differ from it; None for an installed package."""
-    here = Path(__file__).parent
+    here = Path(__file__).resolve().parents[1]
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", here, *words], capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        # An environment within somebody's repository is not a checkout of this one.
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != here:
+            return None
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.CalledProcessError):
         return None

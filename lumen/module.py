@@ -58,7 +58,7 @@ class LayoutModule(LightningModule):
         last = self.diffusion.pipeline.scheduler.config.num_train_timesteps
         total = 0
         for part in range(BINS):
-            keys = [(self.seed, "validation", i, part) for i in batch.id]
+            keys = [("validation", i, part) for i in batch.id]
             timesteps = ((part + uniform([(*k, "timestep") for k in keys])) * last / BINS).long()
             loss = self.diffusion.loss(batch.image, batch.caption, layout, keys, timesteps).mean()
             name = f"val/loss_t{part * last // BINS:04d}-{(part + 1) * last // BINS - 1:04d}"

@@ -9,13 +9,14 @@ from PIL import Image
 
 from datamodules._files import picture
 from lumen import checkpoints
+from lumen.build import accelerator, build_conditioning, build_module
 from lumen.config import Config
 from lumen.contracts import Batch
 from lumen.errors import BadCheckpoint, BadConfig
 from lumen.files import beside
 from lumen.order import seed_of
 from lumen.pictures import components, grid, stacked
-from lumen.run import build, build_conditioning, restore
+from lumen.run import restore
 
 
 def photo(path: Path, size: int) -> Batch:
@@ -25,10 +26,14 @@ def photo(path: Path, size: int) -> Batch:
     return Batch(image=pixels, caption=[""], id=[path.stem])
 
 
+def _device(config: Config) -> str:
+    return {"gpu": "cuda", "cpu": "cpu"}[accelerator(config)]
+
+
 def draw_layouts(paths: list[Path], config: Config, out: Path) -> None:
     """A sheet of photos with their layout; the axes are fitted on these photos unless a basis is given."""
-    batches = [photo(path, config.size) for path in paths]
-    conditioning = build_conditioning(config)
+    conditioning = build_conditioning(config).to(_device(config))
+    batches = [photo(path, config.size).to(_device(config)) for path in paths]
     if not conditioning.fitted:
         conditioning.vectors = "all"
         conditioning.fit(batches, len(batches), config.seed, "the photos shown")
@@ -46,10 +51,10 @@ def draw_samples(place: Path, config: Config, path: Path, prompt: str, out: Path
     if newest is None:
         raise BadCheckpoint(f"{place} has no checkpoint yet; repeat its lumen train command first.")
     batch = photo(path, config.size)
-    module = build(config).module
+    module = build_module(config)
     restore(module, newest)
-    module.to("cuda" if torch.cuda.is_available() and config.accelerator != "cpu" else "cpu")
-    batch.image = batch.image.to(module.device)
+    module.to(_device(config))
+    batch = batch.to(module.device)
     sampling = asdict(config.sampling)
     count = sampling.pop("images")
     with torch.no_grad():

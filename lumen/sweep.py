@@ -63,6 +63,11 @@ def read(name: str, base: str | None = None, seeds: int = 1, shared: Sequence[st
     spec = OmegaConf.to_container(OmegaConf.create(text))
     rows = [Row(str(n), row["flag"], row.get("published", {})) for n, row in spec["rows"].items()]
     table = Table(text.partition("\n")[0].lstrip("# "), base or spec["base"], rows, list(shared), seeds)
+    own = {"seed", *(row.flag.partition("=")[0] for row in rows)} & {flag.partition("=")[0] for flag in shared}
+    if own:
+        raise BadConfig(
+            f"{own.pop()} is what the rows of {name} differ in; leave it out, or say seeds=3 for more seeds."
+        )
     errors = []
     for row in rows:
         try:
@@ -93,7 +98,8 @@ def ablate(table: Table) -> list[str]:
 
 def launch(command: str) -> int:
     """Runs a command in a process of its own, as W&B and the GPU's memory want it; gives its exit code."""
-    return subprocess.run([sys.executable, "-m", *shlex.split(command)]).returncode
+    # -P: a folder of the user's called experiments would be taken for LUMEN's.
+    return subprocess.run([sys.executable, "-P", "-m", *shlex.split(command)]).returncode
 
 
 def command(table: Table, row: Row, seed: int) -> str:

@@ -20,10 +20,11 @@ from lumen.files import write
 class Journal(Logger):
     """metrics.jsonl: one line per step and moment, flushed, each step once however often a run is continued."""
 
-    def __init__(self, path: Path, step: int):
+    def __init__(self, path: Path, step: int | None):
+        """Lines from `step` on are dropped, for they will be written again; None leaves the file to another rank."""
         super().__init__()
         self.path = path
-        if rank_zero_only.rank == 0 and path.exists():
+        if step is not None and path.exists():
             write(path, "".join(line for line in _whole(path) if json.loads(line)["step"] < step))
 
     name, version = "metrics", ""
@@ -70,6 +71,8 @@ def tracker(mode: str, folder: Path, config: dict[str, Any], identity: dict[str,
         mode: auto, online, offline or disabled; auto is online where there is a key and an answer.
         identity: project, id, name, group, job_type and tags.
     """
+    if mode == "auto" and os.environ.get("WANDB_MODE") in ("disabled", "dryrun"):
+        mode = {"disabled": "disabled", "dryrun": "offline"}[os.environ["WANDB_MODE"]]
     if mode == "disabled":
         return None
     online = mode == "online" or (mode == "auto" and _has_key())
@@ -82,9 +85,10 @@ def tracker(mode: str, folder: Path, config: dict[str, Any], identity: dict[str,
             run = wandb.init(mode=attempt, dir=folder, config=config, settings=settings, **identity, **resume)
             break
         except wandb.errors.Error as error:
+            then = "logged offline" if attempt == "online" else "logged in metrics.jsonl only"
+            print(f"W&B does not answer ({str(error).partition(chr(10))[0]}); this run is {then}.")
             if attempt == "offline":
-                raise
-            print(f"W&B does not answer ({str(error).partition(chr(10))[0]}); this run is logged offline.")
+                return None
     if run.offline:
         print(f"W&B is offline; `wandb sync {Path(run.dir).parent}` sends this run later.")
     return Tracker(experiment=run)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from lumen import run
 from lumen.__main__ import main
+from lumen.build import build_module
 from lumen.callbacks import learning
 from lumen.config import reload
 from lumen.folder import saved
@@ -100,7 +101,7 @@ def test_wandb_has_the_same_figures(finished):
     assert any(r.get("type") == "history" for r in records)
 
 
-@pytest.mark.parametrize("stop", [1, 3])
+@pytest.mark.parametrize("stop", [1, 2, 3])
 def test_an_interrupted_run_goes_on(finished, place, monkeypatch, stop):
     step = LayoutModule.training_step
 
@@ -139,7 +140,7 @@ def test_a_photo_is_sampled_under_a_prompt(finished, photo, place):
 
 
 def test_what_is_measured_later_are_the_averaged_weights(finished):
-    module = run.build(reload(saved(finished))).module
+    module = build_module(reload(saved(finished)))
     path = finished / "checkpoints" / "step00000004.ckpt"
     run.restore(module, path)
     averaged = torch.load(path, weights_only=True)["callbacks"]["Average"]["shadow_params"]

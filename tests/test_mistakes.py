@@ -12,11 +12,13 @@ from lightning.pytorch import LightningModule, Trainer
 
 from lumen import folder
 from lumen.__main__ import main
+from lumen.build import build_module
 from lumen.callbacks import Guard
 from lumen.checkpoints import found
 from lumen.config import load
 from lumen.diffusion import ControlledDiffusion
-from lumen.errors import Diverged, Mistake
+from lumen.errors import BadCheckpoint, BasisMismatch, Diverged, Mistake
+from lumen.run import restore
 
 TINY = ["size=32", "batch=2", "data.images=6", "conditioning.vectors=60", "validation=2", "warmup=1", "wandb=disabled"]
 TINY += ["sampling.steps=1", "sampling.images=1", "every.log=1", "every.validate=9", "every.checkpoint=1"]
@@ -60,6 +62,12 @@ def trained(tmp_path_factory) -> Path:
         ("train scenes diffusion.weights=nobody/nothing", "hf download nobody/nothing"),
         ("train coco_stuff data.root=/nowhere diffusion.weights=none", "/nowhere does not exist"),
         ("train scenes --fast", "no option '--fast'"),
+        ("train scenes diffusion.size=small", "expected one of ['tiny', 'v1', 'v2']"),
+        ("train scenes workers=-1", "workers must be 0 or more, not -1"),
+        ("train scenes devices=3 validation=2", "3 processes need 3 validation images or more, and there are 2"),
+        ("train scenes strategy=foo", "this machine cannot be used as asked"),
+        ("ablate table1 base=scenes backbone=sd", "backbone is what the rows of table1 differ in"),
+        ("ablate table1 base=scenes seed=3", "seed is what the rows of table1 differ in"),
         ("eval nowhere", "nowhere is no run folder"),
         ("sample nowhere photo.jpg", "a run, a photo and a prompt are needed"),
         ("layout base=scenes", "which photo?"),
@@ -74,13 +82,12 @@ def trained(tmp_path_factory) -> Path:
 def test_a_mistake_is_one_sentence_and_leaves_nothing(command, words, place, capsys):
     small = TINY if command.startswith("train scenes") else []
     assert words in told(capsys, [*command.split(), *(f for f in small if f.partition("=")[0] not in command)])
-    left = [p for p in place.rglob("*") if p.is_file() and p.name not in (".lock", "config.yaml", "id")]
-    assert left == []
+    begun = (".lock", "config.yaml", "id", "provenance.json")
+    assert [p for p in place.rglob("*") if p.is_file() and p.name not in begun] == []
 
 
 def test_a_run_folder_serves_one_process_at_a_time(place, capsys):
-    config = load("scenes", [*TINY, "steps=1"])
-    with folder.claim(folder.place_of(config), config):
+    with folder.claim(folder.place_of(load("scenes", [*TINY, "steps=1"]))):
         assert "is being written by another process" in told(capsys, ["train", "scenes", *TINY, "steps=1"])
 
 
@@ -90,8 +97,7 @@ def test_a_run_folder_serves_one_config(place, capsys):
     path.write_text("data: {name: scenes}\nbackbone: {name: dino, size: tiny, patch: 8, weights: none}\nlr: 1e-3\n"
                     "diffusion: {weights: none, size: tiny}\n")  # fmt: skip
     config = load(str(path), small)
-    with folder.claim(folder.place_of(config), config):
-        pass
+    folder.settle(folder.place_of(config), config)
     path.write_text(path.read_text().replace("1e-3", "1e-4"))
     assert "lr was 0.001, is now 0.0001" in told(capsys, ["train", str(path), *small])
 
@@ -155,9 +161,15 @@ def test_code_in_a_checkpoint_is_not_run(place, trained, capsys):
 
 
 def test_a_checkpoint_serves_its_own_backbone_only(trained, capsys):
-    flags = ["backbone=sd", "backbone.size=tiny", "backbone.weights=none"]
-    assert "belongs to another configuration" in told(capsys, ["eval", str(trained), *flags])
-    assert "was fitted on other features" in told(capsys, ["eval", str(trained), "backbone.facet=token"])
+    path = found(trained / "checkpoints")[0]
+    for flags, words in (
+        (["backbone=sd"], "belongs to another configuration"),
+        (["conditioning.components=3"], "belongs to another configuration"),
+        (["backbone.facet=token"], "was fitted on other features"),
+    ):
+        with pytest.raises((BadCheckpoint, BasisMismatch), match=words):
+            restore(build_module(load("scenes", [*TINY, *flags])), path)
+    assert "backbone was decided when" in told(capsys, ["eval", str(trained), "backbone=sd"])
 
 
 def test_a_loss_that_is_no_number_stops_the_run(place, monkeypatch, capsys):

@@ -1,0 +1,118 @@
+"""Lightning's Trainer as a run needs it: one epoch, own order of images, own checkpoints, own figures."""
+
+import logging
+import os
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+
+from lumen import checkpoints, folder, tracking
+from lumen.build import accelerator, precision
+from lumen.callbacks import Average, Guard, Meter, Pictures, Progress
+from lumen.config import Config, dump
+from lumen.contracts import Batch
+from lumen.errors import BadConfig
+from lumen.module import LayoutModule
+
+
+def make_trainer(
+    config: Config, data: LightningDataModule, module: LayoutModule, place: Path, start: Path | None, job: str = "train"
+) -> Trainer:
+    """Lightning's Trainer for this config: one epoch, which is the whole run."""
+    _quiet()
+    step = checkpoints.step_of(start) if start else 0
+    tracker = tracking.tracker(config.wandb, place, dump(config), _identity(config, place, job)) if first() else None
+    journal = tracking.Journal(place / "metrics.jsonl", step if first() else None)
+    callbacks = [
+        Progress(refresh_rate=config.every.log),
+        Guard(frozen(module), config.every.log),
+        Meter(config.every.log),
+        # In this order when validation ends: draw with the averaged weights, put the live ones back, save those.
+        Pictures(place, fixed(data), asdict(config.sampling), config.seed, tracker and tracker.show),
+        *([Average(config.ema)] if config.ema else []),
+        checkpoints.Checkpoints(place / "checkpoints", config.every.checkpoint, config.keep),
+    ]
+    try:
+        return _trainer(config, place, [journal, *([tracker] if tracker else [])], callbacks)
+    except (MisconfigurationException, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise BadConfig(
+            f"this machine cannot be used as asked: {said} Change devices, accelerator or strategy."
+        ) from None
+
+
+def _trainer(config: Config, place: Path, loggers: list[Logger], callbacks: list[Callback]) -> Trainer:
+    # Requeueing by Lightning would save from inside a signal handler, in the middle of a step.
+    slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+    return Trainer(
+        accelerator=accelerator(config),
+        devices=config.devices,
+        num_nodes=config.nodes,
+        strategy=config.strategy,
+        precision=precision(config),
+        max_steps=config.steps,
+        max_epochs=-1,
+        accumulate_grad_batches=config.accumulate,
+        gradient_clip_val=config.clip,
+        val_check_interval=config.every.validate * config.accumulate,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=config.every.log,
+        use_distributed_sampler=False,  # the data module's own order knows the ranks
+        default_root_dir=place,
+        logger=loggers,
+        plugins=[checkpoints.WholeFiles(), *slurm],
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        callbacks=callbacks,
+    )
+
+
+def first() -> bool:
+    """Whether this process is the one that the others of the run follow, known before they are connected."""
+    return all(int(os.environ.get(name, 0)) == 0 for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK"))
+
+
+def at_step(trainer: Trainer, step: int) -> None:
+    """Tells the trainer where a run stands that it did not train itself, so that figures are logged there."""
+    trainer.fit_loop.epoch_loop._batches_that_stepped = step
+
+
+def frozen(module: LayoutModule) -> dict[str, torch.nn.Module]:
+    """The networks that must not move."""
+    backbone = getattr(module.conditioning, "backbone", None)
+    return module.diffusion.networks | ({"backbone": backbone} if backbone is not None else {})
+
+
+def fixed(data: LightningDataModule, count: int = 4) -> Batch:
+    """The validation images that every picture of a run shows, the same at every step and in every run."""
+    from datamodules._base import collate
+
+    view = data.dataset("val")
+    return collate([view[i * len(view) // count] for i in range(min(count, len(view)))])
+
+
+def _identity(config: Config, place: Path, job: str) -> dict[str, Any]:
+    """How W&B knows the run: the same words for the same folder, whenever the command is repeated."""
+    return {
+        "project": config.project,
+        "id": folder.identity(place),
+        "name": f"{config.experiment} {folder.name_of(config)} seed{config.seed}",
+        "group": config.experiment,
+        "job_type": job,
+        "tags": [f"{slot}:{getattr(config, slot)['name']}" for slot in ("backbone", "data", "conditioning")],
+    }
+
+
+def _quiet() -> None:
+    """Silences what Lightning says of choices made here on purpose; its warnings of mistakes stay."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for message in ("does not have many workers", "in eval mode", "LeafSpec", "smaller than the logging interval"):
+        warnings.filterwarnings("ignore", message=f".*{message}")
