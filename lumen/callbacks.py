@@ -152,7 +152,7 @@ class Pictures(Callback):
 
     # Before Average puts the live weights back: the list of callbacks has this one in front.
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self.step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        self.step = trainer.global_step
         if not trainer.is_global_zero:
             return
         batch = module.transfer_batch_to_device(self.batch, module.device, 0)

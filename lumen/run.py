@@ -101,7 +101,7 @@ def _measure(trainer: Trainer, data: LightningDataModule, module: LayoutModule, 
     """Validates, draws the last grid, and writes metrics.json: the mark of a finished run."""
     pictures = next(c for c in trainer.callbacks if isinstance(c, Pictures))
     step = trainer.fit_loop.epoch_loop._batches_that_stepped
-    if pictures.step != step:  # else training has just ended with a validation
+    if pictures.step != trainer.global_step:  # else training has just ended with a validation
         trainer.validate(module, datamodule=data, verbose=False, weights_only=True)
     figures = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
     figures |= module.conditioning.record()

@@ -4,6 +4,7 @@ import os
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks this small only lose time to threads
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 for name in ("WANDB_API_KEY", "WANDB_RUN_ID"):
     os.environ.pop(name, None)
 

@@ -21,7 +21,16 @@ from lumen.module import LayoutModule
 from lumen.pca import Basis
 from lumen.registry import backbones
 
-TINY = ["size=32", "batch=2", "data.images=12", "conditioning.vectors=60", "validation=4", "workers=0", "warmup=1"]
+TINY = [
+    "size=32",
+    "diffusion.weights=none",
+    "batch=2",
+    "data.images=12",
+    "conditioning.vectors=60",
+    "validation=4",
+    "workers=0",
+    "warmup=1",
+]
 TINY += ["sampling.steps=2", "sampling.images=1", "every.log=1", "every.validate=2", "every.checkpoint=1"]
 STEPS = 4
 
@@ -61,6 +70,7 @@ def test_a_run_folder_holds_all_that_was_promised(finished):
     assert yaml.safe_load((finished / "config.yaml").read_text())["backbone"]["name"] == "dino"
     assert Image.open(finished / "grid.png").size[0] > 400
     assert sorted(losses(finished)) == list(range(STEPS))
+    assert [line["step"] for line in journal(finished) if "val/loss" in line] == [1, 3]
 
 
 def test_a_checkpoint_holds_what_was_learnt_and_loads_without_code(finished):
@@ -121,6 +131,16 @@ def test_an_interrupted_run_goes_on(finished, place, monkeypatch, stop):
         torch.load(p / "checkpoints" / "step00000004.ckpt", weights_only=True)["state_dict"] for p in (again, finished)
     )
     assert all(torch.equal(ours[k], theirs[k]) for k in ours if isinstance(ours[k], torch.Tensor))
+
+
+def test_a_run_that_was_stopped_while_measuring_is_measured(finished, capsys):
+    figures = json.loads((finished / "metrics.json").read_text())
+    before = journal(finished)
+    (finished / "metrics.json").unlink()
+    assert main(["train", "scenes", *TINY, f"steps={STEPS}", "ema=0.5", f"runs={finished.parents[2]}"]) == 0
+    again = json.loads((finished / "metrics.json").read_text())
+    assert again.keys() == figures.keys() and again["val/loss"] == pytest.approx(figures["val/loss"], rel=1e-5)
+    assert journal(finished)[: len(before)] == before and journal(finished)[-1]["step"] == STEPS
 
 
 def test_measuring_again_makes_a_record_of_its_own(finished):

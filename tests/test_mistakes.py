@@ -20,7 +20,16 @@ from lumen.diffusion import ControlledDiffusion
 from lumen.errors import BadCheckpoint, BasisMismatch, Diverged, Mistake
 from lumen.run import restore
 
-TINY = ["size=32", "batch=2", "data.images=6", "conditioning.vectors=60", "validation=2", "warmup=1", "wandb=disabled"]
+TINY = [
+    "size=32",
+    "diffusion.weights=none",
+    "batch=2",
+    "data.images=6",
+    "conditioning.vectors=60",
+    "validation=2",
+    "warmup=1",
+    "wandb=disabled",
+]
 TINY += ["sampling.steps=1", "sampling.images=1", "every.log=1", "every.validate=9", "every.checkpoint=1"]
 
 

@@ -13,7 +13,16 @@ from lumen.__main__ import VERBS, main
 from lumen.registry import datamodules
 
 README = Path(__file__).parents[1] / "README.md"
-SMALL = ["size=32", "batch=2", "conditioning.vectors=60", "validation=2", "workers=0", "steps=1", "wandb=disabled"]
+SMALL = [
+    "size=32",
+    "diffusion.weights=none",
+    "batch=2",
+    "conditioning.vectors=60",
+    "validation=2",
+    "workers=0",
+    "steps=1",
+    "wandb=disabled",
+]
 SMALL += ["sampling.steps=1", "sampling.images=1", "devices=1"]
 UNTRAINED = ["backbone.size=tiny", "backbone.weights=none", "diffusion.weights=none", "diffusion.size=tiny"]
 

@@ -7,7 +7,16 @@ from lumen.__main__ import main
 from lumen.config import dump, load
 from lumen.errors import BadConfig, UnknownName
 
-TINY = ["size=32", "batch=2", "data.images=6", "conditioning.vectors=60", "validation=2", "steps=1", "wandb=disabled"]
+TINY = [
+    "size=32",
+    "diffusion.weights=none",
+    "batch=2",
+    "data.images=6",
+    "conditioning.vectors=60",
+    "validation=2",
+    "steps=1",
+    "wandb=disabled",
+]
 TINY += ["sampling.steps=1", "sampling.images=1"]
 
 
