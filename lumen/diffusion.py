@@ -1,6 +1,7 @@
 """A frozen latent diffusion model and the ControlNet that learns to steer it by a layout."""
 
 import math
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from lumen.contracts import resize
 from lumen.order import normal, seed_of, uniform
 from lumen.pipeline import Pipeline, latent
+from lumen.weights import fingerprint
 
 SAMPLERS = {"ddim": DDIMScheduler, "dpm": DPMSolverMultistepScheduler}
 
@@ -58,6 +60,11 @@ class ControlledDiffusion(nn.Module):
     def networks(self) -> dict[str, nn.Module]:
         """The frozen ones."""
         return {"vae": self.pipeline.vae, "text_encoder": self.pipeline.text_encoder, "unet": self.pipeline.unet}
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """The frozen networks' weights, hashed: a ControlNet steers the ones it has learnt with, and no others."""
+        return {name: fingerprint(network) for name, network in self.networks.items()}
 
     def loss(
         self,

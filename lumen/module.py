@@ -72,10 +72,13 @@ class LayoutModule(LightningModule):
         ramp = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, self.warmup)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": ramp, "interval": "step"}}
 
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["frozen"] = self.diffusion.identity
+
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """
         Raises:
-            BadCheckpoint: its tensors are not those of this module: another backbone, N, or base model.
+            BadCheckpoint: it was trained with another backbone, N, or base model.
         """
         theirs, mine = checkpoint["state_dict"], self.state_dict()
         shape = {k: tuple(v.shape) if isinstance(v, Tensor) else None for k, v in mine.items()}
@@ -85,4 +88,10 @@ class LayoutModule(LightningModule):
                 raise BadCheckpoint(
                     f"this checkpoint belongs to another configuration: {name} has the shape {there} there and "
                     f"{shape.get(name)} here; name the backbone, conditioning and base model that it was trained with."
+                )
+        for name, mine in self.diffusion.identity.items():
+            if (there := checkpoint["frozen"][name]) != mine:
+                raise BadCheckpoint(
+                    f"this checkpoint was trained on another {name} (weights {there}, here {mine}); give the same "
+                    "diffusion.weights, revision and vae."
                 )

@@ -21,7 +21,7 @@ from lumen.trainer import at_step, first, make_trainer
 
 # What a trained run can be measured anew with; all else was decided when it was trained.
 MEASURED = ("sampling", "data", "validation", "batch", "workers", "seed", "precision", "accelerator", "devices",
-            "nodes", "strategy", "wandb", "project", "diffusion.vae")  # fmt: skip
+            "nodes", "strategy", "wandb", "project")  # fmt: skip
 
 
 def train(config: Config) -> dict[str, Any]:

@@ -33,8 +33,11 @@ class Journal(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         figures = {key: value for key, value in metrics.items() if key != "epoch"}
         if figures:
-            with open(self.path, "a") as file:
-                file.write(json.dumps({"step": step, **figures}) + "\n")
+            _or_say(self, "metrics.jsonl", lambda: self._append({"step": step, **figures}))
+
+    def _append(self, line: dict[str, float | int | None]) -> None:
+        with open(self.path, "a") as file:
+            file.write(json.dumps(line) + "\n")
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         """config.yaml has them."""
@@ -43,24 +46,24 @@ class Journal(Logger):
 class Tracker(WandbLogger):
     """Lightning's W&B logger, except that a failure to log is said once and training goes on."""
 
-    complained = False
-
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        self._try(lambda: super(Tracker, self).log_metrics(metrics, step))
+        _or_say(self, "W&B", lambda: super(Tracker, self).log_metrics(metrics, step))
 
     @rank_zero_only
     def show(self, picture: Image.Image, step: int) -> None:
         shown = {"grid": wandb.Image(picture), "trainer/global_step": step}
-        self._try(lambda: self.experiment.log(shown))
+        _or_say(self, "W&B", lambda: self.experiment.log(shown))
 
-    def _try(self, log: Callable[[], None]) -> None:
-        try:
-            log()
-        except Exception as error:  # whatever a tracker trips over is no reason to lose a training run
-            if not self.complained:
-                print(f"W&B stopped taking figures ({error}); they all stand in metrics.jsonl.")
-            self.complained = True
+
+def _or_say(logger: Logger, name: str, log: Callable[[], None]) -> None:
+    """Logs, or says once that it failed: whatever a logger trips over is no reason to lose a training run."""
+    try:
+        log()
+    except Exception as error:
+        if not getattr(logger, "complained", False):
+            print(f"{name} takes no more figures ({error}); training goes on.")
+        logger.complained = True
 
 
 @rank_zero_only

@@ -181,6 +181,16 @@ def test_a_checkpoint_serves_its_own_backbone_only(trained, capsys):
     assert "backbone was decided when" in told(capsys, ["eval", str(trained), "backbone=sd"])
 
 
+def test_a_checkpoint_serves_its_own_base_model_only():
+    module = build_module(load("scenes", TINY))
+    checkpoint = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    module.on_load_checkpoint(checkpoint)
+    checkpoint["frozen"] = checkpoint["frozen"] | {"unet": "another"}
+    with pytest.raises(BadCheckpoint, match="was trained on another unet"):
+        module.on_load_checkpoint(checkpoint)
+
+
 def test_a_loss_that_is_no_number_stops_the_run(place, monkeypatch, capsys):
     loss = ControlledDiffusion.loss
 
