@@ -54,7 +54,7 @@ class Checkpoints(Callback):
         step = trainer.global_step
         if step == self.saved:
             return
-        trainer.save_checkpoint(self.folder / f"step{step:08d}.ckpt")
+        trainer.save_checkpoint(self.folder / f"step{step:08d}.ckpt", weights_only=False)  # optimiser and loops too
         self.saved = step
         if trainer.is_global_zero:
             for old in found(self.folder)[self.keep :]:
