@@ -39,7 +39,7 @@ def clock(part: str):
 
 def main(flags: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        flags = ["steps=60", "every.validate=1000", "validation=4", "sampling.images=1", f"runs={folder}", *flags]
+        flags = ["every.validate=1000", "validation=4", "sampling.images=1", f"runs={folder}", *flags]
         config = load("scenes", flags)
         timed(ControlledDiffusion, "loss", "forward")
         timed(NeuralLayout, "forward", "layout")
