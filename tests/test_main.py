@@ -19,7 +19,7 @@ from lumen.config import reload
 from lumen.folder import saved
 from lumen.module import LayoutModule
 from lumen.pca import Basis
-from lumen.registry import backbones
+from lumen.registry import backbones, conditionings
 
 TINY = [
     "size=32",
@@ -176,6 +176,13 @@ def test_every_backbone_draws_the_layout_of_a_photo(name, photo, place):
 @pytest.mark.parametrize("name", backbones.names())
 def test_every_backbone_trains_by_one_flag(name, place):
     assert main(["train", "scenes", *TINY, f"backbone={name}", "steps=2", "wandb=disabled"]) == 0
+    assert next(place.glob("runs/scenes/*/seed0/metrics.json"))
+
+
+@pytest.mark.parametrize("name", conditionings.names())
+def test_every_conditioning_trains_by_one_flag(name, place):
+    small = [flag for flag in TINY if not flag.startswith("conditioning.")]
+    assert main(["train", "scenes", *small, f"conditioning={name}", "steps=2", "wandb=disabled"]) == 0
     assert next(place.glob("runs/scenes/*/seed0/metrics.json"))
 
 
