@@ -101,6 +101,7 @@ for part in torch.load(f"{folder}/parts", weights_only=True)[rank::2]:
     moments.update(part)
 moments.reduce()
 torch.save({"count": moments.count, "mean": moments.mean, "cov": moments.covariance()}, f"{folder}/{rank}")
+dist.destroy_process_group()  # an exit with gloo's threads still running can abort
 """
 
 
