@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from transformers.utils import logging
 
 from lumen.errors import WeightsMissing
 
@@ -71,6 +72,7 @@ def reading(path: Path | None, name: str, holds: str) -> Iterator[None]:
     Raises:
         WeightsMissing: the folder lacks a file, or a file is damaged or of another architecture.
     """
+    logging.disable_progress_bar()  # of transformers: a bar per network in every log
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # torch.manual_seed would reseed the GPUs as well
         try:

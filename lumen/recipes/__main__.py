@@ -1,4 +1,4 @@
-"""The command: python -m lumen.scenes.recipes vae|unet [key=value ...]."""
+"""The command: python -m lumen.recipes NAME [key=value ...]."""
 
 import os
 import sys
@@ -7,24 +7,24 @@ from inspect import signature
 from pathlib import Path
 
 from lumen.errors import BadConfig, Mistake, UnknownName, known
+from lumen.recipes import NAMES, home
 
 # Read when torch loads: threads that wait by spinning without end slow a shared machine down tenfold,
 # threads that sleep at once a quiet one by a third.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-
-RECIPES = ("unet", "vae")
-WEIGHTS = Path(__file__).parents[1] / "weights"
 
 
 def main(words: list[str]) -> int:
     """Runs one recipe; flags are the arguments of its `train`."""
     try:
         name, *flags = words or [""]
-        if name not in RECIPES:
-            raise UnknownName(f"no recipe is called '{name}'; {known(name, RECIPES)}")
-        train = import_module(f"lumen.scenes.recipes.{name}").train
+        if name not in NAMES:
+            raise UnknownName(f"no recipe is called '{name}'; {known(name, NAMES)}")
+        from lumen.weights import SCENES  # and with it torch
+
+        train = import_module(f"lumen.recipes.{name}").train
         types = {key: parameter.annotation for key, parameter in signature(train).parameters.items()}
-        given: dict = {"out": WEIGHTS / "sd", "work": Path("runs/recipes")}
+        given: dict = {"out": SCENES / home(name), "work": Path("runs/recipes")}
         for flag in flags:
             key, _, value = flag.partition("=")
             if key not in types:

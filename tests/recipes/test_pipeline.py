@@ -6,9 +6,9 @@ from torch import nn
 
 from lumen import pipeline
 from lumen.errors import Diverged
-from lumen.scenes.recipes import course as courses
-from lumen.scenes.recipes.__main__ import main
-from lumen.scenes.recipes.course import Course
+from lumen.recipes import course as courses
+from lumen.recipes.__main__ import main
+from lumen.recipes.course import Course
 
 SMALL = ["steps=2", "batch=2", "images=8", "held_out=4"]
 
@@ -24,7 +24,7 @@ def test_a_pipeline_is_trained_and_loads_like_any_other(tmp_path, capsys):
     assert parts.downscale == 4 and parts.unet(noisy, 10, text).sample.shape == noisy.shape
     assert len(parts.unet.up_blocks) == 4 and all(len(block.resnets) == 3 for block in parts.unet.up_blocks)
     assert parts.tokenizer.unk_token_id not in parts.tokenizer("Zürich, 東京 q").input_ids[1:-1]
-    assert "| PSNR, test seeds, dB |" in (tmp_path / "sd" / "vae" / "README.md").read_text()
+    assert "| PSNR, dB, test seeds |" in (tmp_path / "sd" / "vae" / "README.md").read_text()
     assert "| loss, test seeds |" in (tmp_path / "sd" / "README.md").read_text()
     capsys.readouterr()
     assert main(["unet", "steps=3", *SMALL[1:], *places]) == 0
@@ -34,8 +34,8 @@ def test_a_pipeline_is_trained_and_loads_like_any_other(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["vea"], "did you mean 'vae'"),
-        ([], "There are: unet, vae"),
+        (["segmentr"], "did you mean 'segmenter'"),
+        ([], "There are: clip, depth"),
         (["vae", "step=3"], "did you mean 'steps'"),
         (["vae", "steps=many"], "steps is 'many'"),
     ],

@@ -9,9 +9,9 @@ from diffusers import AutoencoderKL
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from lumen.scenes.recipes.card import card
-from lumen.scenes.recipes.course import DEVICE, Course
-from lumen.scenes.recipes.drawn import drawn
+from lumen.recipes.card import card
+from lumen.recipes.course import DEVICE, Course
+from lumen.recipes.drawn import drawn
 
 SIZE = 64
 CHANNELS = (16, 32, 64)
@@ -65,6 +65,12 @@ def psnr(vae: AutoencoderKL, images: UInt8[np.ndarray, "n H W 3"]) -> float:
     return torch.cat(values).mean().item()
 
 
+def measure(folder: Path, work: Path, split: str = "test", count: int = 512) -> dict[str, float]:
+    """The round trip of the autoencoder saved in a pipeline's folder."""
+    vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32).eval()
+    return {"PSNR, dB": psnr(vae, drawn(work, split, count, SIZE).image)}
+
+
 @torch.no_grad()
 def encoded(
     vae: AutoencoderKL, images: UInt8[np.ndarray, "n H W 3"]
@@ -79,7 +85,7 @@ def train(
     images: int = 16_384, held_out: int = 512, rate: float = 2e-3,
 ) -> dict:  # fmt: skip
     """Draws, trains, measures and saves to out/vae; the figures are those of the card."""
-    pictures, _ = drawn(work, "train", images, SIZE)
+    pictures = drawn(work, "train", images, SIZE).image
     torch.manual_seed(seed)
     vae = untrained().to(memory_format=torch.channels_last)
     course = Course(work / f"vae-{seed}.pt", steps, batch, rate, minutes, seed)
@@ -93,8 +99,9 @@ def train(
     mean, _ = encoded(vae, pictures[:2048])
     # Stable Diffusion's rule: what the U-Net denoises has standard deviation 1
     vae.register_to_config(scaling_factor=round(1 / mean.float().std().item(), 5))
-    for split in ("val", "test"):
-        figures[f"PSNR, {split} seeds, dB"] = round(psnr(vae, drawn(work, split, held_out, SIZE)[0]), 2)
     vae.half().save_pretrained(out / "vae")
+    for split in ("val", "test"):
+        for name, value in measure(out, work, split, held_out).items():
+            figures[f"{name}, {split} seeds"] = round(value, 2)
     card(out / "vae", __doc__, f"vae {steps=} {batch=} {minutes=} {seed=} {images=} {rate=}", [vae], figures, LEARNT)
     return figures

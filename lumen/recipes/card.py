@@ -14,7 +14,7 @@ license: apache-2.0
 
 Trained from scratch on the train seeds of LUMEN's `scenes` and nothing else, by
 
-    python -m lumen.scenes.recipes {recipe}
+    python -m lumen.recipes {recipe}
 
 Where `minutes` ended it, a faster machine takes more steps. {parameters:,} parameters, stored in half precision.
 

@@ -1,1 +1,0 @@
-"""How the small networks of the offline world are trained: `python -m lumen.scenes.recipes vae|unet`."""
