@@ -9,10 +9,12 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
+from datamodules._base import Loading
 from lumen.errors import BadConfig, BasisMismatch
 from lumen.moments import Moments
 from lumen.pca import Basis
-from lumen.registry import backbones, conditionings
+from lumen.registry import backbones, conditionings, datamodules
+from lumen.scenes.world import CLASSES
 
 
 def make(backbone, **arguments):
@@ -40,6 +42,26 @@ def test_it_is_sklearns_pca_of_the_features(backbone, batch, components, scale):
     }[scale]
     assert np.allclose(layout(batch).permute(0, 2, 3, 1), expected * signs / divisor, atol=1e-4)
     assert layout.contract["explained"] == pytest.approx(reference.explained_variance_ratio_.sum(), rel=1e-6)
+
+
+def known(backbone, scenes) -> float:
+    """How many cells of half of the scenes lie nearest, in the layout, to the mean of their own class in the others."""
+    layout = make(backbone, components=20, vectors="all")
+    layout.fit([scenes], len(scenes.id), 0, "scenes")
+    cells = layout(scenes).permute(0, 2, 3, 1)
+    shares = torch.nn.functional.one_hot(scenes.mask, len(CLASSES)).float().permute(0, 3, 1, 2)
+    share, label = torch.nn.functional.adaptive_avg_pool2d(shares, cells.shape[1:3]).max(1)
+    half, pure = len(cells) // 2, share > 0.9
+    taught, asked = ((x[:half][pure[:half]], x[half:][pure[half:]]) for x in (cells, label))
+    means = torch.stack([taught[0][asked[0] == c].mean(0) for c in range(len(CLASSES))]).nan_to_num(torch.inf)
+    return float((torch.cdist(taught[1], means).argmin(1) == asked[1]).float().mean())
+
+
+@pytest.mark.parametrize("name", backbones.names())
+def test_a_trained_layout_separates_the_classes_of_the_scenes(name):
+    loading = Loading(size=64, batch=48, measured=48)
+    scenes = next(iter(datamodules.build("scenes", loading=loading).test_dataloader()))
+    assert known(backbones.build(name, weights="scenes"), scenes) > 0.6
 
 
 def test_two_fits_give_the_same_bits(backbone, batch):

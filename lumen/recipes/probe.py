@@ -1,0 +1,130 @@
+"""What a frozen backbone knows of the classes of the scenes: a linear classifier of its cells, judged in pixels."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import timm
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from lumen.contracts import Backbone, resize
+from lumen.recipes.drawn import Drawn, drawn
+from lumen.recipes.vae import SIZE, pixels
+from lumen.registry import backbones
+from lumen.scenes.world import CLASSES
+from lumen.weights import folder
+
+SEEN = 2048  # train scenes that the classifier learns from
+RIDGE = 1e-4  # of the weights, which see features of standard deviation 1
+STEPS = 100  # of L-BFGS; twice as many change the third digit
+
+Features = Callable[[Float[Tensor, "b 3 H W"]], Float[Tensor, "b c h w"]]
+
+
+def measure(
+    name: str, work: Path, split: str = "test", weights: str = "scenes", count: int = 512, **arguments
+) -> dict[str, float]:
+    """The probe of a backbone, of the same network before it learnt anything, and what learning gained.
+
+    `arguments` are the backbone's own, such as its layer.
+    """
+    learnt = backbones.build(name, weights=weights, **arguments)
+    figures = {
+        "probe mIoU": probe(learnt, work, split, count),
+        "untrained": probe(untrained(name, learnt, weights), work, split, count),
+    }
+    return figures | {"gain": figures["probe mIoU"] - figures["untrained"]}
+
+
+def probe(backbone: Backbone, work: Path, split: str = "test", count: int = 512) -> float:
+    """Mean IoU in pixels over `count` scenes of a split, of a linear classifier taught on the cells of train scenes.
+
+    Those are the first `SEEN` of what is drawn of train in `work`, so that a recipe's own scenes do.
+    """
+    there = [int(words.parent.name.split("-")[1]) for words in work.glob(f"train-*-{SIZE}/words.json")]
+    taught, judged = drawn(work, "train", max(there, default=SEEN), SIZE), drawn(work, split, count, SIZE)
+    x = _seen(backbone.features, taught)
+    classify = classifier(x, shares(taught.semantic[:SEEN], x.shape[-2:]))
+    return miou(classify(_seen(backbone.features, judged)), judged.semantic)
+
+
+def ceiling(work: Path, cells: int = 8, split: str = "test", count: int = 512) -> float:
+    """What a grid of cells x cells allows: the mean IoU of the true shares of the classes in each cell."""
+    truth = drawn(work, split, count, SIZE).semantic
+    return miou(shares(truth, (cells, cells)), truth)
+
+
+@torch.no_grad()
+def untrained(name: str, learnt: Backbone, weights: str = "scenes") -> Backbone:
+    """A twin of a backbone whose network is as it was before training; of `sd`, the U-Net alone."""
+    path = folder(weights, name, None, None, [])
+    twin = deepcopy(learnt)  # networks may be shared
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        match name:
+            case "sd":
+                twin.unet = type(learnt.unet).from_config(learnt.unet.config)
+            case "clip":
+                twin.net = open_clip.create_model(f"local-dir:{path}", load_weights=False).visual
+            case "dino" | "dinov2":
+                twin.net = timm.create_model(f"local-dir:{path}", num_classes=0, dynamic_img_size=True)
+    return twin.frozen()
+
+
+def shares(semantic: UInt8[np.ndarray, "n H W"], grid: tuple[int, int]) -> Float[Tensor, "n k h w"]:
+    """The share of every class in every cell."""
+    found = [
+        F.adaptive_avg_pool2d(F.one_hot(torch.tensor(some).long(), len(CLASSES)).permute(0, 3, 1, 2).float(), grid)
+        for some in np.array_split(semantic, -(-len(semantic) // 64))
+    ]
+    return torch.cat(found)
+
+
+def classifier(
+    x: Float[Tensor, "n c h w"], y: Float[Tensor, "n k h w"]
+) -> Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b k h w"]]:
+    """Multinomial regression of the shares on the standardised features, which has one solution; gives logits."""
+    mean, std = x.mean((0, 2, 3)), x.std((0, 2, 3)).clamp(min=1e-6)
+
+    def rows(maps: Tensor) -> Tensor:
+        return (maps.permute(0, 2, 3, 1).flatten(0, 2) - mean) / std
+
+    cells, target = rows(x), y.permute(0, 2, 3, 1).flatten(0, 2)
+    weight = torch.zeros(cells.shape[1], target.shape[1], requires_grad=True)
+    bias = torch.zeros(target.shape[1], requires_grad=True)
+    solver = torch.optim.LBFGS([weight, bias], max_iter=STEPS, history_size=20, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        solver.zero_grad()
+        value = F.cross_entropy(cells @ weight + bias, target) + RIDGE / 2 * weight.square().sum()
+        value.backward()
+        return value
+
+    solver.step(loss)
+    w, b = weight.detach(), bias.detach()
+    return lambda maps: (rows(maps) @ w + b).unflatten(0, (len(maps), *maps.shape[-2:])).permute(0, 3, 1, 2)
+
+
+def miou(logits: Float[Tensor, "n k h w"], semantic: UInt8[np.ndarray, "n H W"]) -> float:
+    """Over all pixels of all scenes, the logits resized to theirs; a class that is nowhere does not count."""
+    k = logits.shape[1]
+    confusion = torch.zeros(k, k)
+    for some, truth in zip(logits.split(64), torch.tensor(semantic).long().split(64), strict=True):
+        said = resize(some, truth.shape[-2:]).argmax(1)
+        confusion += torch.bincount((truth * k + said).flatten(), minlength=k * k).view(k, k)
+    hit = confusion.diag()
+    union = confusion.sum(0) + confusion.sum(1) - hit
+    return (hit / union)[union > 0].mean().item()
+
+
+@torch.no_grad()
+def _seen(features: Features, scenes: Drawn) -> Float[Tensor, "n c h w"]:
+    """Of the first `SEEN` scenes at most."""
+    images = scenes.image[:SEEN]
+    batches = np.array_split(images, -(-len(images) // 64))
+    return torch.cat([features(pixels(some)) for some in batches])
