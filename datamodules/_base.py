@@ -32,6 +32,7 @@ class Loading:
     workers: int = 0  # processes that read ahead
     seed: int = 0
     validation: int = 64  # images of the validation split that are looked at, spread evenly over it
+    measured: int = 64  # the same of the split that samples are measured on
 
 
 class DataModule(LightningDataModule):
@@ -41,6 +42,8 @@ class DataModule(LightningDataModule):
     readers: dict[str, Callable[[Path], Any]]  # kind of file -> its reader; images and maps come back as PIL images
     fit = "stretch"  # how an image becomes a square: "stretch" or "crop"
     flip = 0.0  # how often a training image is mirrored
+    questions: Callable[[Batch], list] | None = None  # about each image of a batch, where they are known
+    held_out = "val"  # the split that samples are measured on: few data sets publish the labels of another
 
     def __init__(self, root: str, loading: Loading):
         super().__init__()
@@ -111,9 +114,10 @@ class DataModule(LightningDataModule):
         return self._loader(data, sampler=order)
 
     def val_dataloader(self) -> "Loader":
-        data = self.dataset("val")
-        count = min(self.loading.validation, len(data))
-        return self._loader(self._mine(data, [i * len(data) // count for i in range(count)]))
+        return self._spread("val", self.loading.validation)
+
+    def test_dataloader(self) -> "Loader":
+        return self._spread(self.held_out, self.loading.measured)
 
     def sample_dataloader(self, images: int) -> "Loader":
         """This rank's share of some random training images, unaugmented: what a layout basis is fitted on."""
@@ -142,6 +146,12 @@ class DataModule(LightningDataModule):
     def _share(self) -> tuple[int, int]:
         """This process's rank, and how many there are."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _spread(self, split: str, count: int) -> "Loader":
+        """This rank's share of `count` images that lie evenly in a split."""
+        data = self.dataset(split)
+        count = min(count, len(data))
+        return self._loader(self._mine(data, [i * len(data) // count for i in range(count)]))
 
     def _mine(self, data: "View", positions: list[int]) -> Subset:
         """Every world-th position, not padded: an image counted twice would change a metric."""

@@ -8,7 +8,9 @@ from PIL import Image
 from datamodules._base import DataModule, Loading
 from datamodules._check import Report
 from datamodules._survey import Record
+from lumen.contracts import Batch
 from lumen.registry import datamodules
+from lumen.scenes.questions import Question, questions
 from lumen.scenes.render import render
 from lumen.scenes.world import CLASSES, seeds
 
@@ -24,6 +26,7 @@ class Scenes(DataModule):
     """
 
     classes = CLASSES
+    held_out = "test"
 
     def __init__(self, images: int = 4096, *, loading: Loading):
         super().__init__("", loading)
@@ -31,8 +34,12 @@ class Scenes(DataModule):
         self._drawn: dict[str, dict[str, Any]] = {}
 
     def records(self, split: str) -> list[Record]:
-        count = self.images if split == "train" else self.loading.validation
+        count = {"train": self.images, "val": self.loading.validation, "test": self.loading.measured}[split]
         return [Record(f"scene-{seed}") for seed in seeds(split, count)]
+
+    def questions(self, batch: Batch) -> list[tuple[Question, ...]]:
+        """From the scene graph: all that the first caption says."""
+        return [questions(graph) for graph in batch.extra["graph"]]
 
     def load(self, record: Record) -> dict[str, Any]:
         """A scene, drawn once and kept as long as there is room: drawing takes a third of a small training step."""

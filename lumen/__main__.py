@@ -29,13 +29,15 @@ def verb(name: str) -> Callable:
 @verb("list")
 def list_names(words: list[str], flags: dict[str, str]) -> int:
     """lumen list: what can be named in a config"""
-    from lumen.sweep import tables
+    from lumen.schema import REGISTRIES, SLOTS
+    from lumen.table import tables
 
     _none_of(words, flags)
-    for slot, registry in configs.SLOTS.items():
+    for slot, registry in REGISTRIES.items():
         print(f"{slot}=")
         for name in registry.names():
-            arguments = " ".join(f"{slot}.{key}" for key in registry.arguments(name))
+            place = slot if slot in SLOTS else f"{slot}.{name}"
+            arguments = " ".join(f"{place}.{key}" for key in registry.arguments(name))
             print(f"  {name:14s} {registry.summary(name)}\n{'':17s}{arguments}")
     print(f"experiments: {', '.join(configs.experiments())}\ntables: {', '.join(tables())}")
     return 0
@@ -139,14 +141,15 @@ def sample(words: list[str], flags: dict[str, str]) -> int:
 def ablate(words: list[str], flags: dict[str, str]) -> int:
     """lumen ablate TABLE [base=EXPERIMENT seeds=1 --print key=value ...]: runs every row of a table"""
     from lumen import sweep
+    from lumen.table import draw, render
 
     only_print = flags.pop("--print", None) is not None
-    table = _table(words, flags, ablate)
+    rows = _table(words, flags, ablate)
     if only_print:
-        print("\n".join(sweep.command(table, row, seed) for row in table.rows for seed in range(table.seeds)))
+        print("\n".join(sweep.command(rows, row, seed) for row in rows.rows for seed in range(rows.seeds)))
         return 0
-    failed = sweep.ablate(table)
-    print("\n" + sweep.render(table))
+    failed = sweep.ablate(rows)
+    print("\n".join(["", render(rows), *(f"picture: {path}" for path in draw(rows))]))
     for words in failed:
         print(f"failed; to repeat: {words}", file=sys.stderr)
     return 1 if failed else 0
@@ -155,9 +158,10 @@ def ablate(words: list[str], flags: dict[str, str]) -> int:
 @verb("table")
 def table(words: list[str], flags: dict[str, str]) -> int:
     """lumen table TABLE [base=EXPERIMENT seeds=1 key=value ...]: the rows of finished runs beside published figures"""
-    from lumen import sweep
+    from lumen.table import draw, render
 
-    print(sweep.render(_table(words, flags, table)))
+    rows = _table(words, flags, table)
+    print("\n".join([render(rows), *(f"picture: {path}" for path in draw(rows))]))
     return 0
 
 
@@ -207,10 +211,10 @@ def _strings(flags: dict[str, str]) -> list[str]:
 
 
 def _table(words: list[str], flags: dict[str, str], verb: Callable):
-    from lumen import sweep
+    from lumen.table import read
 
     base, seeds = flags.pop("base", None), _whole("seeds", flags.pop("seeds", "1"))
-    return sweep.read(_one(words, "TABLE", verb), base, seeds, _strings(flags))
+    return read(_one(words, "TABLE", verb), base, seeds, _strings(flags))
 
 
 def _one(words: list[str], what: str, verb: Callable) -> str:

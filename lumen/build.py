@@ -3,13 +3,13 @@
 import torch
 from lightning.pytorch import LightningDataModule
 
-from lumen.config import Config
-from lumen.contracts import Conditioning
+from lumen.contracts import Conditioning, Metric
 from lumen.diffusion import ControlledDiffusion
 from lumen.errors import BadConfig
 from lumen.module import LayoutModule
 from lumen.pipeline import load
-from lumen.registry import backbones, conditionings, datamodules
+from lumen.registry import backbones, conditionings, datamodules, metrics
+from lumen.schema import Config
 
 
 def build_data(config: Config) -> LightningDataModule:
@@ -23,6 +23,7 @@ def build_data(config: Config) -> LightningDataModule:
         workers=config.workers,
         seed=config.seed,
         validation=config.validation,
+        measured=config.measure.images,
     )
     return datamodules.build(**config.data, loading=loading)
 
@@ -32,6 +33,15 @@ def build_conditioning(config: Config) -> Conditioning:
     needs = conditionings.needs(config.conditioning["name"])
     supplies = {"backbone": lambda: backbones.build(**config.backbone)}
     return conditionings.build(**config.conditioning, **{name: supplies[name]() for name in needs & supplies.keys()})
+
+
+def build_metrics(config: Config, data: LightningDataModule) -> dict[str, Metric]:
+    """The judges, by name, each with what it needs of the data set."""
+    supplies = {"classes": data.classes, "questions": data.questions}
+    return {
+        name: metrics.build(name, **arguments, **{part: supplies[part] for part in metrics.needs(name)})
+        for name, arguments in config.metrics.items()
+    }
 
 
 def build_module(config: Config) -> LayoutModule:

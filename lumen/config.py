@@ -1,93 +1,17 @@
 """An experiment's settings: base.yaml, one file of differences, key=value flags; all errors at once."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lumen.errors import BadConfig, UnknownName, known
-from lumen.registry import Registry, backbones, conditionings, datamodules
-
-SLOTS: dict[str, Registry] = {"data": datamodules, "backbone": backbones, "conditioning": conditionings}
-
-
-@dataclass
-class Diffusion:
-    weights: str
-    size: Literal["tiny", "v1", "v2"]
-    revision: str | None
-    vae: str | None
-    hint: Literal["latent", "image"]
-    snr_gamma: float | None
-    checkpointing: bool
-
-
-@dataclass
-class Sampling:
-    sampler: Literal["ddim", "dpm"]
-    steps: int
-    guidance: float
-    negative: str
-    images: int
-
-
-@dataclass
-class Every:
-    log: int
-    validate: int
-    checkpoint: int
-
-
-@dataclass
-class Config:
-    """The types of every key; base.yaml has the values and says where they come from."""
-
-    data: dict[str, Any]
-    backbone: dict[str, Any]
-    conditioning: dict[str, Any]
-    diffusion: Diffusion
-    sampling: Sampling
-    every: Every
-    size: int
-    steps: int
-    batch: int
-    accumulate: int
-    lr: float
-    warmup: int
-    weight_decay: float
-    clip: float
-    prompt_dropout: float
-    ema: float
-    validation: int
-    seed: int
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
-    accelerator: Literal["auto", "cpu", "gpu"]
-    devices: int
-    nodes: int
-    workers: int
-    strategy: str
-    runs: str
-    wandb: Literal["auto", "online", "offline", "disabled"]
-    project: str
-    keep: int
-    # Which experiment this is and what was changed in it: the run's name, not settings of their own.
-    experiment: str = ""
-    flags: dict[str, Any] = field(default_factory=dict)
-
-
-# Where and how a run is made, not what it computes: these flags do not name its folder.
-# devices and nodes do: a batch is per device, so they change how many images make a step.
-PLACE = {"runs", "workers", "accelerator", "strategy", "wandb", "project", "keep", "every.log", "every.validate",
-         "every.checkpoint", "data.root", "seed"}  # fmt: skip
-POSITIVE = {"size", "steps", "batch", "accumulate", "devices", "nodes", "lr", "sampling.steps", "sampling.images",
-            "every.log", "every.validate", "every.checkpoint", "validation", "keep"}  # fmt: skip
-NONNEGATIVE = {"warmup", "weight_decay", "clip", "workers", "sampling.guidance"}
-FRACTION = {"prompt_dropout", "ema"}
+from lumen.registry import Registry, metrics
+from lumen.schema import FRACTION, NONNEGATIVE, POSITIVE, SLOTS, Config
 
 
 def experiments() -> list[str]:
@@ -115,7 +39,7 @@ def load(experiment: str, flags: Sequence[str] = (), complete: bool = True) -> C
 
 def reload(saved: dict[str, Any], flags: Sequence[str] = ()) -> Config:
     """The config of a run as its config.yaml has it, with flags applied; `flags` then holds only those."""
-    draft = _Draft(_read("base"))
+    draft = _Draft(_read("base") | {"metrics": []})
     draft.apply("config.yaml", _leaves({k: v for k, v in saved.items() if k not in ("experiment", "flags")}))
     config = draft.finish(flags, complete=True)
     config.experiment = saved["experiment"]
@@ -133,11 +57,13 @@ class _Draft:
     def __init__(self, base: dict[str, Any]):
         self.errors: list[str] = []
         self.slots = {slot: {"name": base[slot]} for slot in SLOTS}
+        self.metrics: dict[str, dict[str, Any]] = {}
         self.defaults: dict[str, dict[str, Any]] = {}
-        rest = {key: value for key, value in base.items() if key not in SLOTS}
+        rest = {key: value for key, value in base.items() if key not in (*SLOTS, "metrics")}
         self.tree = OmegaConf.merge(OmegaConf.structured(Config), rest)
         self.keys = [key for key, _ in _leaves(base)]
         self.names = {f"{slot}.name" for slot in SLOTS}
+        self.apply("base.yaml", [("metrics", base["metrics"])])
 
     def apply(self, where: str, settings: Iterable[tuple[str, Any]]) -> None:
         """One layer of settings; a component named anew drops the arguments of the one before."""
@@ -148,6 +74,8 @@ class _Draft:
             if slot == "defaults":
                 target, _, name = argument.partition(".")
                 self.defaults.setdefault(target, {})[name] = value
+            elif slot == "metrics":
+                self._measure(where, argument, value)
             elif slot not in SLOTS:
                 self._set(where, key, value)
             elif argument == "name" and value != self.slots[slot]["name"]:
@@ -160,7 +88,9 @@ class _Draft:
         given = dict(self._pairs(flags))
         self.apply("the command line", given.items())
         for slot, registry in SLOTS.items():
-            self._component(slot, registry, complete)
+            self._component(slot, self.slots[slot].get("name"), self.slots[slot], registry, complete)
+        for name, chosen in self.metrics.items():
+            self._component("metrics", name, chosen, metrics, complete)
         for key in sorted(POSITIVE):
             self._demand(key, lambda value: value > 0, "must be more than 0")
         for key in sorted(NONNEGATIVE):
@@ -169,7 +99,7 @@ class _Draft:
             self._demand(key, lambda value: 0 <= value <= 1, "must be between 0 and 1")
         if self.errors:
             raise BadConfig("\n".join(self.errors))
-        return OmegaConf.to_object(OmegaConf.merge(self.tree, self.slots, {"flags": given}))
+        return OmegaConf.to_object(OmegaConf.merge(self.tree, self.slots, {"metrics": self.metrics, "flags": given}))
 
     def _pairs(self, flags: Sequence[str]) -> Iterator[tuple[str, Any]]:
         """Flags as settings, their values read as YAML reads them; what is no flag is an error."""
@@ -194,29 +124,42 @@ class _Draft:
             reason = str(error).partition("\n")[0].rstrip(".")
             self.errors.append(f"{where}: {key} cannot be {value!r}: {reason}.")
 
-    def _component(self, slot: str, registry: Registry, complete: bool) -> None:
-        """Fills in the experiment's defaults for a slot and checks its name and arguments."""
-        chosen = self.slots[slot]
+    def _measure(self, where: str, path: str, value: Any) -> None:
+        """`metrics` is a list of names, keeping the arguments of those named before; below it, one argument of one."""
+        name, _, argument = path.partition(".")
+        if argument:
+            self.metrics.setdefault(name, {})[argument] = value
+        elif name:
+            self.metrics.setdefault(name, {})
+        elif isinstance(value, str):
+            self.metrics = {value: self.metrics.get(value, {})}
+        elif isinstance(value, list | dict) and all(isinstance(each, str) for each in value):
+            self.metrics = {each: self.metrics.get(each, {}) for each in value}
+        else:
+            self.errors.append(f"{where}: metrics cannot be {value!r}; write names, as in metrics=[miou,lpips].")
+
+    def _component(self, slot: str, name: Any, chosen: dict[str, Any], registry: Registry, complete: bool) -> None:
+        """Fills in the experiment's defaults for a component and checks its name and arguments."""
         try:
-            accepted = registry.arguments(str(chosen.get("name")))
+            accepted = registry.arguments(str(name))
         except UnknownName as error:
             self.errors.append(str(error))
             return
-        for name, value in self.defaults.get(slot, {}).items():
-            if name in accepted:
-                chosen.setdefault(name, value)
-        title = f"{registry.noun} '{chosen['name']}'"
-        for name, value in chosen.items():
-            if name == "name":
+        for key, value in self.defaults.get(slot, {}).items():
+            if key in accepted:
+                chosen.setdefault(key, value)
+        title, place = f"{registry.noun} '{name}'", slot if slot in SLOTS else f"{slot}.{name}"
+        for key, value in chosen.items():
+            if key == "name" and slot in SLOTS:
                 continue
-            if name not in accepted:
-                self.errors.append(f"{title} has no argument '{slot}.{name}'; {known(name, accepted)}")
-            elif not accepted[name].accepts(value):
-                self.errors.append(f"{slot}.{name} of {title} must be {accepted[name].kind}, not {value!r}.")
-        for name, argument in accepted.items():
-            if complete and argument.required and name not in chosen:
-                self.errors.append(f"{title} needs {slot}.{name}=..., which nothing has set.")
-            chosen.setdefault(name, argument.default)
+            if key not in accepted:
+                self.errors.append(f"{title} has no argument '{place}.{key}'; {known(key, accepted)}")
+            elif not accepted[key].accepts(value):
+                self.errors.append(f"{place}.{key} of {title} must be {accepted[key].kind}, not {value!r}.")
+        for key, argument in accepted.items():
+            if complete and argument.required and key not in chosen:
+                self.errors.append(f"{title} needs {place}.{key}=..., which nothing has set.")
+            chosen.setdefault(key, argument.default)
 
     def _demand(self, key: str, holds: Any, rule: str) -> None:
         value = OmegaConf.select(self.tree, key)

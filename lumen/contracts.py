@@ -1,4 +1,4 @@
-"""What the parts promise one another: Batch, Backbone, Conditioning."""
+"""What the parts promise one another: Batch, Backbone, Conditioning, Metric."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -6,8 +6,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+import torchmetrics
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torchmetrics.utilities import dim_zero_cat
+
+from lumen.order import generator
 
 IGNORE = 255  # the label of pixels that belong to no class
 
@@ -84,6 +88,57 @@ class Conditioning(nn.Module):
     def record(self) -> dict[str, float]:
         """Figures worth a line in the results."""
         return {}
+
+
+class Metric(torchmetrics.Metric):
+    """Judges painted images by what they should show; ranks add up, and no image is counted twice.
+
+    A subclass writes `each`, the row of numbers that one image brings, and `figure`, what many rows
+    amount to: with the rows kept, an interval follows by drawing the images anew.
+
+    Args:
+        evaluator: the frozen network that looks at images; it goes where the images are.
+    """
+
+    higher_is_better: bool
+    full_state_update = False
+    samples = 1  # how many of one image it needs
+
+    def __init__(self, evaluator: nn.Module):
+        super().__init__()
+        # A tuple keeps it out of parameters, state and copies.
+        self._frozen = (evaluator.requires_grad_(False).eval(),)
+        self.rows: list[Tensor]
+        self.add_state("rows", [], dist_reduce_fx="cat")
+
+    @property
+    def evaluator(self) -> nn.Module:
+        return self._frozen[0]
+
+    def each(self, batch: Batch, painted: Float[Tensor, "b n 3 H W"]) -> Float[Tensor, "b ..."]:
+        """What each image of the batch brings, n samples of it being painted; images are in [-1, 1]."""
+        raise NotImplementedError(f"{type(self).__name__} must write each()")
+
+    def figure(self, rows: Float[Tensor, "b ..."]) -> Float[Tensor, ""]:
+        raise NotImplementedError(f"{type(self).__name__} must write figure()")
+
+    def update(self, batch: Batch, painted: Float[Tensor, "b n 3 H W"]) -> None:
+        self.evaluator.to(painted.device)
+        # In fp32 whatever the precision of training: figures of two machines are to be compared.
+        with torch.no_grad(), torch.autocast(painted.device.type, enabled=False):
+            self.rows.append(self.each(batch, painted.float()))
+
+    def compute(self) -> Float[Tensor, ""]:
+        return self.figure(dim_zero_cat(self.rows))
+
+    def interval(self, rows: Float[Tensor, "b ..."], draws: int = 1000, share: float = 0.95) -> list[float]:
+        """Low and high end of where the figure would fall for other images of the same kind: the percentile bootstrap.
+
+        Source: Efron and Tibshirani 1993, chapter 13.
+        """
+        draw = torch.randint(len(rows), (draws, len(rows)), generator=generator("bootstrap")).to(rows.device)
+        figures = torch.stack([self.figure(rows[some]) for some in draw]).double()
+        return figures.quantile(torch.tensor([(1 - share) / 2, (1 + share) / 2]).to(figures)).tolist()
 
 
 def resize(maps: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Float[Tensor, "b c H W"]:

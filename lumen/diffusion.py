@@ -120,7 +120,7 @@ class ControlledDiffusion(nn.Module):
     def sample(
         self,
         caption: list[str],
-        layout: Float[Tensor, "b k h w"],
+        layout: Float[Tensor, "b k h w"] | None,
         seeds: list[int],
         size: tuple[int, int],
         sampler: str = "ddim",
@@ -130,9 +130,9 @@ class ControlledDiffusion(nn.Module):
     ) -> Float[Tensor, "b 3 H W"]:
         """Images in [-1, 1], one per caption, layout and seed; an image does not depend on its batch.
 
-        Both guided and unguided branches see the layout, as in ControlNet.
+        Both guided and unguided branches see the layout, as in ControlNet; no layout is the caption alone.
         """
-        pipeline, device = self.pipeline, layout.device
+        pipeline, device = self.pipeline, self.pipeline.unet.device
         scheduler = SAMPLERS[sampler].from_config(pipeline.scheduler.config)
         scheduler.set_timesteps(steps, device=device)
         shape = (pipeline.unet.config.in_channels, *(s // pipeline.downscale for s in size))
@@ -140,7 +140,7 @@ class ControlledDiffusion(nn.Module):
         z = z * scheduler.init_noise_sigma
         guided = guidance != 1
         text = pipeline.embed([negative] * len(caption) + caption if guided else caption)
-        hint = torch.cat([layout] * 2) if guided else layout
+        hint = torch.cat([layout] * 2) if guided and layout is not None else layout
         for t in scheduler.timesteps:
             noisy = scheduler.scale_model_input(torch.cat([z] * 2) if guided else z, t)
             predicted = self.denoise(noisy, t, text, hint)
@@ -148,10 +148,18 @@ class ControlledDiffusion(nn.Module):
                 plain, prompted = predicted.chunk(2)
                 predicted = plain + guidance * (prompted - plain)
             z = scheduler.step(predicted, t, z, return_dict=False)[0]
-        # Decoded one by one and in fp32: the decoder is what runs out of memory, and in half precision goes black.
-        scaled = z.float() / pipeline.vae.config.scaling_factor
-        with torch.autocast(device.type, enabled=False):
-            images = [pipeline.vae.decode(one, return_dict=False)[0] for one in scaled.split(1)]
+        return self.decoded(z)
+
+    @torch.no_grad()
+    def decoded(self, z: Float[Tensor, "b z h w"]) -> Float[Tensor, "b 3 H W"]:
+        """Latents as images in [-1, 1].
+
+        One by one and in fp32: the decoder is what runs out of memory, and in half precision goes black.
+        """
+        vae = self.pipeline.vae
+        scaled = z.float() / vae.config.scaling_factor
+        with torch.autocast(z.device.type, enabled=False):
+            images = [vae.decode(one, return_dict=False)[0] for one in scaled.split(1)]
         return torch.cat(images).clamp(-1, 1)
 
     @property

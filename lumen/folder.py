@@ -17,9 +17,10 @@ from typing import Any
 
 import yaml
 
-from lumen.config import PLACE, Config, dump
+from lumen.config import dump
 from lumen.errors import Mistake, RunBusy, UnknownName
 from lumen.files import write
+from lumen.schema import PLACE, Config
 
 LIBRARIES = ("torch", "lightning", "diffusers", "transformers", "timm", "open_clip_torch", "wandb", "omegaconf")
 

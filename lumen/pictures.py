@@ -1,8 +1,13 @@
 """Pictures for people: layouts as colours, sheets of images with a line of text."""
 
+from statistics import mean
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -81,3 +86,34 @@ def stacked(sheets: list[Image.Image]) -> Image.Image:
         canvas.paste(one, (0, top))
         top += one.height - TEXT
     return canvas
+
+
+def piled(grids: dict[str, Image.Image]) -> Image.Image:
+    """The first half of the rows of each grid, under its name."""
+    head = TEXT + GAP
+    shown = {name: grid.crop((0, 0, grid.width, (grid.height + head) // 2)) for name, grid in grids.items()}
+    canvas = Image.new(
+        "RGB", (max(g.width for g in shown.values()), sum(g.height + head for g in shown.values())), "white"
+    )
+    pen, font, top = ImageDraw.Draw(canvas), ImageFont.load_default(14), 0
+    for name, grid in shown.items():
+        pen.text((GAP, top + 3), name, "black", font)
+        canvas.paste(grid, (0, top + head))
+        top += grid.height + head
+    return canvas
+
+
+def curve(points: dict[str, list[list[float]]], labels: list[str]) -> Image.Image:
+    """A dot per run at its two figures, and a line through the means of the rows in their order."""
+    figure = Figure(figsize=(5, 4), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    means = {name: [mean(values) for values in zip(*runs, strict=True)] for name, runs in points.items()}
+    axes.plot(*zip(*means.values(), strict=True), color="0.7", zorder=0)
+    axes.scatter(*zip(*(run for runs in points.values() for run in runs), strict=True))
+    for name, place in means.items():
+        axes.annotate(name, place, xytext=(5, 5), textcoords="offset points")
+    axes.set(xlabel=labels[0], ylabel=labels[1])
+    axes.margins(0.15)  # room for the names
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")

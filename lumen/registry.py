@@ -124,3 +124,4 @@ def _fits(value: Any, kind: ast.expr) -> bool:
 backbones = Registry("backbones", "backbone")
 datamodules = Registry("datamodules", "data set")
 conditionings = Registry("lumen.conditionings", "conditioning")
+metrics = Registry("lumen.metrics", "metric")

@@ -11,17 +11,19 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lumen import checkpoints, folder, tracking
-from lumen.build import build_data, build_module
+from lumen.build import build_data, build_metrics, build_module
 from lumen.callbacks import Average, Pictures, learning
-from lumen.config import Config
+from lumen.contracts import Metric
 from lumen.errors import BadCheckpoint, BadConfig, Mistake
 from lumen.files import write_json
+from lumen.measure import judged, summary
 from lumen.module import LayoutModule
+from lumen.schema import Config
 from lumen.trainer import at_step, first, make_trainer
 
 # What a trained run can be measured anew with; all else was decided when it was trained.
-MEASURED = ("sampling", "data", "validation", "batch", "workers", "seed", "precision", "accelerator", "devices",
-            "nodes", "strategy", "wandb", "project")  # fmt: skip
+MEASURED = ("sampling", "metrics", "measure", "data", "validation", "batch", "workers", "seed", "precision",
+            "accelerator", "devices", "nodes", "strategy", "wandb", "project")  # fmt: skip
 
 
 def train(config: Config) -> dict[str, Any]:
@@ -37,7 +39,7 @@ def train(config: Config) -> dict[str, Any]:
     # The other ranks of a node are started by rank 0, which holds the folder for all of them.
     with folder.claim(place) if first() else nullcontext(), tracking.closing():
         data = _checked(build_data(config), config)
-        module = build_module(config)
+        module, judges = build_module(config), build_metrics(config, data)
         resume = checkpoints.newest(place / "checkpoints")
         if first():
             folder.settle(place, config)
@@ -46,7 +48,7 @@ def train(config: Config) -> dict[str, Any]:
             _announce(config, data, module, place, resume)
         with _interruptible():
             _fit(trainer, data, module, resume)
-            return _measure(trainer, data, module, place)
+            return _measure(trainer, data, module, judges, config, place)
 
 
 def evaluate(place: Path, config: Config) -> dict[str, Any]:
@@ -63,7 +65,7 @@ def evaluate(place: Path, config: Config) -> dict[str, Any]:
     out = place / "eval" / folder.all_flags(config)
     with folder.claim(out) if first() else nullcontext(), tracking.closing():
         data = _checked(build_data(config), config)
-        module = build_module(config)
+        module, judges = build_module(config), build_metrics(config, data)
         restore(module, newest)
         if first():
             folder.settle(out, config)
@@ -72,7 +74,7 @@ def evaluate(place: Path, config: Config) -> dict[str, Any]:
             write_json(out / "provenance.json", folder.provenance("eval", str(place), config, _facts(data, module)))
         with _interruptible():
             at_step(trainer, checkpoints.step_of(newest))
-            return _measure(trainer, data, module, out)
+            return _measure(trainer, data, module, judges, config, out)
 
 
 def restore(module: LayoutModule, path: Path) -> None:
@@ -97,14 +99,22 @@ def _fit(trainer: Trainer, data: LightningDataModule, module: LayoutModule, resu
         raise Mistake(f"training ended at step {trainer.global_step} of {trainer.max_steps}; repeat the command.")
 
 
-def _measure(trainer: Trainer, data: LightningDataModule, module: LayoutModule, place: Path) -> dict[str, Any]:
-    """Validates, draws the last grid, and writes metrics.json: the mark of a finished run."""
+def _measure(
+    trainer: Trainer,
+    data: LightningDataModule,
+    module: LayoutModule,
+    judges: dict[str, Metric],
+    config: Config,
+    place: Path,
+) -> dict[str, Any]:
+    """Validates, draws the last grid, judges samples, and writes metrics.json: the mark of a finished run."""
     pictures = next(c for c in trainer.callbacks if isinstance(c, Pictures))
     step = trainer.fit_loop.epoch_loop._batches_that_stepped
     if pictures.step != trainer.global_step:  # else training has just ended with a validation
         trainer.validate(module, datamodule=data, verbose=False, weights_only=True)
     figures = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
     figures |= module.conditioning.record()
+    figures |= judged(trainer, data, module, judges, config)
     drawn = {"images": pictures.count, **pictures.sampling}
     result = {"steps": step, "sampling": drawn, "precision": trainer.precision, **figures}
     if trainer.is_global_zero:
@@ -112,7 +122,8 @@ def _measure(trainer: Trainer, data: LightningDataModule, module: LayoutModule, 
         if basis is not None:
             basis().save(place / "basis.safetensors")
         write_json(place / "metrics.json", result)
-        print(f"val/loss {result['val/loss']:.4f}\npictures: {place / 'grid.png'}\nfigures:  {place / 'metrics.json'}")
+        print("\n".join(filter(None, [f"val/loss  {result['val/loss']:.4f}", summary(result)])))
+        print(f"pictures: {place / 'grid.png'}\nfigures:  {place / 'metrics.json'}")
     return result
 
 
@@ -130,13 +141,17 @@ def _interruptible() -> Iterator[None]:
 
 def _checked(data: LightningDataModule, config: Config) -> LightningDataModule:
     """Looks at the folders of both splits: what is missing is said before weights are loaded."""
-    images = [len(data.dataset(split)) for split in ("train", "val")]
+    images = {split: len(data.dataset(split)) for split in ("train", "val", data.held_out)}
     ranks = config.devices * config.nodes
-    if min(config.validation, images[1]) < ranks:
-        raise BadConfig(
-            f"{ranks} processes need {ranks} validation images or more, and there are "
-            f"{min(config.validation, images[1])}; raise validation, or use fewer devices."
-        )
+    for key, asked, split in (
+        ("validation", config.validation, "val"),
+        ("measure.images", config.measure.images, data.held_out),
+    ):
+        if (count := min(asked, images[split])) < ranks:
+            raise BadConfig(
+                f"{ranks} processes need {ranks} images of the {split} split or more, and there are {count}; raise "
+                f"{key}, or use fewer devices."
+            )
     return data
 
 

@@ -10,13 +10,13 @@ from PIL import Image
 from datamodules._files import picture
 from lumen import checkpoints
 from lumen.build import accelerator, build_conditioning, build_module
-from lumen.config import Config
 from lumen.contracts import Batch
 from lumen.errors import BadCheckpoint, BadConfig
 from lumen.files import beside
 from lumen.order import seed_of
 from lumen.pictures import components, grid, stacked
 from lumen.run import restore
+from lumen.schema import Config
 
 
 def photo(path: Path, size: int) -> Batch:

@@ -16,10 +16,11 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lumen import checkpoints, folder, tracking
 from lumen.build import accelerator, precision
 from lumen.callbacks import Average, Guard, Meter, Pictures, Progress
-from lumen.config import Config, dump
+from lumen.config import dump
 from lumen.contracts import Batch
 from lumen.errors import BadConfig
 from lumen.module import LayoutModule
+from lumen.schema import Config
 
 
 def make_trainer(

@@ -2,8 +2,9 @@
 
 import pytest
 
-from lumen.config import SLOTS, _read, dump, experiments, load, reload
+from lumen.config import _read, dump, experiments, load, reload
 from lumen.errors import BadConfig, UnknownName
+from lumen.schema import SLOTS
 
 ROOT = "data.root=/nowhere"
 
@@ -21,7 +22,7 @@ def test_every_experiment_takes_every_backbone_by_one_flag(name, backbone):
 def test_a_component_named_anew_drops_the_arguments_of_the_one_before():
     assert load("scenes", ["backbone=sd"]).backbone.get("patch") is None
     config = load("scenes", ["backbone.layer=2", "backbone=dinov2", "backbone.size=small"])
-    assert (config.backbone["layer"], config.backbone["size"], config.backbone["weights"]) == (2, "small", "none")
+    assert (config.backbone["layer"], config.backbone["size"], config.backbone["weights"]) == (2, "small", "scenes")
     assert load("scenes", ["backbone=dino", "backbone.patch=16"]).backbone["patch"] == 16
 
 
@@ -99,3 +100,34 @@ def test_a_saved_config_comes_back_with_new_flags():
     again.sampling.steps = config.sampling.steps
     before, after = dump(config), dump(again)
     assert all(before[key] == after[key] for key in before.keys() - {"experiment", "flags"})
+
+
+def test_metrics_are_named_in_a_list_and_keep_the_arguments_of_the_experiment():
+    config = load("scenes", ["metrics=[lpips,miou]", "metrics.lpips.trunk=vgg"])
+    assert config.metrics == {"lpips": {"trunk": "vgg"}, "miou": {"segmenter": "scenes", "revision": None}}
+    assert load("scenes", ["metrics=miou"]).metrics.keys() == {"miou"} and load("scenes", ["metrics=[]"]).metrics == {}
+    assert reload(dump(config)).metrics == config.metrics and reload(dump(load("scenes", ["metrics=[]"]))).metrics == {}
+
+
+@pytest.mark.parametrize(
+    ("flag", "says"),
+    [
+        ("metrics=[mIoU]", "no metric is called 'mIoU'; did you mean 'miou'?"),
+        ("metrics=3", "metrics cannot be 3; write names"),
+        (
+            "metrics.miou.segmentor=x",
+            "metric 'miou' has no argument 'metrics.miou.segmentor'; did you mean 'segmenter'",
+        ),
+        ("metrics.lpips.trunk=3", "metrics.lpips.trunk of metric 'lpips' must be str, not 3"),
+        ("measure.anchors=[reel]", "measure.anchors cannot be"),
+    ],
+)
+def test_a_mistake_in_metrics_is_named(flag, says):
+    with pytest.raises(BadConfig) as error:
+        load("scenes", [flag])
+    assert says in str(error.value)
+
+
+def test_a_metric_without_an_evaluator_of_its_own_must_be_given_one():
+    with pytest.raises(BadConfig, match="metric 'miou' needs metrics.miou.segmenter="):
+        load("coco_stuff", [ROOT, "metrics=[miou]"])

@@ -1,6 +1,7 @@
 """The paths users take, through main([...]): train, repeat, go on, measure again, sample, draw, compare."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from lumen.config import reload
 from lumen.folder import saved
 from lumen.module import LayoutModule
 from lumen.pca import Basis
-from lumen.registry import backbones, conditionings
+from lumen.registry import backbones, conditionings, metrics
 
 TINY = [
     "size=32",
@@ -30,8 +31,11 @@ TINY = [
     "validation=4",
     "workers=0",
     "warmup=1",
+    "metrics=[]",
+    "measure.images=3",
 ]
 TINY += ["sampling.steps=2", "sampling.images=1", "every.log=1", "every.validate=2", "every.checkpoint=1"]
+JUDGED = [f"metrics=[{','.join(metrics.names())}]"]
 STEPS = 4
 
 
@@ -39,7 +43,7 @@ STEPS = 4
 def finished(tmp_path_factory) -> Path:
     """A run folder of four steps."""
     runs = tmp_path_factory.mktemp("runs")
-    assert main(["train", "scenes", *TINY, f"steps={STEPS}", "ema=0.5", f"runs={runs}"]) == 0
+    assert main(["train", "scenes", *TINY, *JUDGED, f"steps={STEPS}", "ema=0.5", f"runs={runs}"]) == 0
     return next(runs.glob("scenes/*/seed0"))
 
 
@@ -67,6 +71,10 @@ def test_a_run_folder_holds_all_that_was_promised(finished):
     assert {"commit", "versions", "hardware", "data", "command"} <= json.loads(
         (finished / "provenance.json").read_text()
     ).keys()
+    low, high = figures["test/miou_95"]
+    assert {f"{kind}/miou" for kind in ("real", "vae", "text", "shuffled")} <= figures.keys()
+    assert low <= figures["test/miou"] <= high and "test/lpips" in figures and "real/lpips" not in figures
+    assert figures["real/miou"] > figures["test/miou"] and 0 <= figures["val/response"] < 1
     assert yaml.safe_load((finished / "config.yaml").read_text())["backbone"]["name"] == "dino"
     assert Image.open(finished / "grid.png").size[0] > 400
     assert sorted(losses(finished)) == list(range(STEPS))
@@ -96,7 +104,7 @@ def test_the_last_picture_is_drawn_with_the_averaged_weights_and_the_live_ones_a
 
 def test_a_finished_run_is_not_run_again(finished, capsys):
     before = {p: p.stat().st_mtime_ns for p in finished.rglob("*")}
-    assert main(["train", "scenes", *TINY, f"steps={STEPS}", "ema=0.5", f"runs={finished.parents[2]}"]) == 0
+    assert main(["train", "scenes", *TINY, *JUDGED, f"steps={STEPS}", "ema=0.5", f"runs={finished.parents[2]}"]) == 0
     assert "is finished" in capsys.readouterr().out
     assert before == {p: p.stat().st_mtime_ns for p in finished.rglob("*")}
 
@@ -120,7 +128,7 @@ def test_an_interrupted_run_goes_on(finished, place, monkeypatch, stop):
             raise KeyboardInterrupt
         return step(self, batch, index)
 
-    command = ["train", "scenes", *TINY, f"steps={STEPS}", "ema=0.5"]
+    command = ["train", "scenes", *TINY, *JUDGED, f"steps={STEPS}", "ema=0.5"]
     monkeypatch.setattr(LayoutModule, "training_step", interrupted)
     assert main(command) == 130
     monkeypatch.setattr(LayoutModule, "training_step", step)
@@ -131,16 +139,18 @@ def test_an_interrupted_run_goes_on(finished, place, monkeypatch, stop):
         torch.load(p / "checkpoints" / "step00000004.ckpt", weights_only=True)["state_dict"] for p in (again, finished)
     )
     assert all(torch.equal(ours[k], theirs[k]) for k in ours if isinstance(ours[k], torch.Tensor))
+    assert (again / "metrics.json").read_text() == (finished / "metrics.json").read_text()
 
 
 def test_a_run_that_was_stopped_while_measuring_is_measured(finished, capsys):
     figures = json.loads((finished / "metrics.json").read_text())
-    before = journal(finished)
+    trained = [line for line in journal(finished) if line["step"] < STEPS]
     (finished / "metrics.json").unlink()
-    assert main(["train", "scenes", *TINY, f"steps={STEPS}", "ema=0.5", f"runs={finished.parents[2]}"]) == 0
+    assert main(["train", "scenes", *TINY, *JUDGED, f"steps={STEPS}", "ema=0.5", f"runs={finished.parents[2]}"]) == 0
     again = json.loads((finished / "metrics.json").read_text())
     assert again.keys() == figures.keys() and again["val/loss"] == pytest.approx(figures["val/loss"], rel=1e-5)
-    assert journal(finished)[: len(before)] == before and journal(finished)[-1]["step"] == STEPS
+    assert journal(finished)[: len(trained)] == trained and journal(finished)[-1]["step"] == STEPS
+    assert sum("test/miou" in line for line in journal(finished)) == 1
 
 
 def test_measuring_again_makes_a_record_of_its_own(finished):
@@ -212,6 +222,7 @@ def test_variants_train(flags, place):
 def test_two_processes_see_what_one_sees(place):
     """The same images with the same noise, so the same loss to rounding; the ranks share one basis."""
     small = [flag for flag in TINY if not flag.startswith("batch")]
+    small += ["metrics=[miou,lpips]", "measure.anchors=[]"]  # of three images, so that the ranks have unequal shares
     for flags in (["batch=4"], ["batch=2", "devices=2", "accelerator=cpu"]):
         command = [sys.executable, "-m", "lumen", "train", "scenes", *small, *flags, "steps=2", "wandb=disabled"]
         subprocess.run(command, check=True, timeout=300)
@@ -219,6 +230,9 @@ def test_two_processes_see_what_one_sees(place):
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
     figures = [json.loads((place / "metrics.json").read_text()) for place in (one, two)]
     assert figures[1]["val/loss"] == pytest.approx(figures[0]["val/loss"], rel=1e-4)
+    assert figures[1]["protocol"] == figures[0]["protocol"]
+    for key in ("test/miou", "test/lpips"):
+        assert figures[1][key] == pytest.approx(figures[0][key], abs=0.01)
     a, b = (Basis.load(place / "basis.safetensors") for place in (one, two))
     assert torch.allclose(a.axes, b.axes, atol=1e-5) and a.contract["vectors"] == b.contract["vectors"]
 
@@ -231,7 +245,7 @@ def test_a_table_is_run_row_by_row_and_printed(place, capsys):
     assert main(["table", "components", *flags]) == 0
     assert capsys.readouterr().out.count("0/1") == 6
     for command in commands[:2]:
-        assert main(command.split()[1:]) == 0
+        assert main(shlex.split(command)[1:]) == 0
     capsys.readouterr()
     assert main(["table", "components", *flags]) == 0
     told = capsys.readouterr().out

@@ -29,6 +29,7 @@ TINY = [
     "validation=2",
     "warmup=1",
     "wandb=disabled",
+    "metrics=[]",
 ]
 TINY += ["sampling.steps=1", "sampling.images=1", "every.log=1", "every.validate=9", "every.checkpoint=1"]
 
@@ -64,16 +65,19 @@ def trained(tmp_path_factory) -> Path:
         ("train scenes steps=many", "steps cannot be 'many'"),
         ("train scenes size=30", "size=30 does not divide into the autoencoder's 4 px cells; choose 28 or 32"),
         ("train scenes size=36 backbone.patch=8", "the nearest are 32 x 32 and 40 x 40"),
-        ("train scenes conditioning.components=99", "choose 1 to 32"),
+        ("train scenes conditioning.components=999", "choose 1 to 128"),
         ("train scenes conditioning.basis=none.safetensors", "is no layout basis"),
-        ("train scenes backbone.weights=published", "the tiny dino has no published weights"),
+        ("train scenes backbone.size=tiny backbone.weights=published", "the tiny dino has no published weights"),
         ("train scenes backbone.weights=/nowhere", "'/nowhere', which is no folder"),
         ("train scenes diffusion.weights=nobody/nothing", "hf download nobody/nothing"),
         ("train coco_stuff data.root=/nowhere diffusion.weights=none", "/nowhere does not exist"),
         ("train scenes --fast", "no option '--fast'"),
         ("train scenes diffusion.size=small", "expected one of ['tiny', 'v1', 'v2']"),
         ("train scenes workers=-1", "workers must be 0 or more, not -1"),
-        ("train scenes devices=3 validation=2", "3 processes need 3 validation images or more, and there are 2"),
+        (
+            "train scenes devices=3 validation=2",
+            "3 processes need 3 images of the val split or more, and there are 2; raise validation",
+        ),
         ("train scenes strategy=foo", "this machine cannot be used as asked"),
         ("ablate table1 base=scenes backbone=sd", "backbone is what the rows of table1 differ in"),
         ("ablate table1 base=scenes seed=3", "seed is what the rows of table1 differ in"),
@@ -174,7 +178,7 @@ def test_a_checkpoint_serves_its_own_backbone_only(trained, capsys):
     for flags, words in (
         (["backbone=sd"], "belongs to another configuration"),
         (["conditioning.components=3"], "belongs to another configuration"),
-        (["backbone.facet=token"], "was fitted on other features"),
+        (["backbone.facet=key"], "was fitted on other features"),
     ):
         with pytest.raises((BadCheckpoint, BasisMismatch), match=words):
             restore(build_module(load("scenes", [*TINY, *flags])), path)

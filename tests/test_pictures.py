@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from lumen.pictures import GAP, TEXT, colours, components, grid, pixels, stacked
+from lumen.pictures import GAP, TEXT, colours, components, curve, grid, piled, pixels, stacked
 
 
 def test_a_grid_shows_every_image_whole_and_unsmoothed():
@@ -35,3 +35,19 @@ def test_colours_share_one_scale_over_the_batch():
 def test_pixels_round_as_a_png_holds_them():
     levels = torch.arange(256).float().view(1, 16, 16).expand(3, -1, -1) / 127.5 - 1
     assert (pixels(levels)[..., 0].flatten() == torch.arange(256)).all()
+
+
+def test_grids_are_piled_with_the_first_half_of_their_rows():
+    image = torch.full((4, 3, 16, 16), -1.0)
+    image[:2, 0], image[2:, 2] = 1, 1  # two red images, then two blue
+    whole = grid(image, torch.zeros(4, 3, 4, 4), [], [""] * 4)
+    pile = piled({"one": whole, "two": whole})
+    colours = {colour for _, colour in pile.getcolors(9999)}
+    assert pile.size == (whole.width, 2 * (2 * (TEXT + GAP) + 2 * (160 + TEXT + GAP)))
+    assert (255, 0, 0) in colours and (0, 0, 255) not in colours
+
+
+def test_a_curve_is_a_picture_with_every_run():
+    one = np.array(curve({"N=1": [[0.1, 0.5]], "N=3": [[0.3, 0.2]]}, ["lpips", "miou"]))
+    two = np.array(curve({"N=1": [[0.1, 0.5]], "N=3": [[0.3, 0.2], [0.3, 0.4]]}, ["lpips", "miou"]))
+    assert one.shape == two.shape == (600, 750, 3) and (one != two).any()

@@ -22,6 +22,7 @@ SMALL = [
     "workers=0",
     "steps=1",
     "wandb=disabled",
+    "metrics=[]",
 ]
 SMALL += ["sampling.steps=1", "sampling.images=1", "devices=1"]
 UNTRAINED = ["backbone.size=tiny", "backbone.weights=none", "diffusion.weights=none", "diffusion.size=tiny"]

@@ -1,8 +1,11 @@
 """Tables: every shipped row differs from its base in its flag, runs once, and stands beside the paper's figures."""
 
+import shlex
+
 import pytest
 
 from lumen import sweep
+from lumen import table as tables
 from lumen.__main__ import main
 from lumen.config import dump, load
 from lumen.errors import BadConfig, UnknownName
@@ -16,13 +19,15 @@ TINY = [
     "validation=2",
     "steps=1",
     "wandb=disabled",
+    "metrics=[miou]",
+    "measure.images=2",
 ]
 TINY += ["sampling.steps=1", "sampling.images=1"]
 
 
-@pytest.mark.parametrize("name", sweep.tables())
+@pytest.mark.parametrize("name", tables.tables())
 def test_a_row_is_its_base_and_one_flag(name):
-    table = sweep.read(name, base="scenes")
+    table = tables.read(name, base="scenes")
     base = dump(load("scenes"))
     for row in table.rows:
         config = dump(table.config(row, 0))
@@ -31,15 +36,15 @@ def test_a_row_is_its_base_and_one_flag(name):
     assert table.title and len({row.flag for row in table.rows}) == len(table.rows)
 
 
-@pytest.mark.parametrize("name", sweep.tables())
+@pytest.mark.parametrize("name", tables.tables())
 def test_a_table_runs_on_its_own_base(name):
-    assert sweep.read(name, shared=["data.root=/nowhere"]).base == "coco_stuff"
+    assert tables.read(name, shared=["data.root=/nowhere"]).base == "coco_stuff"
     with pytest.raises(BadConfig, match="needs data.root="):
-        sweep.read(name)
+        tables.read(name)
 
 
 def test_published_figures_are_the_papers():
-    published = {row.name: row.published for row in sweep.read("table1", base="scenes").rows}
+    published = {row.name: row.published for row in tables.read("table1", base="scenes").rows}
     assert published["SD"] == {"miou": 51.4, "si_depth": 21.5, "fid": 12.2, "lpips": 0.42, "tifa": 0.79}
     assert [published[row]["miou"] for row in ("CLIP", "DINO", "DINOv2")] == [41.7, 49.5, 51.1]
 
@@ -49,19 +54,20 @@ def test_rows_run_once_failures_are_named_and_means_are_printed(place, monkeypat
 
     def launch(command):
         launched.append(command)
-        return 1 if "backbone=clip" in command else main(command.split()[1:])
+        return 1 if "backbone=clip" in command else main(shlex.split(command)[1:])
 
     monkeypatch.setattr(sweep, "launch", launch)
     command = ["ablate", "table1", "base=scenes", "seeds=2", *TINY]
     assert main(command) == 1
     told = capsys.readouterr()
     assert len(launched) == 8 and told.err.count("failed; to repeat: lumen train scenes backbone=clip") == 2
+    assert "another image's layout" in told.out and "| miou |" in told.out
     assert "| DINO | 2/2 |" in told.out and "| CLIP | 0/2 |" in told.out and "51.4" in told.out
     launched.clear()
     assert main(command) == 1
-    assert len(launched) == 2 and capsys.readouterr().out.count("done before") == 6
+    assert len(launched) == 2 and "8 runs, 6 of them done before" in capsys.readouterr().out
 
 
 def test_an_unknown_table_is_answered_with_the_nearest():
     with pytest.raises(UnknownName, match="did you mean 'table1'"):
-        sweep.read("table")
+        tables.read("table")

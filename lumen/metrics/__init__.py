@@ -1,0 +1,1 @@
+"""What painted images are judged by; one file each."""

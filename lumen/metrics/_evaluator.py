@@ -1,0 +1,52 @@
+"""Frozen networks of transformers that look at painted images as their model cards say."""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoImageProcessor
+
+from lumen.errors import WeightsMissing
+from lumen.weights import folder, reading
+
+FILES = ["config.json", "preprocessor_config.json", "*.safetensors"]
+HOLDS = "config.json, preprocessor_config.json and .safetensors, as save_pretrained writes them"
+
+
+class Evaluator(nn.Module):
+    """A network with its own image processor.
+
+    Args:
+        weights: "scenes", a folder or a hub id.
+        name: of the part, in messages and as the folder of `scenes`.
+        task: the end of the class name that can do it, such as "Segmentation".
+
+    Raises:
+        WeightsMissing: the weights are nowhere, cannot be read, or are of another task.
+    """
+
+    def __init__(self, weights: str, name: str, task: str, revision: str | None):
+        super().__init__()
+        path = folder(weights, name, None, revision, FILES)
+        if path is None:
+            raise WeightsMissing(f"an untrained {name} can judge nothing; give a folder, a hub id, or scenes.")
+        with reading(path, name, HOLDS):
+            self.network = _architecture(path, task).from_pretrained(
+                path, local_files_only=True, use_safetensors=True, dtype=torch.float32
+            )
+            self.processor = AutoImageProcessor.from_pretrained(path, local_files_only=True)
+
+    def forward(self, images: Float[Tensor, "b 3 H W"]):
+        """The network's output on images in [-1, 1], rounded to bytes as a file would hold them."""
+        pixels = ((images + 1) * 127.5).round().clamp(0, 255).byte()
+        return self.network(**self.processor(images=list(pixels), return_tensors="pt").to(images.device))
+
+
+def _architecture(path: Path, task: str) -> type[nn.Module]:
+    import transformers
+
+    name = (AutoConfig.from_pretrained(path, local_files_only=True).architectures or ["none"])[0]
+    if not name.endswith(task):
+        raise TypeError(f"its config names {name}, no class whose name ends in {task}")
+    return getattr(transformers, name)

@@ -1,0 +1,85 @@
+"""LPIPS: how different are samples of one layout and caption from one another? (Zhang et al. 2018, arXiv:1801.03924)"""
+
+from itertools import combinations
+
+import timm
+import torch
+from jaxtyping import Float
+from timm.data import resolve_model_data_config
+from torch import Tensor, nn
+from torchmetrics.image import LearnedPerceptualImagePatchSimilarity
+
+from lumen.contracts import Batch, Metric
+from lumen.errors import WeightsMissing
+from lumen.registry import metrics
+from lumen.weights import folder, reading
+
+TRUNKS = ("alex", "vgg", "squeeze")
+
+
+@metrics.register
+class Diversity(Metric):
+    """The mean over images of the mean distance among their samples; every sample's features are computed once.
+
+    Args:
+        trunk: "alex", "vgg" or "squeeze", torchvision's network under the published linear layers; or a timm
+            folder or "scenes": then the plain mean over channels and stages, which is no published LPIPS.
+    """
+
+    higher_is_better = True
+    samples = 2
+
+    def __init__(self, trunk: str = "alex"):
+        super().__init__(_published(trunk) if trunk in TRUNKS else Stages(trunk))
+
+    def each(self, batch: Batch, painted: Float[Tensor, "b n 3 H W"]) -> Float[Tensor, " b"]:
+        features = [_stages(self.evaluator, sample) for sample in painted.unbind(1)]
+        pairs = [_distance(self.evaluator, one, other) for one, other in combinations(features, 2)]
+        return torch.stack(pairs).mean(0)
+
+    def figure(self, rows: Float[Tensor, " b"]) -> Float[Tensor, ""]:
+        return rows.double().mean()
+
+
+class Stages(nn.Module):
+    """A timm network in the place of LPIPS's trunk, every channel of weight 1 / (stages)."""
+
+    def __init__(self, weights: str):
+        super().__init__()
+        path = folder(weights, "features", None, None, ["config.json", "model.safetensors"])
+        if path is None:
+            raise WeightsMissing("an untrained trunk can judge nothing; give alex, vgg, a timm folder, or scenes.")
+        with reading(path, "features", "config.json and model.safetensors of a timm network"):
+            self.net = timm.create_model(f"local-dir:{path}", pretrained=True, features_only=True)
+        card = resolve_model_data_config(self.net)
+        mean, std = (torch.tensor(card[name])[:, None, None] for name in ("mean", "std"))
+        self.register_buffer("shift", 2 * mean - 1)
+        self.register_buffer("scale", 2 * std)
+        self.lins = [lambda gap: gap.sum(1, keepdim=True) / len(self.net.feature_info)] * len(self.net.feature_info)
+
+    def scaling_layer(self, image: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 H W"]:
+        return (image - self.shift) / self.scale
+
+
+def _published(trunk: str) -> nn.Module:
+    """
+    Raises:
+        WeightsMissing: torchvision's trunk is not in torch's cache and could not be fetched.
+    """
+    try:
+        return LearnedPerceptualImagePatchSimilarity(net_type=trunk).net
+    except OSError as error:
+        raise WeightsMissing(
+            f"LPIPS's trunk '{trunk}' is neither in {torch.hub.get_dir()} nor could it be fetched ({error}); run the "
+            "command once where there is a network, or give metrics.lpips.trunk=FOLDER of a timm network."
+        ) from None
+
+
+def _stages(trunk: nn.Module, image: Float[Tensor, "b 3 H W"]) -> list[Tensor]:
+    """Features of every stage, of length 1 at every place."""
+    return [nn.functional.normalize(f, dim=1, eps=1e-8) for f in trunk.net(trunk.scaling_layer(image))]
+
+
+def _distance(trunk: nn.Module, one: list[Tensor], other: list[Tensor]) -> Float[Tensor, " b"]:
+    gaps = [lin((a - b) ** 2).mean((1, 2, 3)) for lin, a, b in zip(trunk.lins, one, other, strict=True)]
+    return torch.stack(gaps).sum(0)
