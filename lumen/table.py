@@ -16,6 +16,8 @@ from lumen.errors import BadConfig, UnknownName, known
 from lumen.files import beside
 from lumen.schema import ANCHORS, Config
 
+BESIDE = ("val/loss", "val/response", "layout/explained_variance")  # what stands beside the metrics
+
 
 @dataclass
 class Row:
@@ -91,7 +93,7 @@ def render(table: Table) -> str:
     found = {row.name: _runs(table, row) for row in table.rows}
     keys = sorted({key for runs in found.values() for run in runs for key in run if _is_number(run[key])})
     judged = [key for key in keys if key.startswith("test/")]
-    ours = [*judged, *(key for key in keys if key.startswith(("val/", "layout/")))]
+    ours = [*judged, *(key for key in BESIDE if key in keys)]
     theirs = list(dict.fromkeys(key for row in table.rows for key in row.published))
     head = ["row", "seeds", *(key.removeprefix("test/") for key in ours), *(f"{key} (paper)" for key in theirs)]
     lines = [f"{table.title}\n", f"on `{table.base}`", "", _line(head), _line(["---"] * len(head))]
