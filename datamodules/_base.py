@@ -147,11 +147,17 @@ class DataModule(LightningDataModule):
         """This process's rank, and how many there are."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
+    def other(self, batch: Batch) -> Batch:
+        """For each image of a batch of the test loader, the next of all that are measured, whatever the batches."""
+        data = self.dataset(self.held_out)
+        places = _evenly(len(data), self.loading.measured)
+        place = {data.records[position].id: i for i, position in enumerate(places)}
+        return collate([data[places[(place[i] + 1) % len(places)]] for i in batch.id])
+
     def _spread(self, split: str, count: int) -> "Loader":
         """This rank's share of `count` images that lie evenly in a split."""
         data = self.dataset(split)
-        count = min(count, len(data))
-        return self._loader(self._mine(data, [i * len(data) // count for i in range(count)]))
+        return self._loader(self._mine(data, _evenly(len(data), count)))
 
     def _mine(self, data: "View", positions: list[int]) -> Subset:
         """Every world-th position, not padded: an image counted twice would change a metric."""
@@ -239,6 +245,11 @@ def collate(samples: list[dict[str, Any]] | Mistake) -> Batch | Mistake:
         mask=torch.stack([s["mask"] for s in samples]).long(),
         extra={kind: [s["extra"].get(kind) for s in samples] for kind in kinds},
     )
+
+
+def _evenly(images: int, count: int) -> list[int]:
+    count = min(count, images)
+    return [i * images // count for i in range(count)]
 
 
 def _tensor(plane: Image.Image) -> Tensor:

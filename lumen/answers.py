@@ -32,8 +32,10 @@ class Answerer(nn.Module):
 
     def __init__(self, folder: Path):
         super().__init__()
-        self.network = BlipForQuestionAnswering.from_pretrained(folder, dtype=torch.float32).requires_grad_(False)
-        processor = BlipProcessor.from_pretrained(folder)
+        self.network = BlipForQuestionAnswering.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
+        ).requires_grad_(False)
+        processor = BlipProcessor.from_pretrained(folder, local_files_only=True)
         self.tokenizer, self.picture = processor.tokenizer, processor.image_processor
         self.eval()
 

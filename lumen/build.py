@@ -38,10 +38,17 @@ def build_conditioning(config: Config) -> Conditioning:
 def build_metrics(config: Config, data: LightningDataModule) -> dict[str, Metric]:
     """The judges, by name, each with what it needs of the data set."""
     supplies = {"classes": data.classes, "questions": data.questions}
-    return {
+    judges = {
         name: metrics.build(name, **arguments, **{part: supplies[part] for part in metrics.needs(name)})
         for name, arguments in config.metrics.items()
     }
+    for name, judge in judges.items():
+        if judge.samples > config.measure.samples:
+            raise BadConfig(
+                f"{name} compares {judge.samples} samples of an image, and measure.samples is "
+                f"{config.measure.samples}; raise it, or leave {name} out of metrics."
+            )
+    return judges
 
 
 def build_module(config: Config) -> LayoutModule:

@@ -166,7 +166,8 @@ class Pictures(Callback):
             layout = module.conditioning(batch)
             samples = [self._sample(module, batch, layout, k) for k in range(self.count)]
             other = self._sample(module, batch, layout.roll(1, dims=0), 0)
-        module.log("val/response", (samples[0] - other).abs().mean() / 2, rank_zero_only=True)
+        if len(layout) > 1:
+            module.log("val/response", (samples[0] - other).abs().mean() / 2, rank_zero_only=True)
         picture = grid(batch.image, layout, samples, batch.caption)
         with beside(self.folder / "grid.png") as draft:
             picture.save(draft, format="PNG")

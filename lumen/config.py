@@ -40,7 +40,9 @@ def load(experiment: str, flags: Sequence[str] = (), complete: bool = True) -> C
 def reload(saved: dict[str, Any], flags: Sequence[str] = ()) -> Config:
     """The config of a run as its config.yaml has it, with flags applied; `flags` then holds only those."""
     draft = _Draft(_read("base") | {"metrics": []})
-    draft.apply("config.yaml", _leaves({k: v for k, v in saved.items() if k not in ("experiment", "flags")}))
+    record = ("experiment", "flags", "defaults")
+    draft.apply("config.yaml", _leaves({k: v for k, v in saved.items() if k not in record}))
+    draft.defaults = saved.get("defaults", {})
     config = draft.finish(flags, complete=True)
     config.experiment = saved["experiment"]
     return config
@@ -69,7 +71,8 @@ class _Draft:
         """One layer of settings; a component named anew drops the arguments of the one before."""
         settings = [(f"{key}.name" if key in SLOTS else key, value) for key, value in settings]
         named = {key for key, _ in settings if key in self.names}
-        for key, value in sorted(settings, key=lambda pair: pair[0] not in named):
+        # names first, and then what belongs to them
+        for key, value in sorted(settings, key=lambda pair: pair[0] not in named and pair[0] != "metrics"):
             slot, _, argument = key.partition(".")
             if slot == "defaults":
                 target, _, name = argument.partition(".")
@@ -99,7 +102,9 @@ class _Draft:
             self._demand(key, lambda value: 0 <= value <= 1, "must be between 0 and 1")
         if self.errors:
             raise BadConfig("\n".join(self.errors))
-        return OmegaConf.to_object(OmegaConf.merge(self.tree, self.slots, {"metrics": self.metrics, "flags": given}))
+        return OmegaConf.to_object(
+            OmegaConf.merge(self.tree, self.slots, {"metrics": self.metrics, "defaults": self.defaults, "flags": given})
+        )
 
     def _pairs(self, flags: Sequence[str]) -> Iterator[tuple[str, Any]]:
         """Flags as settings, their values read as YAML reads them; what is no flag is an error."""
@@ -129,8 +134,12 @@ class _Draft:
         name, _, argument = path.partition(".")
         if argument:
             self.metrics.setdefault(name, {})[argument] = value
-        elif name:
+        elif name and value in ({}, None):
             self.metrics.setdefault(name, {})
+        elif name:
+            self.errors.append(
+                f"{where}: metrics.{name} takes no value; write metrics=[{name}], or metrics.{name}.ARGUMENT=VALUE."
+            )
         elif isinstance(value, str):
             self.metrics = {value: self.metrics.get(value, {})}
         elif isinstance(value, list | dict) and all(isinstance(each, str) for each in value):

@@ -73,9 +73,9 @@ def settle(folder: Path, config: Config) -> None:
     if not path.exists():
         write(path, yaml.safe_dump(dump(config), sort_keys=False))
         return
-    before, now = _flat(saved(folder)), _flat(dump(config))
+    before, now = flat(saved(folder)), flat(dump(config))
     apart = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and k not in PLACE)
-    apart = [key for key in apart if not key.startswith("flags.")]
+    apart = [key for key in apart if not key.startswith(("flags.", "defaults."))]
     if apart:
         said = "; ".join(f"{key} was {before.get(key)!r}, is now {now.get(key)!r}" for key in apart)
         raise RunBusy(
@@ -145,11 +145,12 @@ def _joined(flags: dict[str, Any]) -> str:
     return _safe(",".join(f"{key}={value}" for key, value in sorted(flags.items()))) or "default"
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots."""
+    found: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
 
 
 def _safe(text: str) -> str:

@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from torch import Tensor, nn
 from torchmetrics.utilities import dim_zero_cat
 
 from lumen.contracts import Batch, Metric
+from lumen.errors import Mistake
 from lumen.files import write_json
 from lumen.module import LayoutModule
 from lumen.order import seed_of
@@ -38,12 +42,15 @@ def judged(
     figures: dict[str, Any] = {"protocol": rules | {"hash": _digest(rules)}}
     for kind in ("test", *config.measure.anchors):
         if kind not in known:
-            measurement = Measurement(kind, module, metrics, config.measure.samples, rules["sampling"], config.seed)
+            measurement = Measurement(
+                kind, module, metrics, config.measure.samples, rules["sampling"], config.seed, data.other
+            )
             trainer.test(measurement, datamodule=data, verbose=False)
             known[kind] = measurement.figures
+            if trainer.is_global_zero and kind in SHARED:
+                with suppress(Mistake):  # where they cannot be kept, the next run measures them again
+                    write_json(kept, {kind: known[kind] for kind in SHARED if kind in known})
         figures |= known[kind]
-    if trainer.is_global_zero:
-        write_json(kept, {kind: known[kind] for kind in SHARED if kind in known})
     return figures
 
 
@@ -63,23 +70,29 @@ def protocol(
     data: LightningDataModule, module: LayoutModule, metrics: dict[str, Metric], config: Config, precision: str
 ) -> dict[str, Any]:
     """All that a figure depends on besides what was learnt and the seed: rows are compared under one protocol."""
+    pipeline = module.diffusion.pipeline
+    schedule = {key: value for key, value in pipeline.scheduler.config.items() if not key.startswith("_")}
     return {
         "metrics": {
             name: arguments | {"evaluator": fingerprint(metrics[name].evaluator)}
             for name, arguments in config.metrics.items()
         },
-        "images": config.measure.images,
+        "images": min(config.measure.images, len(data.dataset(data.held_out))),
         "samples": config.measure.samples,
         "sampling": {key: value for key, value in asdict(config.sampling).items() if key != "images"},
         "size": config.size,
-        "data": {"name": data.name, "fingerprint": data.fingerprint()},
-        "diffusion": dict(module.diffusion.identity),
+        # flips are for training, and a folder may move; all else decides what is looked at and as which class
+        "data": {key: value for key, value in config.data.items() if key not in ("root", "flip")}
+        | {"fingerprint": data.fingerprint()},
+        "diffusion": dict(module.diffusion.identity)
+        | {"schedule": _digest(schedule), "scaling": pipeline.vae.config.scaling_factor},
+        "lumen": version("lumen"),
         "precision": precision,
     }
 
 
 def _digest(rules: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(rules, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 class Measurement(LightningModule):
@@ -93,6 +106,7 @@ class Measurement(LightningModule):
             "shuffled" one by its caption and the layout of another image (the floor).
         samples: of each image; an anchor without noise has one.
         sampling: arguments of `ControlledDiffusion.sample`.
+        other: gives for a batch another image of each image's set, always the same one.
     """
 
     def __init__(
@@ -102,17 +116,16 @@ class Measurement(LightningModule):
         metrics: dict[str, Metric],
         samples: int,
         sampling: dict[str, Any],
-        seed: int = 0,
+        seed: int,
+        other: Callable[[Batch], Batch],
     ):
         super().__init__()
-        self.kind, self.module, self.sampling, self.seed = kind, module, sampling, seed
+        self.kind, self.module, self.sampling, self.seed, self.other = kind, module, sampling, seed, other
         self.count = 1 if kind in ("real", "vae") else samples
         self.judges = nn.ModuleDict({name: m for name, m in metrics.items() if m.samples <= self.count})
         self.figures: dict[str, float | list[float]] = {}
-        self.before: Tensor | None = None  # the last layout of the batch before
 
     def on_test_epoch_start(self) -> None:
-        self.before = None
         for judge in self.judges.values():
             judge.reset()
 
@@ -133,14 +146,12 @@ class Measurement(LightningModule):
 
     @torch.no_grad()
     def layout(self, batch: Batch) -> Float[Tensor, "b k h w"] | None:
-        """What the ControlNet is shown; shuffled, each image has that of the image before it."""
-        if self.kind not in ("test", "shuffled"):
-            return None
-        own = self.module.conditioning(batch)
+        """What the ControlNet is shown."""
         if self.kind == "test":
-            return own
-        before, self.before = own[-1:] if self.before is None else self.before, own[-1:]
-        return torch.cat([before, own[:-1]])
+            return self.module.conditioning(batch)
+        if self.kind == "shuffled":
+            return self.module.conditioning(self.other(batch).to(batch.image.device))
+        return None
 
     @torch.no_grad()
     def paint(self, batch: Batch, layout: Float[Tensor, "b k h w"] | None, k: int) -> Float[Tensor, "b 3 H W"]:

@@ -152,6 +152,8 @@ def _checked(data: LightningDataModule, config: Config) -> LightningDataModule:
                 f"{ranks} processes need {ranks} images of the {split} split or more, and there are {count}; raise "
                 f"{key}, or use fewer devices."
             )
+    if config.metrics and "shuffled" in config.measure.anchors and count < 2:
+        raise BadConfig("measure.images=1 leaves no other image whose layout could be shown; raise it to 2 or more.")
     return data
 
 

@@ -87,6 +87,7 @@ class Config:
     keep: int
     # Which experiment this is and what was changed in it: the run's name, not settings of their own.
     experiment: str = ""
+    defaults: dict[str, Any] = field(default_factory=dict)  # of the experiment, for components that are named later
     flags: dict[str, Any] = field(default_factory=dict)
 
 

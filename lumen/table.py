@@ -12,8 +12,9 @@ from omegaconf import OmegaConf
 
 from lumen import folder
 from lumen.config import load
-from lumen.errors import BadConfig, UnknownName, known
+from lumen.errors import BadConfig, Mistake, UnknownName, known
 from lumen.files import beside
+from lumen.folder import flat
 from lumen.schema import ANCHORS, Config
 
 BESIDE = ("val/loss", "val/response", "layout/explained_variance")  # what stands beside the metrics
@@ -89,8 +90,13 @@ def render(table: Table) -> str:
     """The table as Markdown: a figure with its 95 % interval over images, or over seeds the mean and its deviation.
 
     Below the rows are the anchors, and at the right the paper's figures, in columns of their own.
+
+    Raises:
+        Mistake: the rows were measured by different protocols.
     """
     found = {row.name: _runs(table, row) for row in table.rows}
+    every = [run for runs in found.values() for run in runs]
+    _same_protocol(every)
     keys = sorted({key for runs in found.values() for run in runs for key in run if _is_number(run[key])})
     judged = [key for key in keys if key.startswith("test/")]
     ours = [*judged, *(key for key in BESIDE if key in keys)]
@@ -101,9 +107,8 @@ def render(table: Table) -> str:
         runs = found[row.name]
         quoted = [str(row.published.get(key, "–")) for key in theirs]
         lines.append(_line([row.name, f"{len(runs)}/{table.seeds}", *(_cell(runs, key) for key in ours), *quoted]))
-    every = [run for runs in found.values() for run in runs]
     for kind, title in ANCHORS.items():
-        cells = [_cell(every, key.replace("test/", f"{kind}/")) for key in judged]
+        cells = [_anchor(every, key.replace("test/", f"{kind}/")) for key in judged]
         if set(cells) - {"–"}:
             lines.append(_line([f"*{title}*", "", *cells, *[""] * (len(head) - 2 - len(cells))]))
     return "\n".join(lines)
@@ -118,7 +123,7 @@ def draw(table: Table) -> list[Path]:
     name = f"{table.name}-{Path(table.base).stem}"
     place = Path(table.config(table.rows[0], 0).runs) / "tables"
     grids = {row.name: folder.place_of(table.config(row, 0)) / "grid.png" for row in table.rows}
-    shown = {row: Image.open(path).convert("RGB") for row, path in grids.items() if path.exists()}
+    shown = {row: Image.open(path).convert("RGB") for row, path in grids.items() if folder.figures(path.parent)}
     keys = [f"test/{key}" for key in table.curve]
     points = {}
     for row in table.rows:
@@ -139,6 +144,30 @@ def _runs(table: Table, row: Row) -> list[dict[str, Any]]:
     """The figures of a row's finished runs."""
     runs = [folder.figures(folder.place_of(table.config(row, seed))) for seed in range(table.seeds)]
     return [figures for figures in runs if figures is not None]
+
+
+def _same_protocol(runs: list[dict[str, Any]]) -> None:
+    """
+    Raises:
+        Mistake: figures were measured in different ways; the message names how.
+    """
+    rules = [flat(run["protocol"]) for run in runs if "protocol" in run]
+    values = {key: {str(one.get(key)) for one in rules} for key in sorted(set().union(*rules) - {"hash"})}
+    apart = {key: sorted(some) for key, some in values.items() if len(some) > 1}
+    if apart:
+        said = "; ".join(f"{key}: {' or '.join(some)}" for key, some in apart.items())
+        raise Mistake(
+            f"the rows were not measured alike ({said}), so they make no table; measure them anew: remove the "
+            "metrics.json of those that differ and repeat lumen ablate."
+        )
+
+
+def _anchor(runs: list[dict[str, Any]], key: str) -> str:
+    """As `_cell`, but where the rows differ their mean, and the least and most."""
+    values = [run[key] for run in runs if key in run]
+    if len(set(values)) < 2:
+        return _cell(runs, key)
+    return f"{mean(values):.4g} ({min(values):.4g} to {max(values):.4g})"
 
 
 def _cell(runs: list[dict[str, Any]], key: str) -> str:

@@ -90,7 +90,7 @@ def test_an_unknown_experiment_is_answered_with_the_nearest():
 
 def test_base_sets_every_key_and_only_those():
     saved = dump(load("coco_stuff", [ROOT]))
-    assert saved.keys() - {"experiment", "flags"} == _read("base").keys()
+    assert saved.keys() - {"experiment", "flags", "defaults"} == _read("base").keys()
 
 
 def test_a_saved_config_comes_back_with_new_flags():
@@ -105,6 +105,8 @@ def test_a_saved_config_comes_back_with_new_flags():
 def test_metrics_are_named_in_a_list_and_keep_the_arguments_of_the_experiment():
     config = load("scenes", ["metrics=[lpips,miou]", "metrics.lpips.trunk=vgg"])
     assert config.metrics == {"lpips": {"trunk": "vgg"}, "miou": {"segmenter": "scenes", "revision": None}}
+    assert load("scenes", ["metrics.lpips.trunk=vgg", "metrics=[miou]"]).metrics.keys() == {"miou", "lpips"}
+    assert reload(dump(load("scenes", ["metrics=[]"])), ["metrics=[miou]"]).metrics["miou"]["segmenter"] == "scenes"
     assert load("scenes", ["metrics=miou"]).metrics.keys() == {"miou"} and load("scenes", ["metrics=[]"]).metrics == {}
     assert reload(dump(config)).metrics == config.metrics and reload(dump(load("scenes", ["metrics=[]"]))).metrics == {}
 
@@ -119,6 +121,7 @@ def test_metrics_are_named_in_a_list_and_keep_the_arguments_of_the_experiment():
             "metric 'miou' has no argument 'metrics.miou.segmentor'; did you mean 'segmenter'",
         ),
         ("metrics.lpips.trunk=3", "metrics.lpips.trunk of metric 'lpips' must be str, not 3"),
+        ("metrics.lpips=false", "metrics.lpips takes no value; write metrics=[lpips]"),
         ("measure.anchors=[reel]", "measure.anchors cannot be"),
     ],
 )

@@ -65,6 +65,8 @@ def trained(tmp_path_factory) -> Path:
         ("train scenes steps=many", "steps cannot be 'many'"),
         ("train scenes size=30", "size=30 does not divide into the autoencoder's 4 px cells; choose 28 or 32"),
         ("train scenes size=36 backbone.patch=8", "the nearest are 32 x 32 and 40 x 40"),
+        ("train scenes metrics=[lpips] measure.samples=1", "lpips compares 2 samples of an image"),
+        ("train scenes metrics=[miou] measure.images=1", "leaves no other image"),
         ("train scenes conditioning.components=999", "choose 1 to 128"),
         ("train scenes conditioning.basis=none.safetensors", "is no layout basis"),
         ("train scenes backbone.size=tiny backbone.weights=published", "the tiny dino has no published weights"),

@@ -4,11 +4,12 @@ import shlex
 
 import pytest
 
-from lumen import sweep
+from lumen import folder, sweep
 from lumen import table as tables
 from lumen.__main__ import main
 from lumen.config import dump, load
-from lumen.errors import BadConfig, UnknownName
+from lumen.errors import BadConfig, Mistake, UnknownName
+from lumen.files import write_json
 
 TINY = [
     "size=32",
@@ -66,6 +67,15 @@ def test_rows_run_once_failures_are_named_and_means_are_printed(place, monkeypat
     launched.clear()
     assert main(command) == 1
     assert len(launched) == 2 and "8 runs, 6 of them done before" in capsys.readouterr().out
+
+
+def test_rows_that_were_not_measured_alike_make_no_table(place):
+    table = tables.read("table1", base="scenes")
+    for row, images in zip(table.rows, (96, 12), strict=False):
+        figures = {"test/miou": 0.5, "protocol": {"images": images, "sampling": {"steps": 15}, "hash": str(images)}}
+        write_json(folder.place_of(table.config(row, 0)) / "metrics.json", figures)
+    with pytest.raises(Mistake, match=r"not measured alike \(images: 12 or 96\)"):
+        tables.render(table)
 
 
 def test_an_unknown_table_is_answered_with_the_nearest():

@@ -23,7 +23,7 @@ class Diversity(Metric):
 
     Args:
         trunk: "alex", "vgg" or "squeeze", torchvision's network under the published linear layers; or a timm
-            folder or "scenes": then the plain mean over channels and stages, which is no published LPIPS.
+            folder or "scenes": then the sum over channels and mean over stages, which is no published LPIPS.
     """
 
     higher_is_better = True

@@ -65,10 +65,10 @@ def _meaning(labels: dict[int, str], classes: tuple[str, ...], segmenter: str) -
         BadConfig: it does not know a class.
     """
     place = {name.strip().lower(): i for i, each in enumerate(classes) for name in (each, *each.split(","))}
-    meaning = [
-        next((place[n.strip().lower()] for n in (label, *label.split(",")) if n.strip().lower() in place), len(classes))
-        for _, label in sorted(labels.items())
-    ]
+    meaning = [len(classes)] * (max(labels) + 1)
+    for number, label in labels.items():
+        known = [place[n.strip().lower()] for n in (label, *label.split(",")) if n.strip().lower() in place]
+        meaning[number] = known[0] if known else len(classes)
     if missing := [name for i, name in enumerate(classes) if i not in meaning]:
         raise BadConfig(
             f"metrics.miou.segmenter={segmenter} knows {len(labels)} labels, but not {len(missing)} of the data set's "

@@ -8,7 +8,7 @@ from lumen.contracts import Batch, Metric
 from lumen.metrics._evaluator import Evaluator
 from lumen.registry import metrics
 
-LEAST = 1e-3  # of the mean: relative depths can touch zero, where a logarithm ends
+LEAST = 1e-3  # of an image's mean: relative depths can touch zero, where a logarithm ends
 
 
 @metrics.register
@@ -33,7 +33,7 @@ class ScaleInvariantDepth(Metric):
         sizes = [tuple(images.shape[-2:])] * len(images)
         found = self.evaluator.processor.post_process_depth_estimation(self.evaluator(images), sizes)
         depth = torch.stack([each["predicted_depth"] for each in found])
-        return depth.clamp(min=LEAST * depth.mean().clamp(min=LEAST).item())
+        return depth.maximum(LEAST * depth.mean((1, 2), keepdim=True).clamp(min=LEAST))
 
     def each(self, batch: Batch, painted: Float[Tensor, "b n 3 H W"]) -> Float[Tensor, " b"]:
         reference = self.seen(batch.image).log()

@@ -12,7 +12,7 @@ from transformers import CLIPTokenizer
 
 from lumen.files import write, write_json
 from lumen.recipes import probe
-from lumen.recipes.card import card
+from lumen.recipes.card import card, on_held_out
 from lumen.recipes.course import DEVICE, Course
 from lumen.recipes.drawn import drawn
 from lumen.recipes.unet import TOKENS, tokenized, vocabulary
@@ -60,9 +60,7 @@ def train(
 
     figures = course.train(model, loss)
     save(out, model, words)
-    for split in ("val", "test"):
-        for name, value in measure(out, work, split, held_out).items():
-            figures[f"{name}, {split} seeds"] = round(value, 3)
+    figures |= on_held_out(lambda split: measure(out, work, split, held_out))
     recipe = f"clip {steps=} {batch=} {minutes=} {seed=} {images=} {rate=}"
     card(out, __doc__, recipe, [model], figures, LEARNT)
     return figures

@@ -19,7 +19,7 @@ from transformers import (
 
 from lumen.errors import WeightsMissing
 from lumen.recipes import segmenter
-from lumen.recipes.card import card
+from lumen.recipes.card import card, on_held_out
 from lumen.recipes.course import DEVICE, Course
 from lumen.recipes.drawn import drawn
 from lumen.recipes.looks import MEAN, STD, flipped, reconstructed, softened
@@ -154,8 +154,6 @@ def train(
     figures = course.train(network, of_batch)
     network.half().save_pretrained(out)
     processor().save_pretrained(out)
-    for split in ("val", "test"):
-        for name, value in measure(out, work, split, held_out).items():
-            figures[f"{name}, {split} seeds"] = round(value, 4)
+    figures |= on_held_out(lambda split: measure(out, work, split, held_out))
     card(out, __doc__, f"depth {steps=} {batch=} {minutes=} {seed=} {images=} {rate=}", [network], figures, LEARNT)
     return figures

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from lumen.recipes import probe
-from lumen.recipes.card import card
+from lumen.recipes.card import card, on_held_out
 from lumen.recipes.course import Course
 from lumen.recipes.distil import Pair, distilled, save
 
@@ -33,9 +33,7 @@ def train(
     course = Course(work / f"dino-{seed}.pt", steps, batch, rate, minutes, seed, warm=50)
     vit, figures = distilled(course, work, images, loss)
     save(out, vit)
-    for split in ("val", "test"):
-        for name, value in measure(out, work, split, held_out).items():
-            figures[f"{name}, {split} seeds"] = round(value, 3)
+    figures |= on_held_out(lambda split: measure(out, work, split, held_out))
     card(out, __doc__, f"dino {steps=} {batch=} {minutes=} {seed=} {images=} {rate=}", [vit], figures, LEARNT)
     return figures
 

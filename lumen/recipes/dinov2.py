@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lumen.recipes import probe
-from lumen.recipes.card import card
+from lumen.recipes.card import card, on_held_out
 from lumen.recipes.course import DEVICE, Course
 from lumen.recipes.distil import Pair, distilled, save
 
@@ -41,9 +41,7 @@ def train(
     course = Course(work / f"dinov2-{seed}.pt", steps, batch, rate, minutes, seed, warm=50)
     vit, figures = distilled(course, work, images, loss)
     save(out, vit)
-    for split in ("val", "test"):
-        for name, value in measure(out, work, split, held_out).items():
-            figures[f"{name}, {split} seeds"] = round(value, 3)
+    figures |= on_held_out(lambda split: measure(out, work, split, held_out))
     card(out, __doc__, f"dinov2 {steps=} {batch=} {minutes=} {seed=} {images=} {rate=}", [vit], figures, LEARNT)
     return figures
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lumen import edges
-from lumen.recipes.card import card
+from lumen.recipes.card import card, on_held_out
 from lumen.recipes.course import DEVICE, Course
 from lumen.recipes.drawn import drawn
 from lumen.recipes.looks import flipped, softened
@@ -118,8 +118,6 @@ def train(
 
     figures = course.train(network, of_batch)
     network.half().save(out)
-    for split in ("val", "test"):
-        for name, value in measure(out, work, split, held_out).items():
-            figures[f"{name}, {split} seeds"] = round(value, 4)
+    figures |= on_held_out(lambda split: measure(out, work, split, held_out))
     card(out, __doc__, f"edges {steps=} {batch=} {minutes=} {seed=} {images=} {rate=}", [network], figures, LEARNT)
     return figures

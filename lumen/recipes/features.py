@@ -12,7 +12,7 @@ from timm.models import ResNet, save_for_hf
 from torch import Tensor
 from torch.nn import functional as F
 
-from lumen.recipes.card import card
+from lumen.recipes.card import card, on_held_out
 from lumen.recipes.course import DEVICE, Course
 from lumen.recipes.drawn import Drawn, drawn
 from lumen.recipes.looks import MEAN, STD, flipped, softened
@@ -142,9 +142,7 @@ def train(
 
     figures = course.train(network, of_batch)
     save(out, network)
-    for split in ("val", "test"):
-        for name, value in measure(out, work, split, held_out).items():
-            figures[f"{name}, {split} seeds"] = round(value, 4)
+    figures |= on_held_out(lambda split: measure(out, work, split, held_out))
     card(out, __doc__, f"features {steps=} {batch=} {minutes=} {seed=} {images=} {rate=}", [network], figures, LEARNT)
     return figures
 

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import DPTConfig, DPTForDepthEstimation
 
-from lumen.recipes.card import card
+from lumen.recipes.card import card, on_held_out
 from lumen.recipes.course import DEVICE, Course
 from lumen.recipes.depth import estimated, processor
 from lumen.recipes.drawn import drawn
@@ -98,8 +98,6 @@ def train(
     figures = course.train(network, of_batch)
     network.half().save_pretrained(out)
     processor().save_pretrained(out)
-    for split in ("val", "test"):
-        for name, value in measure(out, work, split, held_out).items():
-            figures[f"{name}, {split} seeds"] = round(value, 4)
+    figures |= on_held_out(lambda split: measure(out, work, split, held_out))
     card(out, __doc__, f"midas {steps=} {batch=} {minutes=} {seed=} {images=} {rate=}", [network], figures, LEARNT)
     return figures

@@ -47,7 +47,7 @@ def probe(backbone: Backbone, work: Path, split: str = "test", count: int = 512)
     Those are the first `SEEN` of what is drawn of train in `work`, so that a recipe's own scenes do.
     """
     there = [int(words.parent.name.split("-")[1]) for words in work.glob(f"train-*-{SIZE}/words.json")]
-    taught, judged = drawn(work, "train", max(there, default=SEEN), SIZE), drawn(work, split, count, SIZE)
+    taught, judged = drawn(work, "train", max([SEEN, *there]), SIZE), drawn(work, split, count, SIZE)
     x = _seen(backbone.features, taught)
     classify = classifier(x, shares(taught.semantic[:SEEN], x.shape[-2:]))
     return miou(classify(_seen(backbone.features, judged)), judged.semantic)

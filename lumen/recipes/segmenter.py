@@ -16,7 +16,7 @@ from transformers import (
     SegformerImageProcessor,
 )
 
-from lumen.recipes.card import card
+from lumen.recipes.card import card, on_held_out
 from lumen.recipes.course import DEVICE, Course
 from lumen.recipes.drawn import drawn
 from lumen.recipes.looks import MEAN, STD, flipped, reconstructed, softened
@@ -106,8 +106,6 @@ def train(
     figures = course.train(network, loss)
     network.half().save_pretrained(out)
     processor().save_pretrained(out)
-    for split in ("val", "test"):
-        for name, value in measure(out, work, split, held_out).items():
-            figures[f"{name}, {split} seeds"] = round(value, 4)
+    figures |= on_held_out(lambda split: measure(out, work, split, held_out))
     card(out, __doc__, f"segmenter {steps=} {batch=} {minutes=} {seed=} {images=} {rate=}", [network], figures, LEARNT)
     return figures

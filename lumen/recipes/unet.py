@@ -19,7 +19,7 @@ from lumen.errors import WeightsMissing
 from lumen.files import beside
 from lumen.pipeline import load
 from lumen.recipes import probe
-from lumen.recipes.card import card
+from lumen.recipes.card import card, on_held_out
 from lumen.recipes.course import DEVICE, Course
 from lumen.recipes.drawn import drawn
 from lumen.recipes.vae import SIZE, encoded
@@ -144,9 +144,7 @@ def train(
     for split in ("val", "test"):
         figures[f"loss, {split} seeds"] = round(error(painter, words, *latents(work, vae, split, held_out)), 4)
     save(out, painter, words, vae)
-    for split in ("val", "test"):
-        for name, value in measure(out, work, split, held_out).items():
-            figures[f"{name}, {split} seeds"] = round(value, 3)
+    figures |= on_held_out(lambda split: measure(out, work, split, held_out))
     recipe = f"unet {steps=} {batch=} {minutes=} {seed=} {images=} {rate=}"
     card(out, __doc__, recipe, [painter.unet, painter.text], figures, LEARNT)
     return figures

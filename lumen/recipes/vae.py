@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from lumen.recipes.card import card
+from lumen.recipes.card import card, on_held_out
 from lumen.recipes.course import DEVICE, Course
 from lumen.recipes.drawn import drawn
 
@@ -100,8 +100,6 @@ def train(
     # Stable Diffusion's rule: what the U-Net denoises has standard deviation 1
     vae.register_to_config(scaling_factor=round(1 / mean.float().std().item(), 5))
     vae.half().save_pretrained(out / "vae")
-    for split in ("val", "test"):
-        for name, value in measure(out, work, split, held_out).items():
-            figures[f"{name}, {split} seeds"] = round(value, 2)
+    figures |= on_held_out(lambda split: measure(out, work, split, held_out))
     card(out / "vae", __doc__, f"vae {steps=} {batch=} {minutes=} {seed=} {images=} {rate=}", [vae], figures, LEARNT)
     return figures

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import BertTokenizer, BlipConfig, BlipForQuestionAnswering, BlipImageProcessor, BlipProcessor
 
 from lumen.answers import Answerer
-from lumen.recipes.card import card
+from lumen.recipes.card import card, on_held_out
 from lumen.recipes.course import DEVICE, Course
 from lumen.recipes.drawn import Drawn, drawn
 from lumen.recipes.vae import SIZE, pixels
@@ -183,9 +183,7 @@ def train(
 
     figures = course.train(pupil, loss)
     save(out, pupil.blip, words)
-    for split in ("val", "test"):
-        for name, value in measure(out, work, split, held_out).items():
-            figures[f"{name}, {split} seeds"] = round(value, 4)
+    figures |= on_held_out(lambda split: measure(out, work, split, held_out))
     card(out, __doc__, f"vqa {steps=} {batch=} {minutes=} {seed=} {images=} {rate=}", [pupil.blip], figures, LEARNT)
     return figures
 

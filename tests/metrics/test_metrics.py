@@ -133,6 +133,18 @@ def test_depth_error_is_eigens_and_knows_no_scale(judges, scenes, monkeypatch):
     assert judged(metric, scenes, noise(scenes.image)) == pytest.approx(0, abs=1e-4)
 
 
+def test_depth_that_touches_zero_is_judged_image_by_image(judges, scenes, monkeypatch):
+    metric = judges["si_depth"]
+    depth = torch.rand(8, 64, 64, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 9)[:, None, None]
+    depth[:, :8] = 0
+    answers = lambda output, sizes: [{"predicted_depth": each} for each in output]  # noqa: E731
+    monkeypatch.setattr(metric.evaluator.processor, "post_process_depth_estimation", answers)
+    monkeypatch.setattr(metric, "_frozen", (metric.evaluator,))
+    monkeypatch.setattr(metric.evaluator, "forward", lambda images: depth[: len(images)])
+    whole, alone = metric.seen(scenes.image), metric.seen(scenes.image[:1])
+    assert torch.equal(whole[:1], alone) and (whole > 0).all()
+
+
 def test_diversity_is_the_mean_over_pairs_of_lpips(scenes):
     net = _LPIPS(pretrained=True, net="alex", pnet_rand=True)  # the published layers on an untrained trunk
     images = [scenes.image, noise(scenes.image), scenes.image.flip(-1)]
