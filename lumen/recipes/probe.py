@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from lumen.contracts import Backbone, resize
 from lumen.recipes.drawn import Drawn, drawn
+from lumen.recipes.segmenter import confusion, miou
 from lumen.recipes.vae import SIZE, pixels
 from lumen.registry import backbones
 from lumen.scenes.world import CLASSES
@@ -47,16 +48,16 @@ def probe(backbone: Backbone, work: Path, split: str = "test", count: int = 512)
     Those are the first `SEEN` of what is drawn of train in `work`, so that a recipe's own scenes do.
     """
     there = [int(words.parent.name.split("-")[1]) for words in work.glob(f"train-*-{SIZE}/words.json")]
-    taught, judged = drawn(work, "train", max([SEEN, *there]), SIZE), drawn(work, split, count, SIZE)
+    taught, asked = drawn(work, "train", max([SEEN, *there]), SIZE), drawn(work, split, count, SIZE)
     x = _seen(backbone.features, taught)
     classify = classifier(x, shares(taught.semantic[:SEEN], x.shape[-2:]))
-    return miou(classify(_seen(backbone.features, judged)), judged.semantic)
+    return judged(classify(_seen(backbone.features, asked)), asked.semantic)
 
 
 def ceiling(work: Path, cells: int = 8, split: str = "test", count: int = 512) -> float:
     """What a grid of cells x cells allows: the mean IoU of the true shares of the classes in each cell."""
     truth = drawn(work, split, count, SIZE).semantic
-    return miou(shares(truth, (cells, cells)), truth)
+    return judged(shares(truth, (cells, cells)), truth)
 
 
 @torch.no_grad()
@@ -110,16 +111,10 @@ def classifier(
     return lambda maps: (rows(maps) @ w + b).unflatten(0, (len(maps), *maps.shape[-2:])).permute(0, 3, 1, 2)
 
 
-def miou(logits: Float[Tensor, "n k h w"], semantic: UInt8[np.ndarray, "n H W"]) -> float:
-    """Over all pixels of all scenes, the logits resized to theirs; a class that is nowhere does not count."""
-    k = logits.shape[1]
-    confusion = torch.zeros(k, k)
-    for some, truth in zip(logits.split(64), torch.tensor(semantic).long().split(64), strict=True):
-        said = resize(some, truth.shape[-2:]).argmax(1)
-        confusion += torch.bincount((truth * k + said).flatten(), minlength=k * k).view(k, k)
-    hit = confusion.diag()
-    union = confusion.sum(0) + confusion.sum(1) - hit
-    return (hit / union)[union > 0].mean().item()
+def judged(logits: Float[Tensor, "n k h w"], semantic: UInt8[np.ndarray, "n H W"]) -> float:
+    """Mean IoU over all pixels of all scenes, the logits resized to theirs."""
+    found = [resize(some, semantic.shape[1:]).argmax(1).byte() for some in logits.split(64)]
+    return miou(confusion(semantic, torch.cat(found).numpy()))
 
 
 @torch.no_grad()

@@ -9,19 +9,13 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from torchmetrics.functional.image.lpips import _LPIPS
 
 from datamodules._base import Loading
+from lumen.build import build_data, build_metrics
+from lumen.config import load
 from lumen.contracts import IGNORE, Batch, Metric
 from lumen.errors import BadConfig, WeightsMissing
 from lumen.metrics import lpips
 from lumen.registry import datamodules, metrics
-from lumen.scenes.questions import questions
 from lumen.scenes.world import CLASSES
-
-ON_SCENES = {
-    "miou": {"segmenter": "scenes", "classes": CLASSES},
-    "si_depth": {"depth": "scenes"},
-    "lpips": {"trunk": "scenes"},
-    "tifa": {"vqa": "scenes", "questions": lambda batch: [questions(graph) for graph in batch.extra["graph"]]},
-}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +29,8 @@ class Judges(dict):
     """Every metric with the small evaluator of the scenes, built when it is first asked for."""
 
     def __missing__(self, name):
-        self[name] = metrics.build(name, **ON_SCENES[name])
+        config = load("scenes", [f"metrics=[{name}]"])
+        self[name] = build_metrics(config, build_data(config))[name]
         return self[name]
 
 
@@ -175,6 +170,7 @@ def test_tifa_needs_something_to_ask():
 
 @pytest.mark.parametrize("name", metrics.names())
 def test_an_untrained_evaluator_is_refused(name):
-    key = next(k for k, v in ON_SCENES[name].items() if v == "scenes")
+    key = next(k for k, v in load("scenes", [f"metrics=[{name}]"]).metrics[name].items() if v == "scenes")
+    config = load("scenes", [f"metrics=[{name}]", f"metrics.{name}.{key}=none"])
     with pytest.raises(WeightsMissing, match="can judge nothing"):
-        metrics.build(name, **ON_SCENES[name] | {key: "none"})
+        build_metrics(config, build_data(config))
