@@ -1,7 +1,10 @@
 """From a config to parts: the only place where settings meet classes."""
 
+from typing import Any
+
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lumen.contracts import Conditioning, Metric
 from lumen.diffusion import ControlledDiffusion
@@ -36,19 +39,31 @@ def build_conditioning(config: Config) -> Conditioning:
 
 
 def build_metrics(config: Config, data: LightningDataModule) -> dict[str, Metric]:
-    """The judges, by name, each with what it needs of the data set."""
-    supplies = {"classes": data.classes, "questions": data.questions}
-    judges = {
-        name: metrics.build(name, **arguments, **{part: supplies[part] for part in metrics.needs(name)})
-        for name, arguments in config.metrics.items()
-    }
-    for name, judge in judges.items():
-        if judge.samples > config.measure.samples:
+    """The judges, by name, each with what it needs of the data set; of too few samples another in its place."""
+    images, each = min(config.measure.images, len(data.dataset(data.held_out))), config.measure.samples
+    judges = {name: _metric(name, arguments, data) for name, arguments in config.metrics.items()}
+    for name, judge in list(judges.items()):
+        if judge.samples > each:
             raise BadConfig(
-                f"{name} compares {judge.samples} samples of an image, and measure.samples is "
-                f"{config.measure.samples}; raise it, or leave {name} out of metrics."
+                f"{name} compares {judge.samples} samples of an image, and measure.samples is {each}; raise it, or "
+                f"leave {name} out of metrics."
             )
+        if judge.least > images * each:
+            arguments = {
+                key: value for key, value in config.metrics[name].items() if key in metrics.arguments(judge.instead)
+            }
+            rank_zero_warn(
+                f"{name} needs {judge.least} samples or more, and there are {images * each} ({images} images, "
+                f"{each} of each); {judge.instead} is measured in its place. Raise measure.images to have {name}."
+            )
+            judges.setdefault(judge.instead, _metric(judge.instead, arguments, data))
+            del judges[name]
     return judges
+
+
+def _metric(name: str, arguments: dict[str, Any], data: LightningDataModule) -> Metric:
+    supplies = {"classes": data.classes, "questions": data.questions}
+    return metrics.build(name, **arguments, **{part: supplies[part] for part in metrics.needs(name)})
 
 
 def build_module(config: Config) -> LayoutModule:

@@ -1,6 +1,6 @@
 """What the parts promise one another: Batch, Backbone, Conditioning, Metric."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from torchmetrics.utilities import dim_zero_cat
 from lumen.order import generator
 
 IGNORE = 255  # the label of pixels that belong to no class
+KEPT = 2**30  # bytes that a metric may remember of reference images
 
 
 @dataclass
@@ -94,7 +95,8 @@ class Metric(torchmetrics.Metric):
     """Judges painted images by what they should show; ranks add up, and no image is counted twice.
 
     A subclass writes `each`, the row of numbers that one image brings, and `figure`, what many rows
-    amount to: with the rows kept, an interval follows by drawing the images anew.
+    amount to: with the rows kept, an interval follows by drawing the images anew, and so does the
+    difference between two runs that painted the same images.
 
     Args:
         evaluator: the frozen network that looks at images; it goes where the images are.
@@ -103,11 +105,15 @@ class Metric(torchmetrics.Metric):
     higher_is_better: bool
     full_state_update = False
     samples = 1  # how many of one image it needs
+    least = 1  # how many of all images together: of fewer it would say nothing
+    instead: str | None = None  # the metric that takes its place where there are fewer
+    draws = 1000  # of the images anew, for an interval
 
     def __init__(self, evaluator: nn.Module):
         super().__init__()
         # A tuple keeps it out of parameters, state and copies.
         self._frozen = (evaluator.requires_grad_(False).eval(),)
+        self.kept: dict[str, Tensor] = {}  # what was seen of each reference image, by its id
         self.rows: list[Tensor]
         self.add_state("rows", [], dist_reduce_fx="cat")
 
@@ -115,30 +121,65 @@ class Metric(torchmetrics.Metric):
     def evaluator(self) -> nn.Module:
         return self._frozen[0]
 
+    @property
+    def title(self) -> str:
+        """The name that its figures go by; with another network than the published one it is another measure."""
+        return type(self).__module__.rpartition(".")[2]
+
     def each(self, batch: Batch, painted: Float[Tensor, "b n 3 H W"]) -> Float[Tensor, "b ..."]:
         """What each image of the batch brings, n samples of it being painted; images are in [-1, 1]."""
         raise NotImplementedError(f"{type(self).__name__} must write each()")
 
-    def figure(self, rows: Float[Tensor, "b ..."]) -> Float[Tensor, ""]:
-        raise NotImplementedError(f"{type(self).__name__} must write figure()")
+    @staticmethod
+    def figure(rows: Float[Tensor, "b ..."]) -> Float[Tensor, ""]:
+        raise NotImplementedError("a metric must write figure()")
+
+    def parts(self, rows: Float[Tensor, "b ..."]) -> dict[str, Float[Tensor, ""]]:
+        """Further figures by name, such as one per class."""
+        return {}
+
+    def once(self, batch: Batch, look: Callable[[Tensor], Tensor]) -> Tensor:
+        """What `look` makes of the reference images of a batch (b, ...): each is looked at once, and remembered."""
+        new = [n for n, i in enumerate(batch.id) if i not in self.kept]
+        found = dict(zip([batch.id[n] for n in new], look(batch.image[new]).cpu(), strict=True)) if new else {}
+        known = self.kept | found
+        if sum(each.nbytes for each in known.values()) < KEPT:
+            self.kept = known
+        return torch.stack([known[i] for i in batch.id]).to(batch.image.device)
+
+    def judge(self, batch: Batch, painted: Float[Tensor, "b n 3 H W"]) -> Float[Tensor, "b ..."]:
+        """The rows of a batch, in fp32 whatever the precision of training: figures of two machines are compared."""
+        self.evaluator.to(painted.device)
+        with torch.no_grad(), torch.autocast(painted.device.type, enabled=False):
+            return self.each(batch, painted.float())
 
     def update(self, batch: Batch, painted: Float[Tensor, "b n 3 H W"]) -> None:
-        self.evaluator.to(painted.device)
-        # In fp32 whatever the precision of training: figures of two machines are to be compared.
-        with torch.no_grad(), torch.autocast(painted.device.type, enabled=False):
-            self.rows.append(self.each(batch, painted.float()))
+        self.rows.append(self.judge(batch, painted))
 
     def compute(self) -> Float[Tensor, ""]:
         return self.figure(dim_zero_cat(self.rows))
 
-    def interval(self, rows: Float[Tensor, "b ..."], draws: int = 1000, share: float = 0.95) -> list[float]:
-        """Low and high end of where the figure would fall for other images of the same kind: the percentile bootstrap.
+    @classmethod
+    def drawn(cls, rows: Float[Tensor, "b ..."]) -> Float[Tensor, " draws"]:
+        """Figures of as many images drawn anew, with replacement.
 
-        Source: Efron and Tibshirani 1993, chapter 13.
+        The draws are the same wherever there are as many images: figures of two runs come in pairs.
         """
-        draw = torch.randint(len(rows), (draws, len(rows)), generator=generator("bootstrap")).to(rows.device)
-        figures = torch.stack([self.figure(rows[some]) for some in draw]).double()
-        return figures.quantile(torch.tensor([(1 - share) / 2, (1 + share) / 2]).to(figures)).tolist()
+        draw = torch.randint(len(rows), (cls.draws, len(rows)), generator=generator("bootstrap")).to(rows.device)
+        return torch.stack([cls.figure(rows[some]) for some in draw]).double()
+
+    @classmethod
+    def interval(cls, rows: Float[Tensor, "b ..."]) -> list[float]:
+        """Low and high end of where the figure would fall for other images of the same kind, 95 times of 100.
+
+        Source: the percentile bootstrap, Efron and Tibshirani 1993, chapter 13.
+        """
+        return within(cls.drawn(rows))
+
+
+def within(drawn: Float[Tensor, " draws"], share: float = 0.95) -> list[float]:
+    """Where the middle `share` of figures lies."""
+    return drawn.quantile(torch.tensor([(1 - share) / 2, (1 + share) / 2]).to(drawn)).tolist()
 
 
 def resize(maps: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Float[Tensor, "b c H W"]:

@@ -1,5 +1,6 @@
 """One run: trained or continued, measured, and recorded in its folder."""
 
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,7 +17,7 @@ from lumen.callbacks import Average, Pictures, learning
 from lumen.contracts import Metric
 from lumen.errors import BadCheckpoint, BadConfig, Mistake
 from lumen.files import write_json
-from lumen.measure import judged, summary
+from lumen.measure import judged, summary, unfinished
 from lumen.module import LayoutModule
 from lumen.schema import Config
 from lumen.trainer import at_step, first, make_trainer
@@ -114,7 +115,7 @@ def _measure(
         trainer.validate(module, datamodule=data, verbose=False, weights_only=True)
     figures = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
     figures |= module.conditioning.record()
-    figures |= judged(trainer, data, module, judges, config)
+    figures |= judged(trainer, data, module, judges, config, place)
     drawn = {"images": pictures.count, **pictures.sampling}
     result = {"steps": step, "sampling": drawn, "precision": trainer.precision, **figures}
     if trainer.is_global_zero:
@@ -122,6 +123,7 @@ def _measure(
         if basis is not None:
             basis().save(place / "basis.safetensors")
         write_json(place / "metrics.json", result)
+        shutil.rmtree(unfinished(place), ignore_errors=True)
         print("\n".join(filter(None, [f"val/loss  {result['val/loss']:.4f}", summary(result)])))
         print(f"pictures: {place / 'grid.png'}\nfigures:  {place / 'metrics.json'}")
     return result

@@ -1,6 +1,7 @@
 """What is painted to be judged: each anchor is what its name says, under the same noise."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,11 +9,13 @@ import torch
 from datamodules._base import Loading
 from lumen.contracts import Conditioning, Metric
 from lumen.diffusion import ControlledDiffusion
-from lumen.measure import Measurement
+from lumen.errors import Diverged
+from lumen.measurement import Measurement
 from lumen.module import LayoutModule
 from lumen.order import seed_of
 from lumen.pipeline import latent
 from lumen.registry import datamodules
+from lumen.samples import Pieces, Samples, load_samples, save_samples
 
 SAMPLING = {"steps": 2, "guidance": 2.0}
 
@@ -28,6 +31,7 @@ class Image(Conditioning):
 
 class Brightness(Metric):
     higher_is_better = True
+    title = "brightness"
 
     def __init__(self):
         super().__init__(torch.nn.Identity())
@@ -35,11 +39,13 @@ class Brightness(Metric):
     def each(self, batch, painted):
         return painted.mean((1, 2, 3, 4))
 
-    def figure(self, rows):
+    @staticmethod
+    def figure(rows):
         return rows.mean()
 
 
 class Pairs(Brightness):
+    title = "pairs"
     samples = 2
 
 
@@ -55,8 +61,8 @@ def other(batch):
     return replace(batch, image=batch.image.roll(1, 0))
 
 
-def measurement(kind, module, **metrics):
-    return Measurement(kind, module, metrics, 2, SAMPLING, 5, other)
+def measurement(kind, module, pieces=Path(), **metrics):
+    return Measurement(kind, module, metrics, 2, SAMPLING, 5, other, Pieces(pieces))
 
 
 def painted(kind, module, batch, k=0):
@@ -89,5 +95,36 @@ def test_another_image_is_the_same_whatever_the_batches_and_never_itself(batch):
 
 
 def test_an_anchor_without_noise_is_not_judged_by_what_needs_two_samples(module):
-    names = {kind: set(measurement(kind, module, one=Brightness(), two=Pairs()).judges) for kind in ("real", "test")}
-    assert names == {"real": {"one"}, "test": {"one", "two"}}
+    names = {kind: set(measurement(kind, module, a=Brightness(), b=Pairs()).judges) for kind in ("real", "test")}
+    assert names == {"real": {"brightness"}, "test": {"brightness", "pairs"}}
+
+
+def test_an_interrupted_pass_goes_on_with_the_batches_it_has(module, batch, tmp_path, monkeypatch):
+    def rows():
+        one = measurement("real", module, tmp_path, a=Brightness())
+        one.test_step(batch, 0)
+        return one.judges["brightness"].rows
+
+    before = rows()
+    monkeypatch.setattr(Measurement, "painted", lambda *_: pytest.fail("painted again"))
+    assert torch.equal(rows()[0], before[0])
+    (piece,) = tmp_path.iterdir()
+    piece.write_bytes(piece.read_bytes()[:-1])  # as a kill leaves no file of ours, but a full disk may
+    with pytest.raises(pytest.fail.Exception, match="painted again"):
+        rows()
+
+
+def test_samples_that_are_no_numbers_are_not_measured(module, batch, monkeypatch):
+    monkeypatch.setattr(Measurement, "paint", lambda self, batch, *_: batch.image * float("nan"))
+    with pytest.raises(Diverged, match=f"samples of {batch.id[0]} .* not finite"):
+        measurement("real", module, a=Brightness()).test_step(batch, 0)
+
+
+def test_what_every_image_brought_comes_back_from_the_file(tmp_path):
+    rows = {"scalar": torch.rand(3), "counts": torch.rand(3, 2, 4)}
+    anchor = Samples(["b", "a", "c"], ["B", "A", "C"], {"scalar": torch.rand(3)})
+    save_samples(tmp_path / "s.parquet", {"test": Samples(["b", "a", "c"], ["B", "A", "C"], rows), "real": anchor})
+    found = load_samples(tmp_path / "s.parquet")
+    assert found.id == ["a", "b", "c"] and found.caption == ["A", "B", "C"]
+    assert all(torch.equal(found.rows[title], rows[title][[1, 0, 2]]) for title in rows)
+    assert set(load_samples(tmp_path / "s.parquet", "real").rows) == {"scalar"}

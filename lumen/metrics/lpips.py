@@ -37,7 +37,8 @@ class Diversity(Metric):
         pairs = [_distance(self.evaluator, one, other) for one, other in combinations(features, 2)]
         return torch.stack(pairs).mean(0)
 
-    def figure(self, rows: Float[Tensor, " b"]) -> Float[Tensor, ""]:
+    @staticmethod
+    def figure(rows: Float[Tensor, " b"]) -> Float[Tensor, ""]:
         return rows.double().mean()
 
 

@@ -47,7 +47,8 @@ class MeanIoU(Metric):
         counted = [_counted(x.view(len(batch.id), -1), bins)[:, :-1] for x in (right, found, truth)]
         return torch.stack(counted, dim=1)
 
-    def figure(self, rows: Float[Tensor, "b 3 c"]) -> Float[Tensor, ""]:
+    @staticmethod
+    def figure(rows: Float[Tensor, "b 3 c"]) -> Float[Tensor, ""]:
         right, found, truth = rows.double().sum(0)
         return (right / (found + truth - right)).nanmean()
 

@@ -36,9 +36,10 @@ class ScaleInvariantDepth(Metric):
         return depth.maximum(LEAST * depth.mean((1, 2), keepdim=True).clamp(min=LEAST))
 
     def each(self, batch: Batch, painted: Float[Tensor, "b n 3 H W"]) -> Float[Tensor, " b"]:
-        reference = self.seen(batch.image).log()
+        reference = self.once(batch, self.seen).log()
         ratios = torch.stack([self.seen(some).log() - reference for some in painted.unbind(1)], dim=1)
         return 100 * ratios.flatten(2).std(2, correction=0).mean(1)
 
-    def figure(self, rows: Float[Tensor, " b"]) -> Float[Tensor, ""]:
+    @staticmethod
+    def figure(rows: Float[Tensor, " b"]) -> Float[Tensor, ""]:
         return rows.double().mean()

@@ -55,5 +55,6 @@ class Tifa(Metric):
                 right[i, k] = sum(hits) / len(hits)
         return right.mean(1)
 
-    def figure(self, rows: Float[Tensor, " b"]) -> Float[Tensor, ""]:
+    @staticmethod
+    def figure(rows: Float[Tensor, " b"]) -> Float[Tensor, ""]:
         return rows.double().mean()
