@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Before torch is imported: OpenMP's threads spin without end while they wait, and where another process wants the
 # cores a small network trains ten times slower. Sleeping at once would cost a quiet machine a third; so, a short spin.
@@ -12,6 +13,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 from lumen import config as configs
 from lumen.errors import BadConfig, Mistake, UnknownName, known
+
+if TYPE_CHECKING:
+    from lumen.table import Table
 
 VERBS: dict[str, Callable[..., int]] = {}
 
@@ -139,30 +143,39 @@ def sample(words: list[str], flags: dict[str, str]) -> int:
 
 @verb("ablate")
 def ablate(words: list[str], flags: dict[str, str]) -> int:
-    """lumen ablate TABLE [base=EXPERIMENT seeds=1 --print key=value ...]: runs every row of a table"""
+    """lumen ablate TABLE [base=EXPERIMENT seeds=1 --print key=value eval.key=value ...]: runs every row of a table"""
     from lumen import sweep
-    from lumen.table import draw, render
 
     only_print = flags.pop("--print", None) is not None
     rows = _table(words, flags, ablate)
     if only_print:
-        print("\n".join(sweep.command(rows, row, seed) for row in rows.rows for seed in range(rows.seeds)))
+        print("\n".join(dict.fromkeys(command for made in sweep.jobs(rows) for command in made.values())))
         return 0
     failed = sweep.ablate(rows)
-    print("\n".join(["", render(rows), *(f"picture: {path}" for path in draw(rows))]))
-    for words in failed:
-        print(f"failed; to repeat: {words}", file=sys.stderr)
+    print()
+    _print_table(rows)
+    for command in failed:
+        print(f"failed; to repeat: {command}", file=sys.stderr)
     return 1 if failed else 0
 
 
 @verb("table")
 def table(words: list[str], flags: dict[str, str]) -> int:
-    """lumen table TABLE [base=EXPERIMENT seeds=1 key=value ...]: the rows of finished runs beside published figures"""
-    from lumen.table import draw, render
-
-    rows = _table(words, flags, table)
-    print("\n".join([render(rows), *(f"picture: {path}" for path in draw(rows))]))
+    """lumen table TABLE [base=EXPERIMENT seeds=1 parts=METRIC key=value ...]: finished rows beside published figures"""
+    parts = flags.pop("parts", None)
+    _print_table(_table(words, flags, table), parts)
     return 0
+
+
+def _print_table(rows: "Table", parts: str | None = None) -> None:
+    """Prints a table, or one metric's parts of it, and writes its files."""
+    from lumen.formats import markdown
+    from lumen.gallery import save
+    from lumen.results import collect
+
+    print(markdown(collect(rows, parts)))
+    if parts is None:
+        print("\n".join(["", *(f"file: {path}" for path in save(collect(rows)))]))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -210,7 +223,7 @@ def _strings(flags: dict[str, str]) -> list[str]:
     return [f"{key}={value}" for key, value in flags.items()]
 
 
-def _table(words: list[str], flags: dict[str, str], verb: Callable):
+def _table(words: list[str], flags: dict[str, str], verb: Callable) -> "Table":
     from lumen.table import read
 
     base, seeds = flags.pop("base", None), _whole("seeds", flags.pop("seeds", "1"))

@@ -30,14 +30,14 @@ def name_of(config: Config) -> str:
     return _joined({key: value for key, value in config.flags.items() if key not in PLACE})
 
 
-def all_flags(config: Config) -> str:
-    """Every flag as a folder name: what a run is measured again with, its seed and data included."""
-    return _joined(config.flags)
+def eval_of(place: Path, config: Config) -> Path:
+    """Where a run is measured again: every flag names the folder, seed and data included."""
+    return place / "eval" / _joined(config.flags)
 
 
 def place_of(config: Config) -> Path:
     """runs/<experiment>/<flags>/seed<k>."""
-    return Path(config.runs) / _safe(config.experiment) / name_of(config) / f"seed{config.seed}"
+    return Path(config.runs) / safe(config.experiment) / name_of(config) / f"seed{config.seed}"
 
 
 @contextmanager
@@ -142,7 +142,7 @@ def provenance(verb: str, what: str, config: Config, facts: dict[str, str]) -> d
 
 
 def _joined(flags: dict[str, Any]) -> str:
-    return _safe(",".join(f"{key}={value}" for key, value in sorted(flags.items()))) or "default"
+    return safe(",".join(f"{key}={value}" for key, value in sorted(flags.items()))) or "default"
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -153,7 +153,7 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
     """Text from the user as one folder name: no separators, no leading dot, no more than a file system takes."""
     name = re.sub(r"[^\w.,=+-]", "_", text).lstrip(".")
     if name == text and len(name) <= 120:

@@ -1,7 +1,5 @@
 """Pictures for people: layouts as colours, sheets of images with a line of text."""
 
-from statistics import mean
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -103,14 +101,18 @@ def piled(grids: dict[str, Image.Image]) -> Image.Image:
     return canvas
 
 
-def curve(points: dict[str, list[list[float]]], labels: list[str]) -> Image.Image:
-    """A dot per run at its two figures, and a line through the means of the rows in their order."""
+def curve(
+    points: dict[str, list[float]], intervals: dict[str, list[tuple[float, float] | None]], labels: list[str]
+) -> Image.Image:
+    """A dot per row at its two figures with the intervals of both, and a line through the rows in their order."""
     figure = Figure(figsize=(5, 4), dpi=150, layout="constrained")
     axes = figure.subplots()
-    means = {name: [mean(values) for values in zip(*runs, strict=True)] for name, runs in points.items()}
-    axes.plot(*zip(*means.values(), strict=True), color="0.7", zorder=0)
-    axes.scatter(*zip(*(run for runs in points.values() for run in runs), strict=True))
-    for name, place in means.items():
+    axes.plot(*zip(*points.values(), strict=True), color="0.7", zorder=0)
+    for name, place in points.items():
+        around = [
+            [[0], [0]] if i is None else [[v - i[0]], [i[1] - v]] for v, i in zip(place, intervals[name], strict=True)
+        ]
+        axes.errorbar(*place, xerr=around[0], yerr=around[1], fmt="o", color="tab:blue", ecolor="0.8", zorder=-1)
         axes.annotate(name, place, xytext=(5, 5), textcoords="offset points")
     axes.set(xlabel=labels[0], ylabel=labels[1])
     axes.margins(0.15)  # room for the names

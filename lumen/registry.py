@@ -76,11 +76,15 @@ class Registry:
         """What the run supplies: the keyword-only parameters."""
         return {arg.arg for arg in self._source(name)[1].args.kwonlyargs}
 
-    def build(self, name: str, **arguments: Any) -> Any:
-        """The component, made."""
+    def factory(self, name: str) -> Callable:
+        """What makes the component: a class, or a function."""
         self.require(name)
         importlib.import_module(f"{self.package}.{name}")
-        return self._factories[name](**arguments)
+        return self._factories[name]
+
+    def build(self, name: str, **arguments: Any) -> Any:
+        """The component, made."""
+        return self.factory(name)(**arguments)
 
     def _source(self, name: str) -> tuple[ast.Module, ast.FunctionDef]:
         self.require(name)

@@ -63,7 +63,7 @@ def evaluate(place: Path, config: Config) -> dict[str, Any]:
     newest = checkpoints.newest(place / "checkpoints")
     if newest is None:
         raise BadCheckpoint(f"{place} has no checkpoint yet; repeat its lumen train command first.")
-    out = place / "eval" / folder.all_flags(config)
+    out = folder.eval_of(place, config)
     with folder.claim(out) if first() else nullcontext(), tracking.closing():
         data = _checked(build_data(config), config)
         module, judges = build_module(config), build_metrics(config, data)

@@ -1,4 +1,4 @@
-"""Sweeps: every row of a table that is not done yet, launched one after another."""
+"""Sweeps: every command of a table that has not been run to its end, one after another."""
 
 import shlex
 import subprocess
@@ -6,35 +6,36 @@ import sys
 import time
 
 from lumen import folder
-from lumen.table import Row, Table
+from lumen.table import Table
 
 
 def ablate(table: Table) -> list[str]:
-    """Runs every row that is not finished, one after another, each as the command a user would type.
+    """Runs what is not finished, one command after another, each as a user would type it.
+
+    A row that cannot be trained is not measured; rows that are one run measured in several ways train it once.
 
     Returns:
         the commands that failed.
     """
-    failed = []
-    plan = [(row, seed) for row in table.rows for seed in range(table.seeds)]
-    left = [(row, seed) for row, seed in plan if folder.figures(folder.place_of(table.config(row, seed))) is None]
+    plan = {place: words for each in jobs(table) for place, words in each.items()}
+    left = [place for place in plan if folder.figures(place) is None]
     print(f"{len(plan)} runs, {len(plan) - len(left)} of them done before", flush=True)
-    start = time.monotonic()
-    for number, (row, seed) in enumerate(left):
-        words = command(table, row, seed)
+    failed, start = [], time.monotonic()
+    for number, place in enumerate(left):
         spent = (time.monotonic() - start) / 60
         ahead = f", about {spent / number * (len(left) - number):.0f} min left" if number else ""
-        print(f"[{number + 1}/{len(left)}{ahead}] {row.name} seed {seed}: {words}", flush=True)
-        if launch(words) != 0:
-            failed.append(words)
+        print(f"[{number + 1}/{len(left)}{ahead}] {plan[place]}", flush=True)
+        if any(other in place.parents and plan[other] in failed for other in plan) or launch(plan[place]) != 0:
+            failed.append(plan[place])
     return failed
+
+
+def jobs(table: Table) -> list[dict]:
+    """Of each row and seed the commands that make it, by the folder that each fills."""
+    return [table.commands(row, seed) for row in table.rows for seed in range(table.seeds)]
 
 
 def launch(command: str) -> int:
     """Runs a command in a process of its own, as W&B and the GPU's memory want it; gives its exit code."""
     # -P: a folder of the user's called experiments would be taken for LUMEN's.
     return subprocess.run([sys.executable, "-P", "-m", *shlex.split(command)]).returncode
-
-
-def command(table: Table, row: Row, seed: int) -> str:
-    return shlex.join(["lumen", "train", table.base, *table.flags(row, seed)])

@@ -47,7 +47,11 @@ def test_grids_are_piled_with_the_first_half_of_their_rows():
     assert (255, 0, 0) in colours and (0, 0, 255) not in colours
 
 
-def test_a_curve_is_a_picture_with_every_run():
-    one = np.array(curve({"N=1": [[0.1, 0.5]], "N=3": [[0.3, 0.2]]}, ["lpips", "miou"]))
-    two = np.array(curve({"N=1": [[0.1, 0.5]], "N=3": [[0.3, 0.2], [0.3, 0.4]]}, ["lpips", "miou"]))
-    assert one.shape == two.shape == (600, 750, 3) and (one != two).any()
+def test_a_curve_shows_every_row_and_its_intervals():
+    def drawn(intervals):
+        points = {"N=1": [0.1, 0.5], "N=3": [0.3, 0.2]}
+        return np.array(curve(points, {"N=1": intervals, "N=3": [None, None]}, ["lpips", "miou"]))
+
+    bare = drawn([None, None])
+    assert len(np.unique(bare.reshape(-1, 3), axis=0)) > 10
+    assert (drawn([(0.05, 0.15), (0.4, 0.6)]) != bare).any()
