@@ -1,7 +1,7 @@
 """Rendered scenes: labels, depth, boxes and graph exact, as many as asked for, no files needed."""
 
 import hashlib
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -10,9 +10,11 @@ from datamodules._check import Report
 from datamodules._survey import Record
 from lumen.contracts import Batch
 from lumen.registry import datamodules
+from lumen.scenes.edits import edited
 from lumen.scenes.questions import Question, questions
 from lumen.scenes.render import render
-from lumen.scenes.world import CLASSES, seeds
+from lumen.scenes.words import captions
+from lumen.scenes.world import CLASSES, SPLITS, seeds
 
 KEPT = 4096 * 64**2  # pixels of scenes that stay in memory, at 13 bytes each
 
@@ -23,14 +25,18 @@ class Scenes(DataModule):
 
     Never mirrored, for captions say what is left and right of what. `extra` has depth (H, W) in metres along
     the optical axis, inf in the sky; disparity (H, W) in pixels; instance (H, W); camera, boxes_2d, boxes_3d, graph.
+
+    Args:
+        images: of the train split.
+        edit: what the captions of held-out images, and the questions about them, say otherwise than their picture.
     """
 
     classes = CLASSES
     held_out = "test"
 
-    def __init__(self, images: int = 4096, *, loading: Loading):
+    def __init__(self, images: int = 4096, edit: Literal["sky", "ground", "colour"] | None = None, *, loading: Loading):
         super().__init__("", loading)
-        self.images = images
+        self.images, self.edit = images, edit
         self._drawn: dict[str, dict[str, Any]] = {}
 
     def records(self, split: str) -> list[Record]:
@@ -38,8 +44,9 @@ class Scenes(DataModule):
         return [Record(f"scene-{seed}") for seed in seeds(split, count)]
 
     def questions(self, batch: Batch) -> list[tuple[Question, ...]]:
-        """From the scene graph: all that the first caption says."""
-        return [questions(graph) for graph in batch.extra["graph"]]
+        """From the scene graph: all that the first caption says, or where it is edited the edited words."""
+        asked = [questions(graph) for graph in batch.extra["graph"]]
+        return [tuple(q for q in some if self.edit in (None, q.kind)) for some in asked]
 
     def load(self, record: Record) -> dict[str, Any]:
         """A scene, drawn once and kept as long as there is room: drawing takes a third of a small training step."""
@@ -61,6 +68,9 @@ class Scenes(DataModule):
         }
         facts = ("captions", "camera", "boxes_2d", "boxes_3d", "graph")
         parts = {fact: getattr(scene, fact) for fact in facts}
+        if self.edit and scene.seed >= SPLITS[self.held_out]:
+            parts["graph"] = edited(scene.graph, self.edit)
+            parts["captions"] = captions(parts["graph"])
         return parts | {kind: Image.fromarray(plane) for kind, plane in planes.items()}
 
     def check(self) -> Report:

@@ -143,7 +143,7 @@ def sample(words: list[str], flags: dict[str, str]) -> int:
 
 @verb("ablate")
 def ablate(words: list[str], flags: dict[str, str]) -> int:
-    """lumen ablate TABLE [base=EXPERIMENT seeds=1 --print key=value eval.key=value ...]: runs every row of a table"""
+    """lumen ablate TABLE [base=EXPERIMENT seeds=1 rows=A,B --print key=value ...]: runs every row of a table"""
     from lumen import sweep
 
     only_print = flags.pop("--print", None) is not None
@@ -161,7 +161,7 @@ def ablate(words: list[str], flags: dict[str, str]) -> int:
 
 @verb("table")
 def table(words: list[str], flags: dict[str, str]) -> int:
-    """lumen table TABLE [base=EXPERIMENT seeds=1 parts=METRIC key=value ...]: finished rows beside published figures"""
+    """lumen table TABLE [base=EXPERIMENT seeds=1 rows=A,B parts=METRIC key=value ...]: its finished rows"""
     parts = flags.pop("parts", None)
     _print_table(_table(words, flags, table), parts)
     return 0
@@ -227,7 +227,8 @@ def _table(words: list[str], flags: dict[str, str], verb: Callable) -> "Table":
     from lumen.table import read
 
     base, seeds = flags.pop("base", None), _whole("seeds", flags.pop("seeds", "1"))
-    return read(_one(words, "TABLE", verb), base, seeds, _strings(flags))
+    only = [name for name in flags.pop("rows", "").split(",") if name]
+    return read(_one(words, "TABLE", verb), base, seeds, _strings(flags), only)
 
 
 def _one(words: list[str], what: str, verb: Callable) -> str:

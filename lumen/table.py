@@ -85,23 +85,30 @@ def tables() -> list[str]:
     return sorted(Path(f.name).stem for f in (files("experiments") / "tables").iterdir() if f.name.endswith(".yaml"))
 
 
-def read(name: str, base: str | None = None, seeds: int = 1, flags: Sequence[str] = ()) -> Table:
+def read(
+    name: str, base: str | None = None, seeds: int = 1, flags: Sequence[str] = (), only: Sequence[str] = ()
+) -> Table:
     """A table by name.
 
     Args:
         base: the experiment to run it on instead of the table's own.
         seeds: runs per row.
-        flags: of all rows; those that begin with "eval." measure them anew.
+        flags: of all rows; those that begin with "eval." measure them anew, those with a row's name are its own.
+        only: names of rows, to leave out the others.
 
     Raises:
-        UnknownName: no such table.
+        UnknownName: no such table, or no such row.
         BadConfig: a row cannot run; every row's errors are in the message.
     """
     if name not in tables():
         raise UnknownName(f"no table is called '{name}'; {known(name, tables())}")
     text = (files("experiments") / "tables" / f"{name}.yaml").read_text()
     spec = OmegaConf.to_container(OmegaConf.create(text))
-    rows = [_row(str(n), row) for n, row in spec["rows"].items()]
+    names = {str(n): row for n, row in spec["rows"].items()}
+    if unknown := [n for n in only if n not in names]:
+        raise UnknownName(f"{name} has no row '{unknown[0]}'; {known(unknown[0], list(names))}")
+    rows = [_row(n, row, flags) for n, row in names.items() if n in (only or names)]
+    flags = [flag for flag in flags if flag.partition(".")[0] not in names]
     shared = [flag for flag in flags if not flag.startswith(EVAL)]
     anew = [flag.removeprefix(EVAL) for flag in flags if flag.startswith(EVAL)]
     title = text.partition("\n")[0].lstrip("# ")
@@ -123,8 +130,15 @@ def read(name: str, base: str | None = None, seeds: int = 1, flags: Sequence[str
     return table
 
 
-def _row(name: str, spec: dict[str, Any]) -> Row:
-    return Row(name, spec.get("flag", ""), spec.get("eval", ""), spec.get("published", {}))
+def _row(name: str, spec: dict[str, Any], flags: Sequence[str]) -> Row:
+    """A row with the flags that are its own, as in ade20k.data.root=DIR: of its measuring where it has one."""
+    row = Row(name, spec.get("flag", ""), spec.get("eval", ""), spec.get("published", {}))
+    own = shlex.join(flag.removeprefix(f"{name}.") for flag in flags if flag.startswith(f"{name}."))
+    if own and row.eval:
+        row.eval = f"{row.eval} {own}"
+    elif own:
+        row.flag = f"{row.flag} {own}".strip()
+    return row
 
 
 def _key(flag: str) -> str:

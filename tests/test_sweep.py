@@ -23,24 +23,55 @@ TINY = [
     "measure.images=2",
 ]
 TINY += ["sampling.steps=1", "sampling.images=1"]
+ROOTS = ["ade20k.data.root=/nowhere", "cityscapes.data.root=/nowhere"]
 
 
 @pytest.mark.parametrize("name", tables.tables())
 def test_a_row_is_its_base_and_one_flag(name):
-    table = tables.read(name, base="scenes")
+    table = tables.read(name, base="scenes", flags=ROOTS if name == "transfer" else ())
     base = dump(load("scenes"))
     for row in table.rows:
         config = dump(table.config(row, 0))
         slot = row.flag.partition("=")[0].partition(".")[0]
         assert {key for key in base if base[key] != config[key]} <= {slot, "flags"}
-    assert table.title and len({row.flag for row in table.rows}) == len(table.rows)
+    assert table.title and len({(row.flag, row.eval) for row in table.rows}) == len(table.rows)
 
 
 @pytest.mark.parametrize("name", tables.tables())
 def test_a_table_runs_on_its_own_base(name):
-    assert tables.read(name, flags=["data.root=/nowhere"]).base == "coco_stuff"
-    with pytest.raises(BadConfig, match="needs data.root="):
-        tables.read(name)
+    roots = [*(ROOTS if name == "transfer" else ()), *([] if name == "edits" else ["data.root=/nowhere"])]
+    assert tables.read(name, flags=roots).base == ("scenes" if name == "edits" else "coco_stuff")
+    for root in roots:
+        with pytest.raises(BadConfig, match="needs data.root="):
+            tables.read(name, flags=[other for other in roots if other != root])
+
+
+def test_a_row_has_flags_of_its_own_and_others_can_be_left_out(place):
+    table = tables.read("transfer", base="scenes", flags=ROOTS, only=["ade20k"])
+    ((trained, measured),) = [table.commands(row, 0).values() for row in table.rows]
+    assert trained == "lumen train scenes seed=0"
+    assert measured.endswith("scenes/default/seed0 data=ade20k data.root=/nowhere")
+    with pytest.raises(UnknownName, match="transfer has no row 'ade'; did you mean 'ade20k'"):
+        tables.read("transfer", base="scenes", flags=ROOTS, only=["ade"])
+
+
+def test_rows_of_one_run_train_it_once_and_measure_it_in_their_ways(place, monkeypatch, capsys):
+    launched = []
+
+    def launch(command):
+        launched.append(command.split()[1])
+        return main(shlex.split(command)[1:])
+
+    monkeypatch.setattr(sweep, "launch", launch)
+    flags = [flag for flag in TINY if not flag.startswith("metrics")]
+    assert main(["ablate", "edits", "rows=as it is,sky", *flags, "metrics=[miou,tifa]"]) == 0
+    told = capsys.readouterr().out
+    assert launched == ["train", "eval"]
+    assert "| as it is | 1/1 |" in told and "| sky | 1/1 |" in told and "*caption alone, sky*" in told
+    # of the real pictures, whose captions say otherwise now, no edited word is true
+    (real,) = [line.split("|") for line in told.splitlines() if line.startswith("| *real images, sky*")]
+    head = next(line.split("|") for line in told.splitlines() if line.startswith("| row"))
+    assert float(real[head.index(" tifa ")].split()[0]) == 0
 
 
 def test_published_figures_are_the_papers():

@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from lumen.scenes.edits import edited
 from lumen.scenes.questions import NO, YES, questions
 from lumen.scenes.words import captions, describe
 from lumen.scenes.world import world
@@ -70,3 +71,16 @@ def test_questions_depend_on_the_seed_and_the_draw_alone(graphs):
         first, other = questions(graph), questions(graph, draw=1)
         assert [q for q in first if q.answer != NO] == [q for q in other if q.answer != NO]
     assert [questions(g) for g in graphs[:50]] != [questions(g, draw=1) for g in graphs[:50]]
+
+
+@pytest.mark.parametrize("edit", ["sky", "ground", "colour"])
+def test_an_edit_changes_what_it_says_and_nothing_else(graphs, edit):
+    for graph in graphs:
+        other = edited(graph, edit)
+        before, after = (dict((q.text, q.answer) for q in questions(g) if q.kind == edit) for g in (graph, other))
+        assert before.keys() == after.keys() and all(before[text] != after[text] for text in before)
+        assert captions(other)[0] != captions(graph)[0]
+        assert {k: v for k, v in other.items() if k not in (edit, "objects")} == {
+            k: v for k, v in graph.items() if k not in (edit, "objects")
+        }
+        assert len({(t["kind"], t["colour"]) for t in other["objects"]}) == len(graph["objects"])
