@@ -97,6 +97,7 @@ def protocol(
         },
         "images": min(config.measure.images, len(data.dataset(data.held_out))),
         "samples": config.measure.samples,
+        "format": "8 bits, as in a PNG",
         "sampling": {key: value for key, value in asdict(config.sampling).items() if key != "images"},
         "size": config.size,
         # flips are for training, and a folder may move; all else decides what is looked at and as which class

@@ -84,7 +84,7 @@ class Measurement(LightningModule):
             self.figures[f"{key}_95"] = judge.interval(rows)
 
     def painted(self, batch: Batch) -> Float[Tensor, "b n 3 H W"]:
-        """All samples of every image of the batch.
+        """All samples of every image of the batch, in the 256 levels of a PNG: they are judged as files would be.
 
         Raises:
             Diverged: they are not finite numbers.
@@ -97,7 +97,7 @@ class Measurement(LightningModule):
                 f"samples of {bad[0]} ({self.kind}) are not finite numbers, so nothing can be measured; set "
                 "precision=32-true, or lower sampling.guidance."
             )
-        return painted
+        return ((painted + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1
 
     @torch.no_grad()
     def layout(self, batch: Batch) -> Float[Tensor, "b k h w"] | None:

@@ -77,7 +77,7 @@ def test_questions_depend_on_the_seed_and_the_draw_alone(graphs):
 def test_an_edit_changes_what_it_says_and_nothing_else(graphs, edit):
     for graph in graphs:
         other = edited(graph, edit)
-        before, after = (dict((q.text, q.answer) for q in questions(g) if q.kind == edit) for g in (graph, other))
+        before, after = ({q.text: q.answer for q in questions(g) if q.kind == edit} for g in (graph, other))
         assert before.keys() == after.keys() and all(before[text] != after[text] for text in before)
         assert captions(other)[0] != captions(graph)[0]
         assert {k: v for k, v in other.items() if k not in (edit, "objects")} == {
