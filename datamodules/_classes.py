@@ -1,4 +1,4 @@
-"""Class names of COCO-Stuff and ADE20K, in the order of their ids."""
+"""Class names of COCO-Stuff, ADE20K and Cityscapes, in the order of their ids."""
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -43,3 +43,11 @@ microwave, pot, animal, bicycle, lake, dishwasher, screen, blanket, sculpture, h
 light, tray, ashcan, fan, pier, crt screen, plate, monitor, bulletin board, shower, radiator, glass,
 clock, flag
 """)
+
+# The evaluated classes by their id in labelIds maps, in the order of their train ids, which BDD100K has too.
+# Source: cityscapesScripts, helpers/labels.py.
+CITYSCAPES = {
+    7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light",
+    20: "traffic sign", 21: "vegetation", 22: "terrain", 23: "sky", 24: "person", 25: "rider", 26: "car",
+    27: "truck", 28: "bus", 31: "train", 32: "motorcycle", 33: "bicycle",
+}  # fmt: skip

@@ -40,7 +40,7 @@ def _explained(read: Callable) -> Callable:
 def picture(path: Path) -> Image.Image:
     """A photo as RGB; grey becomes three equal channels, transparency is laid on white.
 
-    EXIF orientation is left alone: the label maps of all three data sets follow the stored pixels.
+    EXIF orientation is left alone: the label maps of all these data sets follow the stored pixels.
     """
     with Image.open(path) as image:
         if image.has_transparency_data:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from datamodules._base import DataModule, Loading
+from datamodules._classes import CITYSCAPES
 from datamodules._fake import save, write_json, write_pair
 from datamodules._files import boxes, disparity, document, label_map, lookup, picture
 from datamodules._geometry import Frame, chance, window
@@ -15,15 +16,8 @@ from datamodules._survey import Survey
 from lumen.contracts import IGNORE
 from lumen.registry import datamodules
 
-# The evaluated classes by their id in labelIds maps, in the order of their train ids.
-# Source: cityscapesScripts, helpers/labels.py.
-LABELS = {
-    7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light",
-    20: "traffic sign", 21: "vegetation", 22: "terrain", 23: "sky", 24: "person", 25: "rider", 26: "car",
-    27: "truck", 28: "bus", 31: "train", 32: "motorcycle", 33: "bicycle",
-}  # fmt: skip
 # Ids run to 33; 255 is what the licence plate's -1 becomes in one byte.
-CLASS_OF = dict.fromkeys((*range(34), 255), IGNORE) | {id: train for train, id in enumerate(LABELS)}
+CLASS_OF = dict.fromkeys((*range(34), 255), IGNORE) | {id: train for train, id in enumerate(CITYSCAPES)}
 
 
 @datamodules.register
@@ -38,7 +32,7 @@ class Cityscapes(DataModule):
     those map to this image.
     """
 
-    classes = tuple(LABELS.values())
+    classes = tuple(CITYSCAPES.values())
 
     def __init__(
         self, root: str, captions: str | None = None, full: bool = False, flip: float = 0.5, *, loading: Loading

@@ -13,7 +13,7 @@ from lumen.errors import BadSample, DatasetMissing
 from lumen.registry import datamodules
 
 ON_DISK = [name for name in datamodules.names() if "root" in datamodules.arguments(name)]
-STRANGE = {"coco_stuff": 11, "ade20k": 200, "cityscapes": 40}
+STRANGE = {"coco_stuff": 11, "ade20k": 200, "cityscapes": 40, "bdd100k": 19}
 
 
 def cut(path):
@@ -198,9 +198,10 @@ def test_both_layouts_of_coco_are_accepted(build, tmp_path):
     assert build("coco_stuff").check().ok and build("coco_stuff").fingerprint() == fingerprint
 
 
-def test_ade_is_found_from_its_own_folder_and_from_the_one_around_it(build, tmp_path):
-    around = build("ade20k")
-    inside = build("ade20k", root=tmp_path / "ADEChallengeData2016")
+@pytest.mark.parametrize(("name", "folder"), [("ade20k", "ADEChallengeData2016"), ("bdd100k", "bdd100k")])
+def test_a_data_set_is_found_from_its_own_folder_and_from_the_one_around_it(name, folder, build, tmp_path):
+    around = build(name)
+    inside = build(name, root=tmp_path / folder)
     assert inside.fingerprint() == around.fingerprint() and inside.check().ok
 
 

@@ -103,3 +103,14 @@ def test_cityscapes_label_ids_become_train_ids(build):
         "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation",
         "terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
     )  # fmt: skip
+
+
+def test_bdd_maps_hold_train_ids_as_they_are(build):
+    data = build("bdd100k")
+    assert table(data).tolist() == [*range(19)] + [-1] * (255 - 19) + [IGNORE]
+    assert data.classes == build("cityscapes").classes
+
+
+def test_bdd_frames_keep_their_proportions(build):
+    frame = build("bdd100k", loading={"size": 360}).frame((1280, 720), None)
+    assert (frame.resized, frame.window) == ((640, 360), (140, 0, 500, 360))
