@@ -90,6 +90,11 @@ def accelerator(config: Config) -> str:
     return "gpu" if torch.cuda.is_available() else "cpu"
 
 
+def device(config: Config) -> str:
+    """torch's name for it, where no trainer moves things."""
+    return {"gpu": "cuda", "cpu": "cpu"}[accelerator(config)]
+
+
 def precision(config: Config) -> str:
     """Lightning's name for the precision: bf16 by itself only where the GPU computes in it."""
     if config.precision != "auto":

@@ -161,24 +161,30 @@ class Metric(torchmetrics.Metric):
 
     @classmethod
     def drawn(cls, rows: Float[Tensor, "b ..."]) -> Float[Tensor, " draws"]:
-        """Figures of as many images drawn anew, with replacement.
-
-        The draws are the same wherever there are as many images: figures of two runs come in pairs.
-        """
-        draw = torch.randint(len(rows), (cls.draws, len(rows)), generator=generator("bootstrap")).to(rows.device)
-        return torch.stack([cls.figure(rows[some]) for some in draw]).double()
+        """Its figures of as many images drawn anew."""
+        return drawn(cls.figure, rows, cls.draws)
 
     @classmethod
     def interval(cls, rows: Float[Tensor, "b ..."]) -> list[float]:
-        """Low and high end of where the figure would fall for other images of the same kind, 95 times of 100.
-
-        Source: the percentile bootstrap, Efron and Tibshirani 1993, chapter 13.
-        """
+        """Low and high end of where the figure would fall for other images of the same kind, 95 times of 100."""
         return within(cls.drawn(rows))
 
 
+def drawn(
+    figure: Callable[[Tensor], Tensor], rows: Float[Tensor, "b ..."], draws: int = 1000
+) -> Float[Tensor, " draws"]:
+    """Figures of as many rows, one per image, drawn anew with replacement: the bootstrap.
+
+    The draws are the same wherever there are as many images: figures of two runs come in pairs.
+
+    Source: Efron and Tibshirani 1993, chapter 13.
+    """
+    draw = torch.randint(len(rows), (draws, len(rows)), generator=generator("bootstrap")).to(rows.device)
+    return torch.stack([figure(rows[some]) for some in draw]).double()
+
+
 def within(drawn: Float[Tensor, " draws"], share: float = 0.95) -> list[float]:
-    """Where the middle `share` of figures lies."""
+    """Where the middle `share` of figures lies: the percentile interval."""
     return drawn.quantile(torch.tensor([(1 - share) / 2, (1 + share) / 2]).to(drawn)).tolist()
 
 

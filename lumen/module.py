@@ -1,7 +1,7 @@
 """The Lightning module: one training and validation loop for every backbone and conditioning."""
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
@@ -37,13 +37,7 @@ class LayoutModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Fits the conditioning where no checkpoint has brought it: inside the process group, so ranks share it."""
-        if self.conditioning.fitted:
-            return
-        data = self.trainer.datamodule
-        images = len(data.dataset("train"))
-        if self.conditioning.wants is not None:
-            images = min(images, self.conditioning.wants)
-        self.conditioning.fit(data.sample_dataloader(images), images, self.seed, data.fingerprint())
+        fit(self.conditioning, self.trainer.datamodule, self.seed)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         layout = self.conditioning(batch)
@@ -95,3 +89,13 @@ class LayoutModule(LightningModule):
                     f"this checkpoint was trained on another {name} (weights {there}, here {mine}); give the same "
                     "diffusion.weights, revision and vae."
                 )
+
+
+def fit(conditioning: Conditioning, data: LightningDataModule, seed: int) -> None:
+    """Fits a conditioning that is not fitted yet on as many training images as it wants."""
+    if conditioning.fitted:
+        return
+    images = len(data.dataset("train"))
+    if conditioning.wants is not None:
+        images = min(images, conditioning.wants)
+    conditioning.fit(data.sample_dataloader(images), images, seed, data.fingerprint())

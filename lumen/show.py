@@ -9,7 +9,7 @@ from PIL import Image
 
 from datamodules._files import picture
 from lumen import checkpoints
-from lumen.build import accelerator, build_conditioning, build_module
+from lumen.build import build_conditioning, build_module, device
 from lumen.contracts import Batch
 from lumen.errors import BadCheckpoint, BadConfig
 from lumen.files import beside
@@ -26,14 +26,10 @@ def photo(path: Path, size: int) -> Batch:
     return Batch(image=pixels, caption=[""], id=[path.stem])
 
 
-def _device(config: Config) -> str:
-    return {"gpu": "cuda", "cpu": "cpu"}[accelerator(config)]
-
-
 def draw_layouts(paths: list[Path], config: Config, out: Path) -> None:
     """A sheet of photos with their layout; the axes are fitted on these photos unless a basis is given."""
-    conditioning = build_conditioning(config).to(_device(config))
-    batches = [photo(path, config.size).to(_device(config)) for path in paths]
+    conditioning = build_conditioning(config).to(device(config))
+    batches = [photo(path, config.size).to(device(config)) for path in paths]
     if not conditioning.fitted:
         conditioning.vectors = "all"
         conditioning.fit(batches, len(batches), config.seed, "the photos shown")
@@ -53,7 +49,7 @@ def draw_samples(place: Path, config: Config, path: Path, prompt: str, out: Path
     batch = photo(path, config.size)
     module = build_module(config)
     restore(module, newest)
-    module.to(_device(config))
+    module.to(device(config))
     batch = batch.to(module.device)
     sampling = asdict(config.sampling)
     count = sampling.pop("images")

@@ -10,9 +10,10 @@ import timm
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torch.nn import functional as F
 
+from lumen import cells
 from lumen.contracts import Backbone, resize
+from lumen.probes import classifier
 from lumen.recipes.drawn import Drawn, drawn
 from lumen.recipes.segmenter import confusion, miou
 from lumen.recipes.vae import SIZE, pixels
@@ -21,8 +22,6 @@ from lumen.scenes.world import CLASSES
 from lumen.weights import folder
 
 SEEN = 2048  # train scenes that the classifier learns from
-RIDGE = 1e-4  # of the weights, which see features of standard deviation 1
-STEPS = 100  # of L-BFGS; twice as many change the third digit
 
 Features = Callable[[Float[Tensor, "b 3 H W"]], Float[Tensor, "b c h w"]]
 
@@ -50,8 +49,8 @@ def probe(backbone: Backbone, work: Path, split: str = "test", count: int = 512)
     there = [int(words.parent.name.split("-")[1]) for words in work.glob(f"train-*-{SIZE}/words.json")]
     taught, asked = drawn(work, "train", max([SEEN, *there]), SIZE), drawn(work, split, count, SIZE)
     x = _seen(backbone.features, taught)
-    classify = classifier(x, shares(taught.semantic[:SEEN], x.shape[-2:]))
-    return judged(classify(_seen(backbone.features, asked)), asked.semantic)
+    found = classify(x, shares(taught.semantic[:SEEN], x.shape[-2:]))
+    return judged(found(_seen(backbone.features, asked)), asked.semantic)
 
 
 def ceiling(work: Path, cells: int = 8, split: str = "test", count: int = 512) -> float:
@@ -79,36 +78,16 @@ def untrained(name: str, learnt: Backbone, weights: str = "scenes") -> Backbone:
 
 def shares(semantic: UInt8[np.ndarray, "n H W"], grid: tuple[int, int]) -> Float[Tensor, "n k h w"]:
     """The share of every class in every cell."""
-    found = [
-        F.adaptive_avg_pool2d(F.one_hot(torch.tensor(some).long(), len(CLASSES)).permute(0, 3, 1, 2).float(), grid)
-        for some in np.array_split(semantic, -(-len(semantic) // 64))
-    ]
-    return torch.cat(found)
+    some = np.array_split(semantic, -(-len(semantic) // 64))
+    return torch.cat([cells.shares(torch.tensor(each).long(), grid, len(CLASSES))[:, :-1] for each in some])
 
 
-def classifier(
+def classify(
     x: Float[Tensor, "n c h w"], y: Float[Tensor, "n k h w"]
 ) -> Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b k h w"]]:
-    """Multinomial regression of the shares on the standardised features, which has one solution; gives logits."""
-    mean, std = x.mean((0, 2, 3)), x.std((0, 2, 3)).clamp(min=1e-6)
-
-    def rows(maps: Tensor) -> Tensor:
-        return (maps.permute(0, 2, 3, 1).flatten(0, 2) - mean) / std
-
-    cells, target = rows(x), y.permute(0, 2, 3, 1).flatten(0, 2)
-    weight = torch.zeros(cells.shape[1], target.shape[1], requires_grad=True)
-    bias = torch.zeros(target.shape[1], requires_grad=True)
-    solver = torch.optim.LBFGS([weight, bias], max_iter=STEPS, history_size=20, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        solver.zero_grad()
-        value = F.cross_entropy(cells @ weight + bias, target) + RIDGE / 2 * weight.square().sum()
-        value.backward()
-        return value
-
-    solver.step(loss)
-    w, b = weight.detach(), bias.detach()
-    return lambda maps: (rows(maps) @ w + b).unflatten(0, (len(maps), *maps.shape[-2:])).permute(0, 3, 1, 2)
+    """A linear classifier of cells, taught on the shares of the classes in each; gives logits."""
+    found = classifier(_rows(x), _rows(y))
+    return lambda maps: found(_rows(maps)).unflatten(0, (len(maps), *maps.shape[-2:])).permute(0, 3, 1, 2)
 
 
 def judged(logits: Float[Tensor, "n k h w"], semantic: UInt8[np.ndarray, "n H W"]) -> float:
@@ -123,3 +102,7 @@ def _seen(features: Features, scenes: Drawn) -> Float[Tensor, "n c h w"]:
     images = scenes.image[:SEEN]
     batches = np.array_split(images, -(-len(images) // 64))
     return torch.cat([features(pixels(some)) for some in batches])
+
+
+def _rows(maps: Float[Tensor, "n c h w"]) -> Float[Tensor, "cells c"]:
+    return maps.permute(0, 2, 3, 1).flatten(0, 2)
