@@ -178,6 +178,17 @@ def _print_table(rows: "Table", parts: str | None = None) -> None:
         print("\n".join(["", *(f"file: {path}" for path in save(collect(rows)))]))
 
 
+@verb("leakage")
+def leakage(words: list[str], flags: dict[str, str]) -> int:
+    """lumen leakage TABLE [base=EXPERIMENT seeds=1 key=value ...]: how much appearance every row's layout carries"""
+    rows = _table(words, flags, leakage)
+    from lumen.leakage import leakage as probed
+
+    text, path = probed(rows)
+    print(f"{text}\n\ntable: {path}")
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns 0 done, 1 not all that was asked for, 2 a mistake, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments

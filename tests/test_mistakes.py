@@ -88,6 +88,8 @@ def trained(tmp_path_factory) -> Path:
         ("layout base=scenes", "which photo?"),
         ("layout none.jpg base=scenes", "none.jpg does not exist"),
         ("ablate table9", "no table is called 'table9'"),
+        ("leakage table9", "no table is called 'table9'"),
+        ("leakage components base=scenes conditioning.components=3", "is what the rows of components differ in"),
         ("table table1 base=scenes seeds=none", "seeds must be a whole number above 0, not 'none'"),
         ("table table1 base=scenes lrr=1", "row SD:"),
         ("data render scenes out format=pascal", "pascal"),

@@ -54,6 +54,8 @@ def test_a_command_of_the_readme_runs(command, world, monkeypatch, capsys):
         words += [*SMALL, *([] if words[1] == "scenes" else UNTRAINED)]
     elif words[0] == "ablate":
         words += ["--print"]
+    elif words[0] == "leakage":
+        words += [*SMALL, "data.images=6", "measure.images=2"]
     assert main(words) == 0
     assert capsys.readouterr().out
 
