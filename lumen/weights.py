@@ -46,6 +46,17 @@ def folder(weights: str, name: str, card: str | None, revision: str | None, file
     return _fetch(identifier, name, revision, files)
 
 
+def transformers_folder(weights: str, name: str, revision: str | None, files: list[str]) -> Path | None:
+    """As `folder`, for a model of transformers: with its .safetensors, or where the hub has none its pytorch_model.bin.
+
+    The latter is read with weights_only=True, by which no code in it is run.
+    """
+    path = folder(weights, name, None, revision, [*files, "*.safetensors"])
+    if path is None or any(path.glob("*.safetensors")):
+        return path
+    return folder(weights, name, None, revision, [*files, "pytorch_model*.bin*"])
+
+
 def _fetch(identifier: str, name: str, revision: str | None, files: list[str]) -> Path:
     """The files of a hub id in the hub's own cache, one snapshot folder per revision."""
     from huggingface_hub import snapshot_download

@@ -4,6 +4,7 @@ import pytest
 
 from lumen.config import _read, dump, experiments, load, reload
 from lumen.errors import BadConfig, UnknownName
+from lumen.registry import metrics
 from lumen.schema import SLOTS
 
 ROOT = "data.root=/nowhere"
@@ -131,6 +132,15 @@ def test_a_mistake_in_metrics_is_named(flag, says):
     assert says in str(error.value)
 
 
-def test_a_metric_without_an_evaluator_of_its_own_must_be_given_one():
+def test_a_metric_without_an_evaluator_of_its_own_must_be_given_one(tmp_path):
+    (tmp_path / "mine.yaml").write_text("data: coco_stuff\n")
     with pytest.raises(BadConfig, match="metric 'miou' needs metrics.miou.segmenter="):
-        load("coco_stuff", [ROOT, "metrics=[miou]"])
+        load(str(tmp_path / "mine.yaml"), [ROOT, "metrics=[miou]"])
+
+
+@pytest.mark.parametrize("name", experiments())
+def test_every_experiment_names_what_it_is_judged_by(name):
+    flags = [] if name == "scenes" else [ROOT]
+    config = load(name, [*flags, f"metrics=[{','.join(metrics.names())}]"])
+    assert config.metrics["miou"]["segmenter"]
+    assert name == "scenes" or not load(name, flags).metrics  # without being asked, nothing is fetched
