@@ -1,7 +1,7 @@
 """What every data set is: samples by key, batches in a reproducible order, a check and an identity."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from datamodules._survey import Record, Survey
 from lumen.contracts import Batch
 from lumen.errors import BadCheckpoint, BadSample, DatasetMissing, Mistake
 from lumen.order import Stream, generator
+from lumen.questions import Question, by_caption, entries, said
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Loading:
     seed: int = 0
     validation: int = 64  # images of the validation split that are looked at, spread evenly over it
     measured: int = 64  # the same of the split that samples are measured on
+    questions: str | None = None  # a file of questions about captions
 
 
 class DataModule(LightningDataModule):
@@ -42,7 +44,6 @@ class DataModule(LightningDataModule):
     readers: dict[str, Callable[[Path], Any]]  # kind of file -> its reader; images and maps come back as PIL images
     fit = "stretch"  # how an image becomes a square: "stretch" or "crop"
     flip = 0.0  # how often a training image is mirrored
-    questions: Callable[[Batch], list] | None = None  # about each image of a batch, where they are known
     held_out = "val"  # the split that samples are measured on: few data sets publish the labels of another
 
     def __init__(self, root: str, loading: Loading):
@@ -50,6 +51,7 @@ class DataModule(LightningDataModule):
         self.root, self.loading = Path(root).expanduser(), loading
         self.name = type(self).__module__.rpartition(".")[2]
         self._records: dict[str, list[Record]] = {}
+        self.asked = by_caption(entries(Path(loading.questions))) if loading.questions else {}
 
     def __getstate__(self) -> dict[str, Any]:
         """A worker process needs the readers, not the trainer."""
@@ -100,6 +102,23 @@ class DataModule(LightningDataModule):
     def seen(self, parts: dict[str, Any], frame: Frame) -> dict[str, Any]:
         """The frame's part of every image and map, as tensors: image (3, H, W) uint8, maps (H, W)."""
         return {k: _tensor(frame.cut(v)) if isinstance(v, Image.Image) else v for k, v in parts.items()}
+
+    def prompt(self, captions: Sequence[str]) -> str:
+        """The caption that an image is painted with: the first that anything is asked about, else the first."""
+        return next((caption for caption in captions if said(caption) in self.asked), captions[0] if captions else "")
+
+    def questions(self, batch: Batch) -> list[tuple[Question, ...]]:
+        """What is asked about the caption of each image of a batch; () where nothing is."""
+        return [self.asked.get(said(caption), ()) for caption in batch.caption]
+
+    def asks(self) -> int:
+        """Of how many measured images anything is asked."""
+        return sum(said(self.prompt(record.captions)) in self.asked for record in self.measured())
+
+    def measured(self) -> list[Record]:
+        """The images that samples are measured on."""
+        records = self.records(self.held_out)
+        return [records[position] for position in _evenly(len(records), self.loading.measured)]
 
     def dataset(self, split: str) -> "View":
         return View(self, self.records(split))
@@ -194,9 +213,10 @@ class View(Dataset):
         parts = module.load(record)
         captions = parts.pop("captions")
         chosen = 0 if draw is None else int(torch.randint(max(1, len(captions)), (), generator=draw))
+        caption = module.prompt(captions) if draw is None or not captions else captions[chosen]
         seen = module.seen(parts, module.frame(parts["image"].size, draw))
         sample = {"image": seen.pop("image"), "mask": seen.pop("mask")}
-        return sample | {"caption": captions[chosen] if captions else "", "id": record.id, "extra": seen}
+        return sample | {"caption": caption, "id": record.id, "extra": seen}
 
     def __getitems__(self, keys: list) -> list[dict[str, Any]] | Mistake:
         """The samples of a batch; a mistake is handed over as a value, see Loader."""

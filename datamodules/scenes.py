@@ -9,9 +9,11 @@ from datamodules._base import DataModule, Loading
 from datamodules._check import Report
 from datamodules._survey import Record
 from lumen.contracts import Batch
+from lumen.errors import BadConfig
+from lumen.questions import Question
 from lumen.registry import datamodules
 from lumen.scenes.edits import edited
-from lumen.scenes.questions import Question, questions
+from lumen.scenes.questions import questions
 from lumen.scenes.render import render
 from lumen.scenes.words import captions
 from lumen.scenes.world import CLASSES, SPLITS, seeds
@@ -35,6 +37,8 @@ class Scenes(DataModule):
     held_out = "test"
 
     def __init__(self, images: int = 4096, edit: Literal["sky", "ground", "colour"] | None = None, *, loading: Loading):
+        if loading.questions:
+            raise BadConfig("measure.questions: the questions about scenes come from their graphs; leave it out.")
         super().__init__("", loading)
         self.images, self.edit = images, edit
         self._drawn: dict[str, dict[str, Any]] = {}
@@ -47,6 +51,9 @@ class Scenes(DataModule):
         """From the scene graph: all that the first caption says, or where it is edited the edited words."""
         asked = [questions(graph) for graph in batch.extra["graph"]]
         return [tuple(q for q in some if self.edit in (None, q.kind)) for some in asked]
+
+    def asks(self) -> int:
+        return len(self.measured())
 
     def load(self, record: Record) -> dict[str, Any]:
         """A scene, drawn once and kept as long as there is room: drawing takes a third of a small training step."""

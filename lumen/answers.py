@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -10,17 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import BlipForQuestionAnswering, BlipProcessor
 
+from lumen.questions import Question
+
 CHUNK = 64  # questions at a time: each carries a copy of what was seen of its image
-
-
-@runtime_checkable
-class Asked(Protocol):
-    """What a question must have."""
-
-    @property
-    def text(self) -> str: ...
-    @property
-    def choices(self) -> Sequence[str]: ...
 
 
 class Answerer(nn.Module):
@@ -33,20 +24,20 @@ class Answerer(nn.Module):
     def __init__(self, folder: Path):
         super().__init__()
         self.network = BlipForQuestionAnswering.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
+            folder, dtype=torch.float32, weights_only=True, local_files_only=True
         ).requires_grad_(False)
         processor = BlipProcessor.from_pretrained(folder, local_files_only=True)
         self.tokenizer, self.picture = processor.tokenizer, processor.image_processor
         self.eval()
 
-    def answer(self, image: Float[Tensor, "b 3 H W"], questions: Sequence[Sequence[Asked]]) -> list[list[str]]:
+    def answer(self, image: Float[Tensor, "b 3 H W"], questions: Sequence[Sequence[Question]]) -> list[list[str]]:
         """The chosen answer to each question about each image; images in [-1, 1], of any size."""
         scores = self.scores(image, questions)
         pairs = [zip(asked, some, strict=True) for asked, some in zip(questions, scores, strict=True)]
         return [[q.choices[int(s.argmax())] for q, s in some] for some in pairs]
 
     @torch.no_grad()
-    def scores(self, image: Float[Tensor, "b 3 H W"], questions: Sequence[Sequence[Asked]]) -> list[list[Tensor]]:
+    def scores(self, image: Float[Tensor, "b 3 H W"], questions: Sequence[Sequence[Question]]) -> list[list[Tensor]]:
         """For each question the log-likelihood of each of its choices, its end included: (choices,)."""
         seen = self.network.vision_model(self.pixels(image)).last_hidden_state
         flat = [(i, question) for i, some in enumerate(questions) for question in some]

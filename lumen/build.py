@@ -1,12 +1,13 @@
 """From a config to parts: the only place where settings meet classes."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from lumen.contracts import Conditioning, Metric
+from lumen.contracts import Batch, Conditioning, Metric
 from lumen.diffusion import ControlledDiffusion
 from lumen.errors import BadConfig
 from lumen.module import LayoutModule
@@ -27,6 +28,7 @@ def build_data(config: Config) -> LightningDataModule:
         seed=config.seed,
         validation=config.validation,
         measured=config.measure.images,
+        questions=config.measure.questions,
     )
     return datamodules.build(**config.data, loading=loading)
 
@@ -62,8 +64,16 @@ def build_metrics(config: Config, data: LightningDataModule) -> dict[str, Metric
 
 
 def _metric(name: str, arguments: dict[str, Any], data: LightningDataModule) -> Metric:
-    supplies = {"classes": data.classes, "questions": data.questions}
-    return metrics.build(name, **arguments, **{part: supplies[part] for part in metrics.needs(name)})
+    supplies = {"classes": lambda: data.classes, "questions": lambda: _questions(data)}
+    return metrics.build(name, **arguments, **{part: supplies[part]() for part in metrics.needs(name)})
+
+
+def _questions(data: LightningDataModule) -> Callable[[Batch], list] | None:
+    """What the data set asks about captions; None where it asks nothing about those of the measured images."""
+    asked, images = data.asks(), len(data.measured())
+    if 0 < asked < images:
+        rank_zero_warn(f"there are questions about {asked} of {images} measured images; `lumen questions` writes more.")
+    return data.questions if asked else None
 
 
 def build_module(config: Config) -> LayoutModule:

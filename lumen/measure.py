@@ -102,7 +102,7 @@ def protocol(
         "size": config.size,
         # flips are for training, and a folder may move; all else decides what is looked at and as which class
         "data": {key: value for key, value in config.data.items() if key not in ("root", "flip")}
-        | {"fingerprint": data.fingerprint()},
+        | {"fingerprint": data.fingerprint(), "questions": _digest(data.asked) if data.asked else None},
         "diffusion": dict(module.diffusion.identity)
         | {"schedule": _digest(schedule), "scaling": pipeline.vae.config.scaling_factor},
         "lumen": version("lumen"),

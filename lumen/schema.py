@@ -42,6 +42,7 @@ class Measure:
     images: int
     samples: int
     anchors: list[Literal["real", "vae", "text", "shuffled"]]
+    questions: str | None
 
 
 @dataclass

@@ -1,7 +1,6 @@
 """TIFA: are questions about the caption answered rightly by the sample? (Hu et al. 2023, arXiv:2303.11897)"""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -10,22 +9,28 @@ from torch import Tensor
 from lumen.answers import Answerer
 from lumen.contracts import Batch, Metric
 from lumen.errors import BadConfig, WeightsMissing
+from lumen.questions import KINDS, Question
 from lumen.registry import metrics
-from lumen.weights import folder, reading
+from lumen.weights import reading, transformers_folder
 
-FILES = ["*.json", "vocab.txt", "*.safetensors"]
+FILES = ["*.json", "vocab.txt"]
 
 
 @metrics.register
 class Tifa(Metric):
     """The share of right answers per sample, the mean over samples and images: upstream's tifa_score.
 
+    Images that nothing is asked about do not count. The answer is the choice that BLIP holds most likely, where
+    upstream takes the choice nearest to a free answer.
+
     Args:
         vqa: a folder or hub id of a transformers BLIP for question answering, or "scenes".
-        questions: of each image of a batch, with `text`, `choices` and `answer`; None where the data set has none.
+        questions: about the caption of each image of a batch; None where nothing is asked about any.
 
     Raises:
         BadConfig: there is nothing to ask.
+
+    Source: Yushi-Hu/tifa, tifascore/tifa_score.py.
     """
 
     higher_is_better = True
@@ -35,26 +40,42 @@ class Tifa(Metric):
         vqa: str = "Salesforce/blip-vqa-capfilt-large",
         revision: str | None = None,
         *,
-        questions: Callable[[Batch], list[Sequence[Any]]] | None,
+        questions: Callable[[Batch], list[Sequence[Question]]] | None,
     ):
         if questions is None:
-            raise BadConfig("metrics: this data set has no questions for tifa to ask; leave tifa out of metrics.")
-        path = folder(vqa, "vqa", None, revision, FILES)
+            raise BadConfig(
+                "metrics: there are no questions for tifa about the captions of the measured images; name a file with "
+                "measure.questions=FILE, which `lumen questions` writes, or leave tifa out of metrics."
+            )
+        path = transformers_folder(vqa, "vqa", revision, FILES)
         if path is None:
             raise WeightsMissing("an untrained vqa can judge nothing; give a folder, a hub id, or scenes.")
         with reading(path, "vqa", "model and processor of a BLIP for question answering, as transformers saves them"):
             super().__init__(Answerer(path))
         self.questions = questions
 
-    def each(self, batch: Batch, painted: Float[Tensor, "b n 3 H W"]) -> Float[Tensor, " b"]:
+    def each(self, batch: Batch, painted: Float[Tensor, "b n 3 H W"]) -> Float[Tensor, "b 2 kinds"]:
+        """Of each kind of question, how many are answered rightly, as a mean over samples, and how many there are."""
         asked = self.questions(batch)
-        right = torch.zeros(painted.shape[:2], device=painted.device)
-        for k, sample in enumerate(painted.unbind(1)):
-            for i, answers in enumerate(self.evaluator.answer(sample, asked)):
-                hits = [said == question.answer for said, question in zip(answers, asked[i], strict=True)]
-                right[i, k] = sum(hits) / len(hits)
-        return right.mean(1)
+        rows = torch.zeros(len(asked), 2, len(KINDS))
+        some = [i for i, questions in enumerate(asked) if questions]
+        for sample in painted[some].unbind(1) if some else ():
+            for i, answers in zip(some, self.evaluator.answer(sample, [asked[i] for i in some]), strict=True):
+                for said, question in zip(answers, asked[i], strict=True):
+                    rows[i, :, KINDS.index(question.kind)] += torch.tensor([said == question.answer, 1.0])
+        return (rows / painted.shape[1]).to(painted.device)
 
     @staticmethod
-    def figure(rows: Float[Tensor, " b"]) -> Float[Tensor, ""]:
-        return rows.double().mean()
+    def figure(rows: Float[Tensor, "b 2 kinds"]) -> Float[Tensor, ""]:
+        right, asked = rows.double().sum(2).unbind(1)
+        return (right / asked).nanmean()
+
+    def parts(self, rows: Float[Tensor, "b 2 kinds"]) -> dict[str, Float[Tensor, ""]]:
+        """The share of right answers to all questions of a kind, whatever their image: upstream's accuracy_by_type."""
+        right, asked = rows.double().sum(0)
+        return {kind.replace("/", " or "): right[k] / asked[k] for k, kind in enumerate(KINDS) if asked[k]}
+
+    @classmethod
+    def drawn(cls, rows: Float[Tensor, "b 2 kinds"]) -> Float[Tensor, " draws"]:
+        """Of the images that anything is asked about: a draw might have none of them."""
+        return super().drawn(rows[rows[:, 1].sum(1) > 0])

@@ -1,9 +1,8 @@
 """What can be asked of a scene: multiple choice from its graph, as TIFA asks (Hu et al. 2023, arXiv:2303.11897)."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from lumen.questions import Question
 from lumen.scenes.things import COLOURS, KINDS
 from lumen.scenes.words import name
 from lumen.scenes.world import GROUNDS, SKIES, pick
@@ -13,16 +12,6 @@ LEAVES = ("green", "orange", "yellow", "red")  # of trees: a blue one would be d
 # How often a kind is asked for in vain, so that of the questions about each kind half are answered no; counted on
 # 1,024 scenes of val and test.
 OFTEN = {"ball": 0.65, "box": 0.95, "pillar": 1.15, "tree": 1.5, "house": 0.75, "car": 1.2}
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question with one right answer among its choices; `kind` is presence, colour, ground or sky."""
-
-    text: str
-    choices: tuple[str, ...]
-    answer: str
-    kind: str
 
 
 def questions(graph: dict, draw: int = 0) -> tuple[Question, ...]:
