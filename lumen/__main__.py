@@ -88,6 +88,26 @@ def render(words: list[str], flags: dict[str, str]) -> int:
     return 0
 
 
+@verb("questions")
+def questions(words: list[str], flags: dict[str, str]) -> int:
+    """lumen questions EXPERIMENT [out=FILE writer=MODEL reader=MODEL key=value ...]: asks about captions, for tifa"""
+    out = Path(flags.pop("out", "questions.json"))
+    models = {role: flags.pop(role, None) for role in ("writer", "reader")}
+    if out.exists():  # an image that is asked about already is painted with that caption
+        flags["measure.questions"] = str(out)
+    config = configs.load(_one(words, "EXPERIMENT", questions), _strings(flags))
+    from lumen.asking import ask
+    from lumen.build import accelerator, build_data
+
+    data = build_data(config)
+    captions = {record.id: data.prompt(record.captions) for record in data.measured() if record.captions}
+    if not captions:
+        raise BadConfig(f"{config.experiment} has no captions in files that could be asked about; add captions=FILE.")
+    asked = ask(captions, out, **models, device={"gpu": "cuda"}.get(accelerator(config), "cpu"))
+    print(f"questions about {asked} of {len(captions)} images: {out}; name it with measure.questions={out}")
+    return 0
+
+
 @verb("layout")
 def layout(words: list[str], flags: dict[str, str]) -> int:
     """lumen layout PHOTO ... [base=EXPERIMENT out=FILE key=value ...]: image | layout | each component, as a picture"""
