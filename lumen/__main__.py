@@ -187,6 +187,22 @@ def table(words: list[str], flags: dict[str, str]) -> int:
     return 0
 
 
+@verb("report")
+def report(words: list[str], flags: dict[str, str]) -> int:
+    """lumen report TABLE [base=EXPERIMENT seeds=1 rows=A,B wandb=online key=value ...]: a page of it"""
+    rows = _table(words, flags, report)
+    from lumen.report import save
+    from lumen.results import collect
+
+    results = collect(rows)
+    print(f"page: {save(results)}")
+    if rows.config(rows.rows[0], 0).wandb != "online":
+        return 0
+    from lumen.panels import publish
+
+    return 0 if publish(results) else 1
+
+
 def _print_table(rows: "Table", parts: str | None = None) -> None:
     """Prints a table, or one metric's parts of it, and writes its files."""
     from lumen.formats import markdown

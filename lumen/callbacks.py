@@ -16,7 +16,7 @@ from lumen.contracts import Batch
 from lumen.errors import Diverged
 from lumen.files import beside
 from lumen.order import seed_of
-from lumen.pictures import grid
+from lumen.pictures import grid, save_grid
 
 
 class Progress(TQDMProgressBar):
@@ -170,7 +170,7 @@ class Pictures(Callback):
             module.log("val/response", (samples[0] - other).abs().mean() / 2, rank_zero_only=True)
         picture = grid(batch.image, layout, samples, batch.caption)
         with beside(self.folder / "grid.png") as draft:
-            picture.save(draft, format="PNG")
+            save_grid(picture, batch.caption, draft)
         if self.show is not None:
             self.show(picture, self.step)
 

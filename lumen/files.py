@@ -36,3 +36,10 @@ def write(path: Path, content: str | bytes) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     write(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a .jsonl file that were written to their end; none where there is no file."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]

@@ -18,12 +18,16 @@ def markdown(results: Results) -> str:
     head = ["row", "seeds", *results.columns, *results.quoted]
     lines = [_line(head), _line(["---"] * len(head))]
     lines += [_line(cells) for cells in _body(results, _marked)]
-    notes = (
-        [results.protocol, LEGEND, *([SEEDS] if results.table.seeds > 1 else [])] if any(results.done.values()) else []
-    )
     return "\n".join(
-        [f"{results.table.title}\n", f"on `{results.table.base}`", "", *lines, "", *notes, *_left(results)]
+        [f"{results.table.title}\n", f"on `{results.table.base}`", "", *lines, "", *notes(results), *remaining(results)]
     ).rstrip()
+
+
+def notes(results: Results) -> list[str]:
+    """How the figures were measured and how they are to be read; nothing where there are none."""
+    if not any(results.done.values()):
+        return []
+    return [results.protocol, LEGEND, *([SEEDS] if results.table.seeds > 1 else [])]
 
 
 def latex(results: Results) -> str:
@@ -71,7 +75,7 @@ def _body(results: Results, show: Callable[[Cell], str], none: str = "–") -> l
     return rows
 
 
-def _left(results: Results) -> list[str]:
+def remaining(results: Results) -> list[str]:
     """What is missing, with the command that completes it."""
     table = results.table
     left = [words for row in table.rows for seed in range(table.seeds) for words in table.missing(row, seed)]
@@ -82,17 +86,18 @@ def _marked(cell: Cell) -> str:
     if cell.value is None:
         return "–"
     value = f"**{cell.value:.4g}**" if cell.best else f"{cell.value:.4g}" + ("*" if cell.apart else "")
-    return value + _around(cell)
+    return value + around(cell)
 
 
 def _typeset(cell: Cell) -> str:
     if cell.value is None:
         return "--"
     value = rf"\textbf{{{cell.value:.4g}}}" if cell.best else f"{cell.value:.4g}" + ("$^*$" if cell.apart else "")
-    return value + _around(cell).replace("±", r"$\pm$")
+    return value + around(cell).replace("±", r"$\pm$")
 
 
-def _around(cell: Cell) -> str:
+def around(cell: Cell) -> str:
+    """What stands behind a figure: its deviation between seeds, its interval, its range."""
     text = "" if cell.deviation is None else f" ± {cell.deviation:.2g}"
     if cell.interval:
         text += " [{:.4g}, {:.4g}]".format(*cell.interval)

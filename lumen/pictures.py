@@ -1,12 +1,13 @@
 """Pictures for people: layouts as colours, sheets of images with a line of text."""
 
-import numpy as np
+import json
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 CELL = 160  # px, the least side of a picture in a sheet
@@ -60,6 +61,24 @@ def sheet(rows: list[list[Tensor]], titles: list[str], captions: list[str]) -> I
     return canvas
 
 
+def save_grid(picture: Image.Image, captions: list[str], path: Path) -> None:
+    """Writes a PNG that carries the captions as text."""
+    said = PngInfo()
+    said.add_itxt("captions", json.dumps(captions))
+    picture.save(path, format="PNG", pnginfo=said)
+
+
+def load_grid(path: Path, columns: int) -> tuple[list[list[Image.Image]], list[str]]:
+    """What was put into a grid of square images, row by row, and the captions; "" where the file carries none."""
+    with Image.open(path) as file:
+        picture, captions = file.convert("RGB"), json.loads(file.info.get("captions", "[]"))
+    side = (picture.width - GAP) // columns - GAP
+    tops = range(TEXT + GAP, picture.height - side, side + TEXT + GAP)
+    lefts = [GAP + column * (side + GAP) for column in range(columns)]
+    rows = [[picture.crop((left, top, left + side, top + side)) for left in lefts] for top in tops]
+    return rows, captions or [""] * len(rows)
+
+
 def components(image: Float[Tensor, "3 H W"], layout: Float[Tensor, "k h w"], share: list[float]) -> list[Image.Image]:
     """Image, layout in colours, then each component alone with its share of the kept variance; to be stacked."""
     low, high = layout.flatten(1).quantile(0.02, dim=1), layout.flatten(1).quantile(0.98, dim=1)
@@ -99,23 +118,3 @@ def piled(grids: dict[str, Image.Image]) -> Image.Image:
         canvas.paste(grid, (0, top + head))
         top += grid.height + head
     return canvas
-
-
-def curve(
-    points: dict[str, list[float]], intervals: dict[str, list[tuple[float, float] | None]], labels: list[str]
-) -> Image.Image:
-    """A dot per row at its two figures with the intervals of both, and a line through the rows in their order."""
-    figure = Figure(figsize=(5, 4), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    axes.plot(*zip(*points.values(), strict=True), color="0.7", zorder=0)
-    for name, place in points.items():
-        around = [
-            [[0], [0]] if i is None else [[v - i[0]], [i[1] - v]] for v, i in zip(place, intervals[name], strict=True)
-        ]
-        axes.errorbar(*place, xerr=around[0], yerr=around[1], fmt="o", color="tab:blue", ecolor="0.8", zorder=-1)
-        axes.annotate(name, place, xytext=(5, 5), textcoords="offset points")
-    axes.set(xlabel=labels[0], ylabel=labels[1])
-    axes.margins(0.15)  # room for the names
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")

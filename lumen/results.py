@@ -46,6 +46,21 @@ class Results:
     quoted: dict[str, dict[str, float]]  # by column, then row: what the paper reports
     protocol: str
 
+    @property
+    def curve(self) -> list[str]:
+        """The two columns to draw against one another; none where the table has no such two, or they are unmeasured."""
+        found = [next((c for c in self.columns if c.partition("-")[0] == name), None) for name in self.table.curve]
+        return [column for column in found if column is not None] if None not in found else []
+
+    def column(self, name: str) -> tuple[dict[str, Cell], dict[str, Cell]]:
+        """What rows, and anchors, have in a column; those without a figure are left out."""
+        place = self.columns.index(name)
+        lines, anchors = (
+            {row: cells[place] for row, cells in kind.items() if cells[place].value is not None}
+            for kind in (self.lines, self.anchors)
+        )
+        return lines, anchors
+
 
 @dataclass
 class Run:

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
-from lumen.files import write
+from lumen.files import lines, write
 
 
 class Journal(Logger):
@@ -25,7 +25,7 @@ class Journal(Logger):
         super().__init__()
         self.path = path
         if step is not None and path.exists():
-            write(path, "".join(line for line in _whole(path) if json.loads(line)["step"] < step))
+            write(path, "".join(json.dumps(line) + "\n" for line in lines(path) if line["step"] < step))
 
     name, version = "metrics", ""
 
@@ -78,7 +78,7 @@ def tracker(mode: str, folder: Path, config: dict[str, Any], identity: dict[str,
         mode = {"disabled": "disabled", "dryrun": "offline"}[os.environ["WANDB_MODE"]]
     if mode == "disabled":
         return None
-    online = mode == "online" or (mode == "auto" and _has_key())
+    online = mode == "online" or (mode == "auto" and has_key())
     # An id from the environment belongs to a W&B sweep agent, which looks for its run under it.
     identity = identity | {"id": os.environ.get("WANDB_RUN_ID", identity["id"])}
     settings = wandb.Settings(init_timeout=30, console="off", silent=True)
@@ -109,17 +109,13 @@ def closing() -> Iterator[None]:
             wandb.finish(exit_code=failed)
 
 
-def _has_key() -> bool:
+def has_key() -> bool:
     """Whether W&B could log in without asking."""
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
     if os.environ.get("WANDB_MODE", "online") not in ("online", "shared"):
         return False
+    host = urlparse(os.environ.get("WANDB_BASE_URL", wandb.Settings().base_url)).netloc
+    hosts = [host, "api.wandb.ai"] if host == "api.forge.coreweave.com" else [host]  # as older wandb wrote it down
     try:
-        return bool(os.environ.get("WANDB_API_KEY") or netrc.netrc().authenticators(host))
+        return bool(os.environ.get("WANDB_API_KEY") or any(map(netrc.netrc().authenticators, hosts)))
     except (OSError, netrc.NetrcParseError):
         return False
-
-
-def _whole(path: Path) -> list[str]:
-    """Lines that were written to their end."""
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]

@@ -20,6 +20,7 @@ from lumen.config import reload
 from lumen.folder import saved
 from lumen.module import LayoutModule
 from lumen.pca import Basis
+from lumen.pictures import load_grid
 from lumen.registry import backbones, conditionings, metrics
 
 TINY = [
@@ -76,7 +77,8 @@ def test_a_run_folder_holds_all_that_was_promised(finished):
     assert low <= figures["test/miou"] <= high and "test/lpips" in figures and "real/lpips" not in figures
     assert figures["real/miou"] > figures["test/miou"] and 0 <= figures["val/response"] < 1
     assert yaml.safe_load((finished / "config.yaml").read_text())["backbone"]["name"] == "dino"
-    assert Image.open(finished / "grid.png").size[0] > 400
+    shown, captions = load_grid(finished / "grid.png", 2 + figures["sampling"]["images"])
+    assert len(shown) == len(captions) > 1 and all(captions)
     assert sorted(losses(finished)) == list(range(STEPS))
     assert [line["step"] for line in journal(finished) if "val/loss" in line] == [1, 3]
 

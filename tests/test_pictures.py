@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from lumen.pictures import GAP, TEXT, colours, components, curve, grid, piled, pixels, stacked
+from lumen.pictures import GAP, TEXT, colours, components, grid, load_grid, piled, pixels, save_grid, stacked
 
 
 def test_a_grid_shows_every_image_whole_and_unsmoothed():
@@ -47,11 +47,16 @@ def test_grids_are_piled_with_the_first_half_of_their_rows():
     assert (255, 0, 0) in colours and (0, 0, 255) not in colours
 
 
-def test_a_curve_shows_every_row_and_its_intervals():
-    def drawn(intervals):
-        points = {"N=1": [0.1, 0.5], "N=3": [0.3, 0.2]}
-        return np.array(curve(points, {"N=1": intervals, "N=3": [None, None]}, ["lpips", "miou"]))
-
-    bare = drawn([None, None])
-    assert len(np.unique(bare.reshape(-1, 3), axis=0)) > 10
-    assert (drawn([(0.05, 0.15), (0.4, 0.6)]) != bare).any()
+def test_a_grid_is_taken_apart_into_what_was_put_together(tmp_path):
+    image, samples = torch.rand(3, 3, 16, 16) * 2 - 1, [torch.rand(3, 3, 16, 16) * 2 - 1 for _ in range(2)]
+    said = ["a <b> & c", "", "ü" * 400]
+    picture = grid(image, torch.randn(3, 5, 4, 4), samples, said)
+    save_grid(picture, said, tmp_path / "grid.png")
+    rows, captions = load_grid(tmp_path / "grid.png", 4)
+    assert captions == said and [len(row) for row in rows] == [4, 4, 4]
+    for number, row in enumerate(rows):
+        for found, put in ((row[0], image), (row[2], samples[0]), (row[3], samples[1])):
+            assert found.size == (160, 160)
+            assert (np.asarray(found)[::10, ::10] == pixels(put[number]).numpy()).all()
+    picture.save(tmp_path / "older.png")  # of a run that wrote no captions down
+    assert load_grid(tmp_path / "older.png", 4)[1] == ["", "", ""]

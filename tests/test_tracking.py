@@ -56,3 +56,23 @@ def test_an_offline_run_is_ended_when_training_is(tmp_path):
         assert isinstance(tracking.tracker("offline", tmp_path, {"lr": {"max": 1}}, IDENTITY), Tracker)
         assert wandb.run.config["lr"] == {"max": 1}
     assert wandb.run is None
+
+
+@pytest.mark.parametrize(
+    ("server", "written", "known"),
+    [
+        (None, "api.forge.coreweave.com", True),  # what wandb 0.31 writes when it is logged in
+        (None, "api.wandb.ai", True),
+        (None, "elsewhere.org", False),
+        ("https://wandb.here:8080", "wandb.here:8080", True),
+        ("https://wandb.here:8080", "api.wandb.ai", False),
+    ],
+)
+def test_a_key_is_found_where_wandb_login_put_it(server, written, known, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_MODE", "online")
+    if server:
+        monkeypatch.setenv("WANDB_BASE_URL", server)
+    (tmp_path / ".netrc").write_text(f"machine {written}\n  login user\n  password {'0' * 40}\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    assert tracking.has_key() == known
