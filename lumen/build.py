@@ -33,10 +33,10 @@ def build_data(config: Config) -> LightningDataModule:
     return datamodules.build(**config.data, loading=loading)
 
 
-def build_conditioning(config: Config) -> Conditioning:
-    """The conditioning, with a backbone only where it looks through one."""
+def build_conditioning(config: Config, data: LightningDataModule) -> Conditioning:
+    """The conditioning, with a backbone only where it looks through one, and with what it needs of the data set."""
     needs = conditionings.needs(config.conditioning["name"])
-    supplies = {"backbone": lambda: backbones.build(**config.backbone)}
+    supplies = {"backbone": lambda: backbones.build(**config.backbone), "classes": lambda: data.classes}
     return conditionings.build(**config.conditioning, **{name: supplies[name]() for name in needs & supplies.keys()})
 
 
@@ -76,7 +76,7 @@ def _questions(data: LightningDataModule) -> Callable[[Batch], list] | None:
     return data.questions if asked else None
 
 
-def build_module(config: Config) -> LayoutModule:
+def build_module(config: Config, data: LightningDataModule) -> LayoutModule:
     """The networks: a conditioning, a frozen diffusion model, the ControlNet between them."""
     how = config.diffusion
     pipeline = load(how.weights, how.size, how.revision, how.vae)
@@ -86,9 +86,10 @@ def build_module(config: Config) -> LayoutModule:
             f"size={config.size} does not divide into the autoencoder's {step} px cells; "
             f"choose {config.size // step * step} or {(config.size // step + 1) * step}."
         )
-    conditioning = build_conditioning(config)
+    conditioning = build_conditioning(config, data)
+    hint = conditioning.hint if how.hint == "auto" else how.hint
     diffusion = ControlledDiffusion(
-        pipeline, conditioning.channels, how.hint, config.prompt_dropout, how.snr_gamma, config.seed, how.checkpointing
+        pipeline, conditioning.channels, hint, config.prompt_dropout, how.snr_gamma, config.seed, how.checkpointing
     )
     return LayoutModule(diffusion, conditioning, config.lr, config.warmup, config.weight_decay, config.seed)
 

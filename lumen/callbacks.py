@@ -168,7 +168,7 @@ class Pictures(Callback):
             other = self._sample(module, batch, layout.roll(1, dims=0), 0)
         if len(layout) > 1:
             module.log("val/response", (samples[0] - other).abs().mean() / 2, rank_zero_only=True)
-        picture = grid(batch.image, layout, samples, batch.caption)
+        picture = grid(batch.image, module.conditioning.shown(layout), samples, batch.caption)
         with beside(self.folder / "grid.png") as draft:
             save_grid(picture, batch.caption, draft)
         if self.show is not None:

@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 import torchmetrics
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torchmetrics.utilities import dim_zero_cat
 
+from lumen.errors import BadCheckpoint
 from lumen.order import generator
+from lumen.weights import fingerprint
 
 IGNORE = 255  # the label of pixels that belong to no class
 KEPT = 2**30  # bytes that a metric may remember of reference images
@@ -26,6 +29,11 @@ class Batch:
     id: list[str]
     mask: Int[Tensor, "b H W"] | None = None  # class ids, IGNORE where there is none
     extra: dict[str, Any] = field(default_factory=dict)  # disparity, camera, boxes: where the data set has them
+
+    @property
+    def pixels(self) -> UInt8[Tensor, "b 3 H W"]:
+        """The images as a file holds them."""
+        return ((self.image.float() + 1) * 127.5).round().clamp(0, 255).byte()
 
     def to(self, device: torch.device | str, **options: Any) -> "Batch":
         """A copy with image and mask on a device; Lightning calls it. `extra` stays where it is."""
@@ -74,11 +82,21 @@ class Backbone(nn.Module):
 
 
 class Conditioning(nn.Module):
-    """Turns a batch into the layout that the ControlNet sees."""
+    """Turns a batch into the layout that the ControlNet sees.
+
+    Args:
+        frozen: the networks that it looks through, by name; they go where it goes, and are neither trained nor saved.
+    """
 
     channels: int
+    hint: Literal["latent", "image"] = "image"  # where the layout enters the ControlNet, unless the config says
     fitted: bool = True  # False: `fit` must run before `forward`
     wants: int | None = 0  # training images that `fit` would like to see; None is all of them
+
+    def __init__(self, **frozen: nn.Module):
+        super().__init__()
+        # A plain dict keeps them out of state_dict, DDP buckets, EMA and train mode.
+        self.networks = {name: network.requires_grad_(False).eval() for name, network in frozen.items()}
 
     def forward(self, batch: Batch) -> Float[Tensor, "b k h w"]:
         raise NotImplementedError(f"{type(self).__name__} must write forward()")
@@ -89,6 +107,37 @@ class Conditioning(nn.Module):
     def record(self) -> dict[str, float]:
         """Figures worth a line in the results."""
         return {}
+
+    def shown(self, layout: Float[Tensor, "b k h w"]) -> Float[Tensor, "b 3 h w"]:
+        """A layout as people see it, RGB in [0, 1]: one of values in [0, 1] is shown as it is, in grey or in colour."""
+        return layout[:, :3] if layout.shape[1] >= 3 else layout[:, :1].expand(-1, 3, -1, -1)
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """What a layout depends on besides the config: of each frozen network its weights, hashed."""
+        return {name: fingerprint(network) for name, network in self.networks.items()}
+
+    def get_extra_state(self) -> dict:
+        """What a checkpoint remembers besides tensors."""
+        return self.identity
+
+    def set_extra_state(self, remembered: dict) -> None:
+        """
+        Raises:
+            BadCheckpoint: what was learnt belongs to other layouts.
+        """
+        mine = self.identity
+        apart = sorted(name for name in remembered.keys() | mine.keys() if remembered.get(name) != mine.get(name))
+        if apart:
+            raise BadCheckpoint(
+                f"this checkpoint was trained on layouts of another {apart[0]} ({remembered.get(apart[0])}, here "
+                f"{mine.get(apart[0])}); give the conditioning, its weights and revision, and the data of its training."
+            )
+
+    def _apply(self, fn, recurse: bool = True):
+        for network in self.networks.values():
+            network._apply(fn)
+        return super()._apply(fn, recurse)
 
 
 class Metric(torchmetrics.Metric):
@@ -192,4 +241,6 @@ def resize(maps: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Float[Tenso
     """Bilinear, cell centres aligned: linear in the values, so it commutes with a projection."""
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
-    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+    # Where it shrinks, over all that falls into a cell: a thin line would be lost between two points.
+    shrinks = maps.shape[-2] > size[0] or maps.shape[-1] > size[1]
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False, antialias=shrinks)

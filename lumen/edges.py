@@ -5,16 +5,16 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lumen.errors import WeightsMissing
 from lumen.files import beside, write_json
+from lumen.weights import reading
 
+FILE = "ControlNetHED.pth"
 WIDTHS, CONVS = (64, 128, 256, 512, 512), (2, 2, 3, 3, 3)
-"""Channels and convolutions of each block in `ControlNetHED.pth`; VGG-16's."""
+"""ControlNet's file, and the channels and convolutions of each block in it; VGG-16's."""
 
 
 class Block(nn.Module):
@@ -68,23 +68,21 @@ class HED(nn.Module):
 
 
 def load(path: str | Path) -> HED:
-    """The network of a folder that `HED.save` wrote, or of ControlNet's own file; in single precision, for inference.
+    """The network of a folder that `HED.save` wrote, of ControlNet's own file, or of a folder that holds it.
+
+    In single precision, for inference.
 
     Raises:
         WeightsMissing: there is nothing of the kind at `path`.
     """
     path = Path(path)
-    try:
-        if path.is_dir():
+    file = path / FILE if path.is_dir() else path
+    with reading(path, "edges", f"config.json and model.safetensors as HED.save writes them, or ControlNet's {FILE}"):
+        if file.is_file():
+            network, weights = HED(), torch.load(file, map_location="cpu", weights_only=True)
+        else:
             config = json.loads((path / "config.json").read_text())
             network = HED(tuple(config["widths"]), tuple(config["convs"]))
             weights = load_file(path / "model.safetensors")
-        else:
-            network, weights = HED(), torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict(weights)
-    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
-        raise WeightsMissing(
-            f"edges: {path} holds no HED network ({str(error).splitlines()[0]}); give a folder with config.json and "
-            f"model.safetensors, or ControlNet's file ControlNetHED.pth."
-        ) from None
     return network.float().eval()

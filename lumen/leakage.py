@@ -110,7 +110,7 @@ def _conditioning(config: Config, data: LightningDataModule) -> Conditioning:
     """A row's conditioning with the axes of its finished run, or fitted as that run would fit them."""
     if _basis(config).exists():
         config = replace(config, conditioning=config.conditioning | {"basis": str(_basis(config))})
-    conditioning = build_conditioning(config).to(device(config))
+    conditioning = build_conditioning(config, data).to(device(config))
     fit(conditioning, data, config.seed)
     return conditioning
 

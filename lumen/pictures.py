@@ -31,10 +31,10 @@ def pixels(image: Float[Tensor, "3 H W"]) -> UInt8[Tensor, "H W 3"]:
 
 
 def grid(
-    image: Float[Tensor, "b 3 H W"], layout: Float[Tensor, "b k h w"], samples: list[Tensor], caption: list[str]
+    image: Float[Tensor, "b 3 H W"], layout: Float[Tensor, "b 3 h w"], samples: list[Tensor], caption: list[str]
 ) -> Image.Image:
-    """A row per image: itself, its layout, its samples, and its caption below."""
-    shown = colours(layout) * 2 - 1
+    """A row per image: itself, its layout as RGB in [0, 1], its samples, and its caption below."""
+    shown = layout * 2 - 1
     rows = [[image[i], shown[i], *(s[i] for s in samples)] for i in range(len(image))]
     titles = ["image", "layout", *(f"sample {k + 1}" for k in range(len(samples)))]
     return sheet(rows, titles, caption)

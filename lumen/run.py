@@ -40,7 +40,7 @@ def train(config: Config) -> dict[str, Any]:
     # The other ranks of a node are started by rank 0, which holds the folder for all of them.
     with folder.claim(place) if first() else nullcontext(), tracking.closing():
         data = _checked(build_data(config), config)
-        module, judges = build_module(config), build_metrics(config, data)
+        module, judges = build_module(config, data), build_metrics(config, data)
         resume = checkpoints.newest(place / "checkpoints")
         if first():
             folder.settle(place, config)
@@ -66,7 +66,7 @@ def evaluate(place: Path, config: Config) -> dict[str, Any]:
     out = folder.eval_of(place, config)
     with folder.claim(out) if first() else nullcontext(), tracking.closing():
         data = _checked(build_data(config), config)
-        module, judges = build_module(config), build_metrics(config, data)
+        module, judges = build_module(config, data), build_metrics(config, data)
         restore(module, newest)
         if first():
             folder.settle(out, config)
@@ -178,8 +178,9 @@ def _announce(
     learns = sum(p.numel() for p in learning(module))
     together = config.batch * config.accumulate * config.devices * config.nodes
     start = f"continues at step {checkpoints.step_of(resume)}" if resume else "starts"
+    source = f" of {config.backbone['name']}" if "backbone" in module.conditioning.networks else ""
     print(
-        f"{place} {start}: {config.conditioning['name']} of {config.backbone['name']}, {learns / 1e6:.1f} M parameters "
+        f"{place} {start}: {config.conditioning['name']}{source}, {learns / 1e6:.1f} M parameters "
         f"learn, {together} images a step, {config.steps} steps, {len(data.dataset('train'))} images.",
         flush=True,
     )

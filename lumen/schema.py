@@ -23,7 +23,7 @@ class Diffusion:
     size: Literal["tiny", "v1", "v2"]
     revision: str | None
     vae: str | None
-    hint: Literal["latent", "image"]
+    hint: Literal["auto", "latent", "image"]
     snr_gamma: float | None
     checkpointing: bool
 

@@ -9,9 +9,9 @@ from PIL import Image
 
 from datamodules._files import picture
 from lumen import checkpoints
-from lumen.build import build_conditioning, build_module, device
-from lumen.contracts import Batch
-from lumen.errors import BadCheckpoint, BadConfig
+from lumen.build import build_conditioning, build_data, build_module, device
+from lumen.contracts import Batch, Conditioning
+from lumen.errors import BadCheckpoint
 from lumen.files import beside
 from lumen.order import seed_of
 from lumen.pictures import components, grid, stacked
@@ -27,18 +27,24 @@ def photo(path: Path, size: int) -> Batch:
 
 
 def draw_layouts(paths: list[Path], config: Config, out: Path) -> None:
-    """A sheet of photos with their layout; the axes are fitted on these photos unless a basis is given."""
-    conditioning = build_conditioning(config).to(device(config))
+    """A sheet of photos with their layouts; axes are fitted on these photos unless a basis is given."""
+    conditioning = build_conditioning(config, build_data(config)).to(device(config))
     batches = [photo(path, config.size).to(device(config)) for path in paths]
     if not conditioning.fitted:
         conditioning.vectors = "all"
         conditioning.fit(batches, len(batches), config.seed, "the photos shown")
-    if not hasattr(conditioning, "basis"):
-        raise BadConfig(f"conditioning={config.conditioning['name']} has no components to draw; name neural_layout.")
-    share = (conditioning.variance / conditioning.variance.sum()).tolist()
-    sheets = [components(batch.image[0], conditioning(batch)[0], share) for batch in batches]
+    sheets = [sheet for batch in batches for sheet in _sheets(conditioning, batch)]
     with beside(out) as draft:
-        stacked(sum(sheets, [])).save(draft, format="PNG")
+        stacked(sheets).save(draft, format="PNG")
+
+
+def _sheets(conditioning: Conditioning, batch: Batch) -> list[Image.Image]:
+    """A photo beside its layout, and where that has components, each of them."""
+    layout = conditioning(batch)
+    if not hasattr(conditioning, "basis"):
+        return [grid(batch.image, conditioning.shown(layout), [], [""])]
+    share = (conditioning.variance / conditioning.variance.sum()).tolist()
+    return components(batch.image[0], layout[0], share)
 
 
 def draw_samples(place: Path, config: Config, path: Path, prompt: str, out: Path) -> None:
@@ -47,7 +53,7 @@ def draw_samples(place: Path, config: Config, path: Path, prompt: str, out: Path
     if newest is None:
         raise BadCheckpoint(f"{place} has no checkpoint yet; repeat its lumen train command first.")
     batch = photo(path, config.size)
-    module = build_module(config)
+    module = build_module(config, build_data(config))
     restore(module, newest)
     module.to(device(config))
     batch = batch.to(module.device)
@@ -59,4 +65,4 @@ def draw_samples(place: Path, config: Config, path: Path, prompt: str, out: Path
         size = tuple(batch.image.shape[-2:])
         samples = [module.diffusion.sample([prompt], layout, [seed], size, **sampling) for seed in seeds]
     with beside(out) as draft:
-        grid(batch.image, layout, samples, [prompt]).save(draft, format="PNG")
+        grid(batch.image, module.conditioning.shown(layout), samples, [prompt]).save(draft, format="PNG")

@@ -88,8 +88,7 @@ def at_step(trainer: Trainer, step: int) -> None:
 
 def frozen(module: LayoutModule) -> dict[str, torch.nn.Module]:
     """The networks that must not move."""
-    backbone = getattr(module.conditioning, "backbone", None)
-    return module.diffusion.networks | ({"backbone": backbone} if backbone is not None else {})
+    return module.diffusion.networks | module.conditioning.networks
 
 
 def fixed(data: LightningDataModule, count: int = 4) -> Batch:

@@ -66,9 +66,10 @@ def _fetch(identifier: str, name: str, revision: str | None, files: list[str]) -
         return Path(snapshot_download(identifier, revision=revision, allow_patterns=files))
     except (OSError, ValueError) as error:  # the hub's errors are all one or the other
         pinned = f" --revision {revision}" if revision else ""
+        file = f" {files[0]}" if len(files) == 1 else ""  # of many in one repository
         raise WeightsMissing(
             f"the weights of {name}, '{identifier}', are not in {HF_HUB_CACHE} and the hub could not be reached "
-            f"or lacks them; where there is a network, run 'hf download {identifier}{pinned} --local-dir DIR', "
+            f"or lacks them; where there is a network, run 'hf download {identifier}{file}{pinned} --local-dir DIR', "
             "then give weights=DIR."
         ) from error
 

@@ -134,6 +134,19 @@ def test_only_the_controlnet_learns(pipeline, batch, hint):
     assert all(p.grad is None for network in diffusion.networks.values() for p in network.parameters())
 
 
+def test_a_map_of_pixels_enters_as_it_is_or_averaged_over_the_cells_of_the_latents(pipeline, batch):
+    lines = torch.zeros(3, 1, 32, 32)
+    lines[:, :, :, 3::8] = 1  # one pixel wide, and never one of the four in the middle of a cell of four by four
+    seen = {}
+    for hint in ("image", "latent"):
+        diffusion = ControlledDiffusion(pipeline, 1, hint)
+        diffusion.controlnet.register_forward_pre_hook(lambda _, given, hint=hint: seen.update({hint: given[3]}))
+        diffusion.loss(batch.image, batch.caption, lines, [(0, i, 0) for i in batch.id])
+    assert torch.equal(seen["image"], lines)
+    assert seen["latent"].shape == (3, 1, 8, 8)
+    assert seen["latent"].mean().item() == pytest.approx(1 / 8, rel=0.1)
+
+
 def test_frozen_networks_move_with_the_module(pipeline):
     diffusion = ControlledDiffusion(pipeline, K)
     diffusion.double()

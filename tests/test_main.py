@@ -14,7 +14,7 @@ from PIL import Image
 
 from lumen import run
 from lumen.__main__ import main
-from lumen.build import build_module
+from lumen.build import build_data, build_module
 from lumen.callbacks import learning
 from lumen.config import reload
 from lumen.folder import saved
@@ -172,7 +172,8 @@ def test_a_photo_is_sampled_under_a_prompt(finished, photo, place):
 
 
 def test_what_is_measured_later_are_the_averaged_weights(finished):
-    module = build_module(reload(saved(finished)))
+    config = reload(saved(finished))
+    module = build_module(config, build_data(config))
     path = finished / "checkpoints" / "step00000004.ckpt"
     run.restore(module, path)
     averaged = torch.load(path, weights_only=True)["callbacks"]["Average"]["shadow_params"]

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from lumen import folder
 from lumen.__main__ import main
-from lumen.build import build_module
+from lumen.build import build_data, build_module
 from lumen.callbacks import Guard
 from lumen.checkpoints import found
 from lumen.config import load
@@ -177,6 +177,11 @@ def test_code_in_a_checkpoint_is_not_run(place, trained, capsys):
     assert "none of the 2 checkpoints" in said and not Path("exploded").exists()
 
 
+def built(flags: list[str]) -> LightningModule:
+    config = load("scenes", [*TINY, *flags])
+    return build_module(config, build_data(config))
+
+
 def test_a_checkpoint_serves_its_own_backbone_only(trained, capsys):
     path = found(trained / "checkpoints")[0]
     for flags, words in (
@@ -185,12 +190,12 @@ def test_a_checkpoint_serves_its_own_backbone_only(trained, capsys):
         (["backbone.facet=key"], "was fitted on other features"),
     ):
         with pytest.raises((BadCheckpoint, BasisMismatch), match=words):
-            restore(build_module(load("scenes", [*TINY, *flags])), path)
+            restore(built(flags), path)
     assert "backbone was decided when" in told(capsys, ["eval", str(trained), "backbone=sd"])
 
 
 def test_a_checkpoint_serves_its_own_base_model_only():
-    module = build_module(load("scenes", TINY))
+    module = built([])
     checkpoint = {"state_dict": module.state_dict()}
     module.on_save_checkpoint(checkpoint)
     module.on_load_checkpoint(checkpoint)

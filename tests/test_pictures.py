@@ -8,7 +8,7 @@ from lumen.pictures import GAP, TEXT, colours, components, grid, load_grid, pile
 
 def test_a_grid_shows_every_image_whole_and_unsmoothed():
     image = torch.rand(2, 3, 16, 16) * 2 - 1
-    picture = np.asarray(grid(image, torch.randn(2, 5, 4, 4), [image, image.flip(0)], ["one", "two"]))
+    picture = np.asarray(grid(image, torch.rand(2, 3, 4, 4), [image, image.flip(0)], ["one", "two"]))
     side, step = 160, 160 + TEXT + GAP
     for row in range(2):
         for column, shown in ((0, image[row]), (2, image[row]), (3, image[1 - row])):
@@ -50,7 +50,7 @@ def test_grids_are_piled_with_the_first_half_of_their_rows():
 def test_a_grid_is_taken_apart_into_what_was_put_together(tmp_path):
     image, samples = torch.rand(3, 3, 16, 16) * 2 - 1, [torch.rand(3, 3, 16, 16) * 2 - 1 for _ in range(2)]
     said = ["a <b> & c", "", "ü" * 400]
-    picture = grid(image, torch.randn(3, 5, 4, 4), samples, said)
+    picture = grid(image, torch.rand(3, 3, 4, 4), samples, said)
     save_grid(picture, said, tmp_path / "grid.png")
     rows, captions = load_grid(tmp_path / "grid.png", 4)
     assert captions == said and [len(row) for row in rows] == [4, 4, 4]

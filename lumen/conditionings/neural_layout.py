@@ -13,6 +13,7 @@ from lumen.errors import BadConfig
 from lumen.moments import Moments
 from lumen.order import generator
 from lumen.pca import Basis, principal_axes, project, vectors_at
+from lumen.pictures import colours
 from lumen.registry import conditionings
 
 
@@ -31,6 +32,8 @@ class NeuralLayout(Conditioning):
         basis: a fitted basis.safetensors to use instead of fitting.
     """
 
+    hint = "latent"  # a backbone's cells are no finer than the latents
+
     def __init__(
         self,
         components: int = 20,
@@ -41,15 +44,13 @@ class NeuralLayout(Conditioning):
         *,
         backbone: Backbone,
     ):
-        super().__init__()
+        super().__init__(backbone=backbone)
         if not 1 <= components <= backbone.channels:
             raise BadConfig(
                 f"conditioning.components={components} is not possible: the backbone "
                 f"'{backbone.identity.get('name')}' has {backbone.channels} channels; choose 1 to {backbone.channels}."
             )
         self.channels, self.vectors, self.per_image, self.scaling = components, vectors, per_image, scale
-        # A tuple keeps the frozen backbone out of state_dict, DDP buckets, EMA and train mode.
-        self._frozen = (backbone.frozen(),)
         self.contract: dict = {}
         self.register_buffer("mean", torch.zeros(backbone.channels))
         self.register_buffer("axes", torch.zeros(backbone.channels, components))
@@ -60,7 +61,7 @@ class NeuralLayout(Conditioning):
 
     @property
     def backbone(self) -> Backbone:
-        return self._frozen[0]
+        return self.networks["backbone"]
 
     @property
     def fitted(self) -> bool:
@@ -106,11 +107,14 @@ class NeuralLayout(Conditioning):
         """What is in use, as it goes to a file."""
         return Basis(self.mean, self.axes, self.variance, self.scale, self.contract)
 
+    def shown(self, layout: Float[Tensor, "b k h w"]) -> Float[Tensor, "b 3 h w"]:
+        return colours(layout)
+
     def record(self) -> dict[str, float]:
         return {"layout/components": self.channels, "layout/explained_variance": self.contract["explained"]}
 
     def get_extra_state(self) -> dict:
-        return self.contract
+        return self.contract  # which has the backbone's identity
 
     def set_extra_state(self, contract: dict) -> None:
         self.contract = contract
@@ -137,10 +141,6 @@ class NeuralLayout(Conditioning):
         # A dead direction (variance 0) has no scale to be divided by.
         parts = (moments.mean, axes, variance, scale.clamp(min=1e-12))
         return Basis(*(part.float() for part in parts), contract)
-
-    def _apply(self, fn, recurse: bool = True):
-        self.backbone._apply(fn)
-        return super()._apply(fn, recurse)
 
 
 def _cells(grid: tuple[int, int], each: int | None, seed: int, ids: list[str]) -> Int[Tensor, "b n"]:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lumen.contracts import IGNORE, Batch, Metric
 from lumen.errors import BadConfig
-from lumen.metrics._evaluator import Evaluator
+from lumen.evaluator import Evaluator
 from lumen.metrics._labels import Space, space
 from lumen.registry import metrics
 

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lumen.contracts import Batch, Metric
-from lumen.metrics._evaluator import Evaluator
+from lumen.evaluator import Evaluator
 from lumen.registry import metrics
 
 LEAST = 1e-3  # of an image's mean: relative depths can touch zero, where a logarithm ends
@@ -30,9 +30,7 @@ class ScaleInvariantDepth(Metric):
 
     def seen(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b H W"]:
         """Depth or inverse depth, above zero, in units of its own."""
-        sizes = [tuple(images.shape[-2:])] * len(images)
-        found = self.evaluator.processor.post_process_depth_estimation(self.evaluator(images), sizes)
-        depth = torch.stack([each["predicted_depth"] for each in found])
+        depth = self.evaluator.depth(images)
         return depth.maximum(LEAST * depth.mean((1, 2), keepdim=True).clamp(min=LEAST))
 
     def each(self, batch: Batch, painted: Float[Tensor, "b n 3 H W"]) -> Float[Tensor, " b"]:

@@ -125,7 +125,7 @@ def test_hed_has_the_weights_of_controlnets_file(tmp_path):
     assert len(shapes) == 1 + 2 * (2 + 2 + 3 + 3 + 3 + 5)
     assert shapes["norm"] == (1, 3, 1, 1) and shapes["block1.convs.0.weight"] == (64, 3, 3, 3)
     assert shapes["block5.convs.2.bias"] == (512,) and shapes["block4.projection.weight"] == (1, 512, 1, 1)
-    with pytest.raises(WeightsMissing, match="holds no HED network"):
+    with pytest.raises(WeightsMissing, match="the folder must hold config.json and model.safetensors"):
         edges.load(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Frozen networks of transformers that look at painted images as their model cards say."""
+"""Frozen networks of transformers that look at images as their model cards say."""
 
 from pathlib import Path
 
@@ -43,6 +43,11 @@ class Evaluator(nn.Module):
         pixels = ((images + 1) * 127.5).round().clamp(0, 255).byte()
         words = {"task_inputs": ["semantic"] * len(pixels)} if self.told else {}
         return self.network(**self.processor(images=list(pixels), **words, return_tensors="pt").to(images.device))
+
+    def depth(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b H W"]:
+        """What a depth estimator gives of images in [-1, 1], at their size; of most it is an inverse depth."""
+        found = self.processor.post_process_depth_estimation(self(images), [tuple(images.shape[-2:])] * len(images))
+        return torch.stack([each["predicted_depth"] for each in found])
 
 
 def _architecture(path: Path, task: str) -> type[nn.Module]:
