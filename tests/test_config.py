@@ -25,6 +25,9 @@ def test_a_component_named_anew_drops_the_arguments_of_the_one_before():
     config = load("scenes", ["backbone.layer=2", "backbone=dinov2", "backbone.size=small"])
     assert (config.backbone["layer"], config.backbone["size"], config.backbone["weights"]) == (2, "small", "scenes")
     assert load("scenes", ["backbone=dino", "backbone.patch=16"]).backbone["patch"] == 16
+    assert load("scenes", ["conditioning=canny"]).conditioning == {"name": "canny", "low": 100, "high": 200}
+    assert load("scenes", ["conditioning=hed"]).conditioning["weights"] == "scenes"
+    assert load("scenes", ["conditioning=neural_layout"]).conditioning["vectors"] == 8000
 
 
 def test_all_mistakes_are_told_at_once():
