@@ -78,6 +78,14 @@ def test_published_figures_are_the_papers():
     published = {row.name: row.published["coco_stuff"] for row in tables.read("table1", base="scenes").rows}
     assert published["SD"] == {"miou": 51.4, "si_depth": 21.5, "fid": 12.2, "lpips": 0.42, "tifa": 0.79}
     assert [published[row]["miou"] for row in ("CLIP", "DINO", "DINOv2")] == [41.7, 49.5, 51.1]
+    table = {row.name: row.published for row in tables.read("table2", base="scenes").rows}
+    names, paper = ["Canny", "HED", "MiDaS", "SemSeg", "Neural layout"], {}
+    paper["coco_stuff"] = [44.4, 49.3, 45.3, 43.3, 52.9], [13.2, 12.1, 14.3, 15.3, 11.8]
+    paper["ade20k"] = [35.1, 41.8, 34.0, 35.1, 45.7], [19.1, 17.4, 21.2, 22.6, 16.1]
+    for data, (miou, fid) in paper.items():
+        assert [table[name][data]["miou"] for name in names] == miou
+        assert [table[name][data]["fid"] for name in names] == fid
+    assert table.keys() - names == {"Blank"} and not table["Blank"]
 
 
 def test_rows_run_once_failures_are_named_and_means_are_printed(place, monkeypatch, capsys):
@@ -102,4 +110,4 @@ def test_rows_run_once_failures_are_named_and_means_are_printed(place, monkeypat
 
 def test_an_unknown_table_is_answered_with_the_nearest():
     with pytest.raises(UnknownName, match="did you mean 'table1'"):
-        tables.read("table")
+        tables.read("tabel1")
