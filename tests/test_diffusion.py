@@ -147,6 +147,16 @@ def test_a_map_of_pixels_enters_as_it_is_or_averaged_over_the_cells_of_the_laten
     assert seen["latent"].mean().item() == pytest.approx(1 / 8, rel=0.1)
 
 
+@pytest.mark.parametrize("k", [1, 11])
+def test_a_layout_is_not_lost_on_its_way_into_an_untrained_controlnet(pipeline, k):
+    diffusion = ControlledDiffusion(pipeline, k, "image")
+    layout = torch.randint(2, (3, k, 32, 32), generator=torch.Generator().manual_seed(0)).float()
+    seen = []
+    diffusion.controlnet.controlnet_cond_embedding.conv_out.register_forward_pre_hook(lambda _, x: seen.extend(x))
+    diffusion.denoise(torch.zeros(3, 4, 8, 8), torch.tensor(0), pipeline.embed([""] * 3), layout)
+    assert seen[0].shape[2:] == (8, 8) and 0.02 < seen[0].std((0, 2, 3)).mean() < 2
+
+
 def test_frozen_networks_move_with_the_module(pipeline):
     diffusion = ControlledDiffusion(pipeline, K)
     diffusion.double()
