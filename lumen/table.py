@@ -98,7 +98,7 @@ def read(
 
     Raises:
         UnknownName: no such table, or no such row.
-        BadConfig: a row cannot run; every row's errors are in the message.
+        BadConfig: a row cannot run; every mistake is in the message, with the rows that it is in.
     """
     if name not in tables():
         raise UnknownName(f"no table is called '{name}'; {known(name, tables())}")
@@ -119,14 +119,15 @@ def read(
         raise BadConfig(
             f"{own.pop()} is what the rows of {name} differ in; leave it out, or say seeds=3 for more seeds."
         )
-    errors = []
+    errors: dict[str, list[str]] = {}  # the rows that each mistake is in
     for row in rows:
         try:
             table.commands(row, 0)
         except BadConfig as error:
-            errors.append(f"row {row.name}: {error}")
+            errors.setdefault(str(error), []).append(row.name)
     if errors:
-        raise BadConfig("\n".join(errors))
+        said = ("" if len(some) == len(rows) else f"row {', '.join(some)}: " for some in errors.values())
+        raise BadConfig("\n".join(f"{where}{error}" for where, error in zip(said, errors, strict=True)))
     return table
 
 

@@ -91,7 +91,7 @@ def trained(tmp_path_factory) -> Path:
         ("leakage table9", "no table is called 'table9'"),
         ("leakage components base=scenes conditioning.components=3", "is what the rows of components differ in"),
         ("table table1 base=scenes seeds=none", "seeds must be a whole number above 0, not 'none'"),
-        ("table table1 base=scenes lrr=1", "row SD:"),
+        ("table table1 base=scenes lrr=1", "there is no key 'lrr'; did you mean 'lr'"),
         ("data render scenes out format=pascal", "pascal"),
         ("data render moon out", "lumen data render draws 'scenes'"),
     ],

@@ -19,7 +19,7 @@ from lumen.registry import conditionings
 
 @conditionings.register
 class NeuralLayout(Conditioning):
-    """Semantics and geometry of the reference image, no appearance, in a few channels.
+    """Semantics and geometry of the reference image in a few channels; `lumen leakage` tells how much appearance.
 
     Args:
         components: N of the paper, the channels of the layout.
