@@ -70,12 +70,16 @@ class Pieces:
 
 
 def _column(rows: Float[Tensor, "b ..."]) -> pa.Array:
-    """Numbers, or tensors of one shape."""
-    array = rows.contiguous().numpy()
-    return pa.array(array) if array.ndim == 1 else pa.FixedShapeTensorArray.from_numpy_ndarray(array)
+    """Numbers, or lists of them of any length: where fewer samples of an image are judged, it may bring less."""
+    array = pa.array(rows.contiguous().numpy().ravel())
+    for length in reversed(rows.shape[1:]):
+        array = pa.ListArray.from_arrays(pa.array(range(0, len(array) + 1, length), pa.int32()), array)
+    return array
 
 
 def _rows(column: pa.ChunkedArray) -> Float[Tensor, "b ..."]:
-    array = column.combine_chunks()
-    tensors = isinstance(array, pa.FixedShapeTensorArray)
-    return torch.tensor(array.to_numpy_ndarray() if tensors else array.to_numpy(zero_copy_only=False))
+    array, shape = column.combine_chunks(), [len(column)]
+    while pa.types.is_list(array.type):
+        shape.append(len(array[0]))
+        array = array.flatten()
+    return torch.tensor(array.to_numpy(zero_copy_only=False)).reshape(shape)

@@ -122,9 +122,10 @@ def test_samples_that_are_no_numbers_are_not_measured(module, batch, monkeypatch
 
 def test_what_every_image_brought_comes_back_from_the_file(tmp_path):
     rows = {"scalar": torch.rand(3), "counts": torch.rand(3, 2, 4)}
-    anchor = Samples(["b", "a", "c"], ["B", "A", "C"], {"scalar": torch.rand(3)})
-    save_samples(tmp_path / "s.parquet", {"test": Samples(["b", "a", "c"], ["B", "A", "C"], rows), "real": anchor})
-    found = load_samples(tmp_path / "s.parquet")
+    fewer = {"counts": torch.rand(3, 1, 4)}  # as where one sample of an image is judged, not several
+    kinds = {kind: Samples(["b", "a", "c"], ["B", "A", "C"], some) for kind, some in (("test", rows), ("real", fewer))}
+    save_samples(tmp_path / "s.parquet", kinds)
+    found, anchor = load_samples(tmp_path / "s.parquet"), load_samples(tmp_path / "s.parquet", "real")
     assert found.id == ["a", "b", "c"] and found.caption == ["A", "B", "C"]
     assert all(torch.equal(found.rows[title], rows[title][[1, 0, 2]]) for title in rows)
-    assert set(load_samples(tmp_path / "s.parquet", "real").rows) == {"scalar"}
+    assert set(anchor.rows) == {"counts"} and torch.equal(anchor.rows["counts"], fewer["counts"][[1, 0, 2]])
