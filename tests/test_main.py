@@ -74,7 +74,8 @@ def test_a_run_folder_holds_all_that_was_promised(finished):
     ).keys()
     low, high = figures["test/miou_95"]
     assert {f"{kind}/miou" for kind in ("real", "vae", "text", "shuffled")} <= figures.keys()
-    assert low <= figures["test/miou"] <= high and "test/lpips" in figures and "real/lpips" not in figures
+    assert low <= figures["test/miou"] <= high and "test/lpips-scenes" in figures
+    assert "real/lpips-scenes" not in figures and figures["real/kid-scenes"] == pytest.approx(0, abs=1e-6)
     assert figures["real/miou"] > figures["test/miou"] and 0 <= figures["val/response"] < 1
     assert yaml.safe_load((finished / "config.yaml").read_text())["backbone"]["name"] == "dino"
     shown, captions = load_grid(finished / "grid.png", 2 + figures["sampling"]["images"])
@@ -234,7 +235,7 @@ def test_two_processes_see_what_one_sees(place):
     figures = [json.loads((place / "metrics.json").read_text()) for place in (one, two)]
     assert figures[1]["val/loss"] == pytest.approx(figures[0]["val/loss"], rel=1e-4)
     assert figures[1]["protocol"] == figures[0]["protocol"]
-    for key in ("test/miou", "test/lpips"):
+    for key in ("test/miou", "test/lpips-scenes"):
         assert figures[1][key] == pytest.approx(figures[0][key], abs=0.01)
     a, b = (Basis.load(place / "basis.safetensors") for place in (one, two))
     assert torch.allclose(a.axes, b.axes, atol=1e-5) and a.contract["vectors"] == b.contract["vectors"]

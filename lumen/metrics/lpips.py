@@ -2,17 +2,15 @@
 
 from itertools import combinations
 
-import timm
 import torch
 from jaxtyping import Float
-from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from torchmetrics.image import LearnedPerceptualImagePatchSimilarity
 
 from lumen.contracts import Batch, Metric
 from lumen.errors import WeightsMissing
+from lumen.metrics._features import Scaling, suffix, timm_network
 from lumen.registry import metrics
-from lumen.weights import folder, reading
 
 TRUNKS = ("alex", "vgg", "squeeze")
 
@@ -23,7 +21,8 @@ class Diversity(Metric):
 
     Args:
         trunk: "alex", "vgg" or "squeeze", torchvision's network under the published linear layers; or a timm
-            folder or "scenes": then the sum over channels and mean over stages, which is no published LPIPS.
+            folder or "scenes": then the sum over channels and mean over stages, which is no LPIPS and is named
+            lpips-scenes.
     """
 
     higher_is_better = True
@@ -31,6 +30,11 @@ class Diversity(Metric):
 
     def __init__(self, trunk: str = "alex"):
         super().__init__(_published(trunk) if trunk in TRUNKS else Stages(trunk))
+        self.trunk = trunk
+
+    @property
+    def title(self) -> str:
+        return super().title + ("" if self.trunk in TRUNKS else suffix(self.trunk))
 
     def each(self, batch: Batch, painted: Float[Tensor, "b n 3 H W"]) -> Float[Tensor, " b"]:
         features = [_stages(self.evaluator, sample) for sample in painted.unbind(1)]
@@ -47,19 +51,9 @@ class Stages(nn.Module):
 
     def __init__(self, weights: str):
         super().__init__()
-        path = folder(weights, "features", None, None, ["config.json", "model.safetensors"])
-        if path is None:
-            raise WeightsMissing("an untrained trunk can judge nothing; give alex, vgg, a timm folder, or scenes.")
-        with reading(path, "features", "config.json and model.safetensors of a timm network"):
-            self.net = timm.create_model(f"local-dir:{path}", pretrained=True, features_only=True)
-        card = resolve_model_data_config(self.net)
-        mean, std = (torch.tensor(card[name])[:, None, None] for name in ("mean", "std"))
-        self.register_buffer("shift", 2 * mean - 1)
-        self.register_buffer("scale", 2 * std)
+        self.net, card = timm_network(weights, features_only=True)
+        self.scaling_layer = Scaling(card)
         self.lins = [lambda gap: gap.sum(1, keepdim=True) / len(self.net.feature_info)] * len(self.net.feature_info)
-
-    def scaling_layer(self, image: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 H W"]:
-        return (image - self.shift) / self.scale
 
 
 def _published(trunk: str) -> nn.Module:

@@ -12,6 +12,7 @@ from timm.models import ResNet, save_for_hf
 from torch import Tensor
 from torch.nn import functional as F
 
+from lumen.metrics.fid import frechet
 from lumen.recipes.card import card, on_held_out
 from lumen.recipes.course import DEVICE, Course
 from lumen.recipes.drawn import Drawn, drawn
@@ -78,17 +79,6 @@ def average_precision(score: Float[np.ndarray, " n"], truth: Shaped[np.ndarray, 
     return float(precision[there].mean())
 
 
-def frechet(a: Float[np.ndarray, "n c"], b: Float[np.ndarray, "m c"]) -> float:
-    """Between normal distributions fitted to two sets of vectors (Dowson & Landau 1982)."""
-    first, second = (np.cov(x.astype(np.float64), rowvar=False) for x in (a, b))
-    values, axes = np.linalg.eigh(first)
-    root = (axes * np.sqrt(values.clip(min=0))) @ axes.T
-    # the trace of the root of first @ second, whose eigenvalues are those of this symmetric product
-    cross = np.sqrt(np.linalg.eigvalsh(root @ second @ root).clip(min=0)).sum()
-    gap = a.mean(0, dtype=np.float64) - b.mean(0, dtype=np.float64)
-    return float(gap @ gap + np.trace(first) + np.trace(second) - 2 * cross)
-
-
 def spoilt(images: UInt8[np.ndarray, "n H W 3"], kind: str, level: int) -> UInt8[np.ndarray, "n H W 3"]:
     """`level` times 8 in 255 of noise, or `level` times a blur of three pixels."""
     x = images.astype(np.float32)
@@ -118,7 +108,8 @@ def measure(folder: Path, work: Path, split: str = "test", count: int = 512) -> 
     figures = dict(zip(names, (*right, float(np.mean(precisions)), error), strict=True))
     ordered = []
     for kind in ("blur", "noise"):
-        levels = [frechet(vectors, seen(network, spoilt(scenes.image, kind, level))[0]) for level in range(5)]
+        looks = [torch.from_numpy(seen(network, spoilt(scenes.image, kind, level))[0]) for level in range(5)]
+        levels = [float(frechet(torch.from_numpy(vectors), look)) for look in looks]
         ordered += [low < high for low, high in pairwise(levels)]
         figures |= {f"Fréchet distance, {kind} {level}": levels[level] for level in (1, 4)}
     return {**figures, "worse is further": float(np.mean(ordered))}

@@ -137,16 +137,6 @@ def test_a_hed_folder_gives_back_what_was_saved(tmp_path):
     assert [x.shape[-1] for x in network.sides(image)] == [16, 8]
 
 
-def test_frechet_is_that_of_scipy():
-    from scipy.linalg import sqrtm
-
-    a, b = np.random.RandomState(0).normal(size=(2, 50, 6)) * np.array([[[1.0]], [[1.7]]])
-    first, second = np.cov(a.T), np.cov(b.T)
-    expected = np.square(a.mean(0) - b.mean(0)).sum() + np.trace(first + second - 2 * sqrtm(first @ second).real)
-    assert features.frechet(a, b) == pytest.approx(expected)
-    assert features.frechet(a, a) == pytest.approx(0, abs=1e-9)
-
-
 def test_average_precision_is_that_of_sklearn():
     from sklearn.metrics import average_precision_score
 
