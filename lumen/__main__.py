@@ -33,14 +33,15 @@ def verb(name: str) -> Callable:
 @verb("list")
 def list_names(words: list[str], flags: dict[str, str]) -> int:
     """lumen list: what can be named in a config"""
+    from lumen.registry import launchers
     from lumen.schema import REGISTRIES, SLOTS
     from lumen.table import tables
 
     _none_of(words, flags)
-    for slot, registry in REGISTRIES.items():
+    for slot, registry in (REGISTRIES | {"launcher": launchers}).items():
         print(f"{slot}=")
         for name in registry.names():
-            place = slot if slot in SLOTS else f"{slot}.{name}"
+            place = slot if slot in SLOTS else name if slot == "launcher" else f"{slot}.{name}"
             arguments = " ".join(f"{place}.{key}" for key in registry.arguments(name))
             print(f"  {name:14s} {registry.summary(name)}\n{'':17s}{arguments}")
     print(f"experiments: {', '.join(configs.experiments())}\ntables: {', '.join(tables())}")
@@ -163,20 +164,23 @@ def sample(words: list[str], flags: dict[str, str]) -> int:
 
 @verb("ablate")
 def ablate(words: list[str], flags: dict[str, str]) -> int:
-    """lumen ablate TABLE [base=EXPERIMENT seeds=1 rows=A,B --print key=value ...]: runs every row of a table"""
+    """lumen ablate TABLE [base=EXPERIMENT seeds=1 rows=A,B launcher=local --print key=value ...]: runs every row"""
     from lumen import sweep
 
-    only_print = flags.pop("--print", None) is not None
+    only_print, launcher = flags.pop("--print", None) is not None, sweep.launcher(flags)
     rows = _table(words, flags, ablate)
     if only_print:
-        print("\n".join(dict.fromkeys(command for made in sweep.jobs(rows) for command in made.values())))
+        print("\n".join(command for trial in sweep.trials(rows) for command in trial.commands.values()))
         return 0
-    failed = sweep.ablate(rows)
+    every = sweep.ablate(rows, launcher)
+    if any(trial.state == "sent" for trial in every):
+        return 0
     print()
     _print_table(rows)
-    for command in failed:
-        print(f"failed; to repeat: {command}", file=sys.stderr)
-    return 1 if failed else 0
+    for trial in every:
+        if trial.failures:
+            print(trial.report(), file=sys.stderr)
+    return 1 if any(trial.left() for trial in every) else 0
 
 
 @verb("table")

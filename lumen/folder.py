@@ -41,18 +41,18 @@ def place_of(config: Config) -> Path:
 
 
 @contextmanager
-def claim(folder: Path) -> Iterator[Path]:
-    """Holds the folder for this process.
+def claim(folder: Path, name: str = ".lock") -> Iterator[Path]:
+    """Holds the folder, or what else `name` stands for in it, for this process.
 
     Raises:
         RunBusy: another process is at work in it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".lock").touch()
+        (folder / name).touch()
     except OSError as error:
         raise Mistake(f"{folder} cannot be written: {error.strerror}; choose another folder with runs=DIR.") from None
-    with open(folder / ".lock") as lock:
+    with open(folder / name) as lock:
         try:
             # The system drops the lock when the process ends, however it ends: nothing stale is left.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

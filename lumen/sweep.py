@@ -1,41 +1,70 @@
-"""Sweeps: every command of a table that has not been run to its end, one after another."""
+"""Sweeps: the runs of a table as trials, and the launcher that has them run; what is done is left out."""
 
-import shlex
-import subprocess
-import sys
-import time
+from collections.abc import Callable
+from functools import partial
+from itertools import product
+from pathlib import Path
 
-from lumen import folder
+from omegaconf import OmegaConf
+
+from lumen.errors import BadConfig, known
+from lumen.registry import launchers
 from lumen.table import Table
+from lumen.trial import Trial
 
 
-def ablate(table: Table) -> list[str]:
-    """Runs what is not finished, one command after another, each as a user would type it.
+def trials(table: Table) -> list[Trial]:
+    """The runs of a table, each with all that is measured of it; rows that measure one run in their ways share it."""
+    found: dict[Path, Trial] = {}
+    for row, seed in product(table.rows, range(table.seeds)):
+        commands, config = table.commands(row, seed), table.config(row, seed)
+        images = config.batch * config.accumulate * config.devices * config.nodes
+        trial = found.setdefault(next(iter(commands)), Trial("", {}, config.steps, images))
+        trial.name += f", {row.name}" if trial.name else row.name
+        trial.commands |= commands
+    for home, trial in found.items():
+        trial.name += f" {home.name}" if table.seeds > 1 else ""
+    return list(found.values())
 
-    A row that cannot be trained is not measured; rows that are one run measured in several ways train it once.
+
+def launcher(flags: dict[str, str]) -> Callable[..., None]:
+    """The launcher that flags name, with its arguments: taken out of `flags`.
+
+    Raises:
+        UnknownName: no such launcher.
+        BadConfig: it has no such argument, or not of that kind.
+    """
+    name = launchers.require(flags.pop("launcher", "local"))
+    own = {key: flags.pop(key) for key in list(flags) if key.startswith(f"{name}.")}
+    own |= {f"{name}.slots": flags.pop("slots")} if "slots" in flags else {}
+    accepted, given = launchers.arguments(name), {}
+    for key, text in own.items():
+        argument = key.partition(".")[2]
+        if argument not in accepted:
+            raise BadConfig(f"launcher '{name}' has no argument '{argument}'; {known(argument, accepted)}")
+        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)["value"]
+        if argument == "slots" and not (accepted[argument].accepts(value) and value and value > 0):
+            raise BadConfig(f"slots must be a whole number above 0, not {value!r}.")
+        if not accepted[argument].accepts(value):
+            raise BadConfig(f"{key} must be {accepted[argument].kind}, not {value!r}.")
+        given[argument] = value
+    return partial(launchers.factory(name), **given)
+
+
+def ablate(table: Table, launcher: Callable[..., None]) -> list[Trial]:
+    """Has all that is not finished run.
 
     Returns:
-        the commands that failed.
+        every run of the table, as it then stands.
+
+    Raises:
+        BadConfig: a run wants several nodes.
     """
-    plan = {place: words for each in jobs(table) for place, words in each.items()}
-    left = [place for place in plan if folder.figures(place) is None]
-    print(f"{len(plan)} runs, {len(plan) - len(left)} of them done before", flush=True)
-    failed, start = [], time.monotonic()
-    for number, place in enumerate(left):
-        spent = (time.monotonic() - start) / 60
-        ahead = f", about {spent / number * (len(left) - number):.0f} min left" if number else ""
-        print(f"[{number + 1}/{len(left)}{ahead}] {plan[place]}", flush=True)
-        if any(other in place.parents and plan[other] in failed for other in plan) or launch(plan[place]) != 0:
-            failed.append(plan[place])
-    return failed
-
-
-def jobs(table: Table) -> list[dict]:
-    """Of each row and seed the commands that make it, by the folder that each fills."""
-    return [table.commands(row, seed) for row in table.rows for seed in range(table.seeds)]
-
-
-def launch(command: str) -> int:
-    """Runs a command in a process of its own, as W&B and the GPU's memory want it; gives its exit code."""
-    # -P: a folder of the user's called experiments would be taken for LUMEN's.
-    return subprocess.run([sys.executable, "-P", "-m", *shlex.split(command)]).returncode
+    if table.config(table.rows[0], 0).nodes > 1:
+        raise BadConfig("a run of a sweep has one node; leave out nodes=, or start what --print shows with srun.")
+    every = trials(table)
+    left = [trial for trial in every if trial.left()]
+    print(f"{len(every)} runs, {len(every) - len(left)} of them done before", flush=True)
+    if left:
+        launcher(table=table, trials=left)
+    return every

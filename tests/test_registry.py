@@ -9,9 +9,11 @@ import sys
 import pytest
 
 from lumen.errors import UnknownName
-from lumen.registry import Argument, backbones, conditionings, datamodules
+from lumen.registry import Argument, backbones, conditionings, datamodules, launchers
 
-EVERY = [(registry, name) for registry in (backbones, conditionings, datamodules) for name in registry.names()]
+EVERY = [
+    (registry, name) for registry in (backbones, conditionings, datamodules, launchers) for name in registry.names()
+]
 
 
 @pytest.mark.parametrize(("registry", "name"), EVERY, ids=lambda x: getattr(x, "noun", x))

@@ -1,11 +1,12 @@
 """Tables: every shipped row differs from its base in its flag, runs once, and stands beside the paper's figures."""
 
 import shlex
+from subprocess import Popen
 
 import pytest
 
-from lumen import sweep
 from lumen import table as tables
+from lumen import trial
 from lumen.__main__ import main
 from lumen.config import dump, load
 from lumen.errors import BadConfig, UnknownName
@@ -58,11 +59,11 @@ def test_a_row_has_flags_of_its_own_and_others_can_be_left_out(place):
 def test_rows_of_one_run_train_it_once_and_measure_it_in_their_ways(place, monkeypatch, capsys):
     launched = []
 
-    def launch(command):
+    def start(command, log, environment):
         launched.append(command.split()[1])
-        return main(shlex.split(command)[1:])
+        return ended(main(shlex.split(command)[1:]))
 
-    monkeypatch.setattr(sweep, "launch", launch)
+    monkeypatch.setattr(trial, "start", start)
     flags = [flag for flag in TINY if not flag.startswith("metrics")]
     assert main(["ablate", "edits", "rows=as it is,sky", *flags, "metrics=[miou,tifa]"]) == 0
     told = capsys.readouterr().out
@@ -91,21 +92,59 @@ def test_published_figures_are_the_papers():
 def test_rows_run_once_failures_are_named_and_means_are_printed(place, monkeypatch, capsys):
     launched = []
 
-    def launch(command):
+    def start(command, log, environment):
         launched.append(command)
-        return 1 if "backbone=clip" in command else main(shlex.split(command)[1:])
+        return ended(1 if "backbone=clip" in command else main(shlex.split(command)[1:]))
 
-    monkeypatch.setattr(sweep, "launch", launch)
+    monkeypatch.setattr(trial, "start", start)
     command = ["ablate", "table1", "base=scenes", "seeds=2", *TINY]
     assert main(command) == 1
     told = capsys.readouterr()
-    assert len(launched) == 8 and told.err.count("failed; to repeat: lumen train scenes backbone=clip") == 2
+    assert len(launched) == 10 and told.err.count("CLIP seed0 failed: exit code 1") == 1
+    assert told.err.count("to repeat: lumen train scenes backbone=clip") == 2
     assert "another image's layout" in told.out and "| miou |" in told.out
     assert "| DINO | 2/2 |" in told.out and "| CLIP | 0/2 |" in told.out and "51.4" in told.out
     assert "2 commands are left; `lumen ablate table1 base=scenes seeds=2" in told.out
     launched.clear()
     assert main(command) == 1
-    assert len(launched) == 2 and "8 runs, 6 of them done before" in capsys.readouterr().out
+    assert len(launched) == 4 and "8 runs, 6 of them done before" in capsys.readouterr().out
+
+
+def ended(code: int) -> Popen:
+    """A process that has ended."""
+    process = Popen.__new__(Popen)
+    process.returncode = code
+    return process
+
+
+def test_two_runs_side_by_side(place, capsys):
+    small = [flag for flag in TINY if not flag.startswith("metrics")]
+    assert main(["ablate", "table1", "base=scenes", "rows=CLIP,DINO", "slots=2", *small, "metrics=[]"]) == 0
+    told = capsys.readouterr()
+    assert "| CLIP | 1/1 |" in told.out and "| DINO | 1/1 |" in told.out and "[2/2] " in told.out and not told.err
+    logs = [path.read_text() for path in place.glob("runs/scenes/*/seed0/log.txt")]
+    assert len(logs) == 2 and all(log.startswith("$ lumen train scenes") and "figures:" in log for log in logs)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["launcher=slrum"], "no launcher is called 'slrum'; did you mean 'slurm'?"),
+        (
+            ["launcher=slurm", "slurm.partion=gpu"],
+            "launcher 'slurm' has no argument 'partion'; did you mean 'partition'",
+        ),
+        (["slots=two"], "slots must be a whole number above 0, not 'two'."),
+        (["slots=0"], "slots must be a whole number above 0, not 0."),
+        (["launcher=slurm", "slurm.hours=long"], "slurm.hours must be float, not 'long'."),
+        (["launcher=wandb", "slots=2"], "launcher 'wandb' has no argument 'slots'"),
+        (["slurm.partition=gpu"], "there is no key 'slurm.partition'"),
+        (["nodes=2"], "a run of a sweep has one node"),
+    ],
+)
+def test_a_launcher_that_cannot_be_is_answered(place, capsys, flags, said):
+    assert main(["ablate", "table1", "base=scenes", *flags]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_an_unknown_table_is_answered_with_the_nearest():
