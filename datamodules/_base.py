@@ -21,6 +21,7 @@ from lumen.contracts import Batch
 from lumen.errors import BadCheckpoint, BadSample, DatasetMissing, Mistake
 from lumen.order import Stream, generator
 from lumen.questions import Question, by_caption, entries, said
+from lumen.signals import deaf
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,7 @@ class DataModule(LightningDataModule):
             persistent_workers=how.workers > 0,
             pin_memory=torch.cuda.is_available(),
             collate_fn=collate,
+            worker_init_fn=deaf,
         )
 
 

@@ -13,6 +13,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 from lumen import config as configs
 from lumen.errors import BadConfig, Mistake, UnknownName, known
+from lumen.signals import STOPPED, Stopped, started
 
 if TYPE_CHECKING:
     from lumen.table import Table
@@ -133,6 +134,14 @@ def train(words: list[str], flags: dict[str, str]) -> int:
     return 0
 
 
+@verb("certify")
+def certify(words: list[str], flags: dict[str, str]) -> int:
+    """lumen certify EXPERIMENT [steps=6 key=value ...]: is a run that is killed and continued the same, bit by bit?"""
+    from lumen.certify import certified
+
+    return 0 if certified(_one(words, "EXPERIMENT", certify), _strings(flags)) else 1
+
+
 @verb("eval")
 def evaluate(words: list[str], flags: dict[str, str]) -> int:
     """lumen eval RUN [key=value ...]: measures a trained run again, with other sampling or seeds"""
@@ -230,7 +239,7 @@ def leakage(words: list[str], flags: dict[str, str]) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command; returns 0 done, 1 not all that was asked for, 2 a mistake, 130 interrupted."""
+    """Runs one command; returns 0 done, 1 not all that was asked for, 2 a mistake, 75 told to stop, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         name, words, flags = _parse(arguments)
@@ -241,6 +250,11 @@ def main(arguments: list[str] | None = None) -> int:
     except Mistake as mistake:
         print("\n".join(f"lumen: {line}" for line in str(mistake).splitlines()), file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        if started():  # by the first rank of this machine, which speaks for all
+            return 0
+        print(f"lumen: {stopped}", file=sys.stderr)
+        return STOPPED
     except KeyboardInterrupt:
         print("lumen: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
         return 130

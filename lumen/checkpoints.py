@@ -1,64 +1,52 @@
 """Checkpoints: what was learnt, whole or not there, loaded without running any code in them."""
 
+import hashlib
+import json
 import os
 import pickle
 import zipfile
+from io import BufferedWriter
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lumen.errors import BadCheckpoint
-from lumen.files import beside
+from lumen.files import beside, write_json
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Writes beside the target and renames: Lightning's own goes through $TMPDIR, and a move is no rename."""
+    """Writes beside the target and renames: Lightning's own goes through $TMPDIR, and a move is no rename.
+
+    The record, a JSON file of the same name, is written first: the hash of what was meant to be in the file, the
+    step, and the facts given as storage options.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any = None) -> None:
         with beside(Path(path)) as draft:
             try:
-                torch.save(checkpoint, draft)
+                with open(draft, "wb") as file:
+                    hashed = _Hashed(file)
+                    torch.save(checkpoint, hashed)
             except RuntimeError as error:  # how torch says that the disk is full
                 raise OSError(str(error).partition("\n")[0]) from error
+            facts = {"sha256": hashed.digest.hexdigest(), "step": checkpoint["global_step"]}
+            write_json(record_of(Path(path)), facts | (storage_options or {}))
 
 
-class Checkpoints(Callback):
-    """Saves every few optimiser steps and at the end, and keeps the newest.
+class _Hashed:
+    """A file that knows the hash of what it was given, whatever the disk makes of it."""
 
-    Where validation is due on the same batch the save comes after it, or a continued run would skip it.
-    """
+    def __init__(self, file: BufferedWriter):
+        self.file, self.digest = file, hashlib.sha256()
 
-    def __init__(self, folder: Path, every: int, keep: int):
-        self.folder, self.every, self.keep = folder, every, keep
-        self.saved = -1
+    def write(self, data: bytes | memoryview) -> int:
+        self.digest.update(data)
+        return self.file.write(data)
 
-    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self.saved = trainer.global_step
-
-    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        due = trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps
-        if due and not _validates_now(trainer):
-            self._save(trainer)
-
-    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        if trainer.state.fn == "fit" and trainer.global_step % self.every == 0:
-            self._save(trainer)
-
-    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self._save(trainer)
-
-    def _save(self, trainer: Trainer) -> None:
-        step = trainer.global_step
-        if step == self.saved:
-            return
-        trainer.save_checkpoint(self.folder / f"step{step:08d}.ckpt", weights_only=False)  # optimiser and loops too
-        self.saved = step
-        if trainer.is_global_zero:
-            for old in found(self.folder)[self.keep :]:
-                old.unlink()
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def found(folder: Path) -> list[Path]:
@@ -71,15 +59,35 @@ def step_of(path: Path) -> int:
     return int(path.stem.removeprefix("step"))
 
 
-def newest(folder: Path) -> Path | None:
-    """The newest checkpoint that loads; one that does not is named and passed over.
+def record_of(path: Path) -> Path:
+    """Where a checkpoint's hash, step and figures stand."""
+    return path.with_suffix(".json")
+
+
+def record(path: Path) -> dict[str, Any]:
+    """What a checkpoint's record says; nothing where it has none."""
+    try:
+        return json.loads(record_of(path).read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def newest(folder: Path, config: str | None = None) -> Path | None:
+    """The newest checkpoint that is what was written and loads; one that is not is named and passed over.
+
+    Args:
+        config: the hash of the config that it must have been written under; None takes any.
 
     Raises:
-        BadCheckpoint: there are checkpoints, and not one of them loads.
+        BadCheckpoint: there are checkpoints, and not one of them can be used.
     """
     paths = found(folder)
     for path in paths:
         try:
+            verify(path)
+            there = record(path).get("config")
+            if config and there and there != config:
+                raise _unusable(path, "it was written under another config")
             read(path)
             return path
         except BadCheckpoint as error:
@@ -87,6 +95,46 @@ def newest(folder: Path) -> Path | None:
     if paths:
         raise BadCheckpoint(f"none of the {len(paths)} checkpoints in {folder} can be read; remove them to start anew.")
     return None
+
+
+def best(folder: Path, figure: str) -> Path:
+    """The checkpoint of the lowest figure.
+
+    Raises:
+        BadCheckpoint: it is damaged, or none of those that are left was validated.
+    """
+    figures = {path: record(path)[figure] for path in found(folder) if figure in record(path)}
+    if not figures:
+        raise BadCheckpoint(f"no checkpoint in {folder} has a {figure}; leave best out to use the newest.")
+    path = min(figures, key=figures.get)
+    verify(path)
+    return path
+
+
+def prune(folder: Path, keep: int, figure: str | None = None) -> None:
+    """Removes all checkpoints but the newest few and, where a figure is named, the one with the lowest."""
+    paths = found(folder)
+    figures = {path: record(path)[figure] for path in paths if figure in record(path)}
+    kept = {*paths[:keep], *([min(figures, key=figures.get)] if figures else [])}
+    for path in paths:
+        if path not in kept:
+            path.unlink()
+            record_of(path).unlink(missing_ok=True)
+
+
+def verify(path: Path) -> None:
+    """
+    Raises:
+        BadCheckpoint: the file is not, byte for byte, what was written.
+    """
+    expected = record(path).get("sha256")
+    try:
+        with open(path, "rb") as file:
+            same = expected is None or hashlib.file_digest(file, "sha256").hexdigest() == expected
+    except OSError as error:
+        raise _unusable(path, f"it cannot be read ({error.strerror})") from None
+    if not same:
+        raise _unusable(path, "it is not what was written there (its sha256 is not that of its record)")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -105,8 +153,8 @@ def read(path: Path) -> dict[str, Any]:
         reason = f"it is cut short or damaged ({str(error).partition(chr(10))[0]})"
     except (KeyError, TypeError):
         reason = "it is no Lightning checkpoint"
-    raise BadCheckpoint(f"{path} cannot be used: {reason}; remove it, the run then goes on from an older one.")
+    raise _unusable(path, reason)
 
 
-def _validates_now(trainer: Trainer) -> bool:
-    return trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+def _unusable(path: Path, reason: str) -> BadCheckpoint:
+    return BadCheckpoint(f"{path} cannot be used: {reason}; remove it, the run then goes on from an older one.")

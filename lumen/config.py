@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lumen.errors import BadConfig, UnknownName, known
 from lumen.registry import Registry, metrics
 from lumen.schema import FRACTION, NONNEGATIVE, POSITIVE, SLOTS, Config
+from lumen.signals import seconds
 
 
 def experiments() -> list[str]:
@@ -100,6 +101,7 @@ class _Draft:
             self._demand(key, lambda value: value >= 0, "must be 0 or more")
         for key in sorted(FRACTION):
             self._demand(key, lambda value: 0 <= value <= 1, "must be between 0 and 1")
+        self._demand("stop_after", lambda value: value is None or seconds(value), "must be a time such as 3h50m or 90s")
         if self.errors:
             raise BadConfig("\n".join(self.errors))
         return OmegaConf.to_object(

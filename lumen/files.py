@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ def beside(path: Path) -> Iterator[Path]:
         with open(draft, "rb") as file:
             os.fsync(file.fileno())
         os.replace(draft, path)
+        with suppress(OSError), _open(path.parent) as folder:  # some network file systems cannot
+            os.fsync(folder)
     except OSError as error:
         reason = error.strerror or error
         raise Mistake(
@@ -27,6 +29,16 @@ def beside(path: Path) -> Iterator[Path]:
         ) from None
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def _open(folder: Path) -> Iterator[int]:
+    """A folder as something to flush: a new name in it may be lost with the power, though the file is not."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def write(path: Path, content: str | bytes) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -22,6 +22,7 @@ from lumen.errors import Mistake, RunBusy, UnknownName
 from lumen.files import write
 from lumen.schema import PLACE, Config
 
+LOCKS: set[IO] = set()  # of the folders that this process holds
 LIBRARIES = ("torch", "lightning", "diffusers", "transformers", "timm", "open_clip_torch", "wandb", "omegaconf")
 
 
@@ -60,7 +61,20 @@ def claim(folder: Path, name: str = ".lock") -> Iterator[Path]:
             raise RunBusy(
                 f"{folder} is being written by another process; wait for it, or give this run another seed= or runs=."
             ) from None
-        yield folder
+        LOCKS.add(lock)
+        try:
+            yield folder
+        finally:
+            LOCKS.discard(lock)
+
+
+def _let_go() -> None:
+    """For processes forked to read images: they outlive a run that is killed, and must not hold its folder."""
+    for lock in LOCKS:
+        lock.close()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def settle(folder: Path, config: Config) -> None:
@@ -73,15 +87,25 @@ def settle(folder: Path, config: Config) -> None:
     if not path.exists():
         write(path, yaml.safe_dump(dump(config), sort_keys=False))
         return
-    before, now = flat(saved(folder)), flat(dump(config))
-    apart = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and k not in PLACE)
-    apart = [key for key in apart if not key.startswith(("flags.", "defaults."))]
+    before, now = _decisive(saved(folder)), _decisive(dump(config))
+    apart = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
     if apart:
         said = "; ".join(f"{key} was {before.get(key)!r}, is now {now.get(key)!r}" for key in apart)
         raise RunBusy(
             f"{folder} holds a run of another config ({said}); the experiment's file has changed since: "
             "put it back, or choose another runs= folder."
         )
+
+
+def digest(config: Config) -> str:
+    """16 hex digits that change with whatever changes what a run computes."""
+    return hashlib.sha256(json.dumps(_decisive(dump(config)), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _decisive(tree: dict[str, Any]) -> dict[str, Any]:
+    """Of a config what decides on a run's results, by dotted keys."""
+    records = ("flags.", "defaults.")
+    return {k: v for k, v in flat(tree).items() if k not in PLACE and not k.startswith(records)}
 
 
 def same_data(folder: Path, fingerprint: str) -> None:

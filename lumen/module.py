@@ -8,7 +8,7 @@ from torch import Tensor
 from lumen.contracts import Batch, Conditioning
 from lumen.diffusion import ControlledDiffusion
 from lumen.errors import BadCheckpoint
-from lumen.order import uniform
+from lumen.order import seed_of, uniform
 
 BINS = 4  # equal parts of the noise schedule that the validation loss is reported in
 
@@ -38,6 +38,10 @@ class LayoutModule(LightningModule):
     def on_fit_start(self) -> None:
         """Fits the conditioning where no checkpoint has brought it: inside the process group, so ranks share it."""
         fit(self.conditioning, self.trainer.datamodule, self.seed)
+
+    def on_train_batch_start(self, batch: Batch, index: int) -> None:
+        """What is drawn without a key, as by dropout, follows from the step as well: a continued run draws the same."""
+        torch.manual_seed(seed_of(self.seed, self.global_rank, index))
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         layout = self.conditioning(batch)

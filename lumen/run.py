@@ -2,14 +2,13 @@
 
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 
 from lumen import checkpoints, folder, tracking
 from lumen.build import build_data, build_metrics, build_module
@@ -20,35 +19,47 @@ from lumen.files import write_json
 from lumen.measure import judged, summary, unfinished
 from lumen.module import LayoutModule
 from lumen.schema import Config
+from lumen.signals import listening
 from lumen.trainer import at_step, first, make_trainer
 
 # What a trained run can be measured anew with; all else was decided when it was trained.
 MEASURED = ("sampling", "metrics", "measure", "data", "validation", "batch", "workers", "seed", "precision",
-            "accelerator", "devices", "nodes", "strategy", "wandb", "project")  # fmt: skip
+            "accelerator", "devices", "nodes", "strategy", "wandb", "project", "best", "stop_after")  # fmt: skip
 
 
-def train(config: Config) -> dict[str, Any]:
+def train(config: Config, watchers: Sequence[Callback] = ()) -> dict[str, Any]:
     """Trains, or goes on with, the run that the config names, then measures it.
+
+    Args:
+        watchers: callbacks that look on and change nothing.
 
     Returns:
         the content of metrics.json; where it is there already, nothing is done.
+
+    Raises:
+        Stopped: it was told to stop while training, and has saved.
     """
     place = folder.place_of(config)
     if (place / "metrics.json").exists():
         print(f"{place} is finished; its figures are in metrics.json. Remove the folder to train again.")
         return folder.figures(place)
     # The other ranks of a node are started by rank 0, which holds the folder for all of them.
-    with folder.claim(place) if first() else nullcontext(), tracking.closing():
+    with (
+        listening(config.stop_after) as ear,
+        folder.claim(place) if first() else nullcontext(),
+        tracking.closing(),
+    ):
         data = _checked(build_data(config), config)
         module, judges = build_module(config, data), build_metrics(config, data)
-        resume = checkpoints.newest(place / "checkpoints")
+        resume = checkpoints.newest(place / "checkpoints", folder.digest(config))
         if first():
             folder.settle(place, config)
-        trainer = make_trainer(config, data, module, place, resume)
+        trainer = make_trainer(config, data, module, place, resume, ear)
+        trainer.callbacks.extend(watchers)
         if trainer.is_global_zero:
             _announce(config, data, module, place, resume)
         with _interruptible():
-            _fit(trainer, data, module, resume)
+            _fit(trainer, data, module, resume, config.every.validate)
             return _measure(trainer, data, module, judges, config, place)
 
 
@@ -60,22 +71,38 @@ def evaluate(place: Path, config: Config) -> dict[str, Any]:
             f"{fixed_keys[0]} was decided when {place} was trained; lumen eval changes {', '.join(MEASURED)}, "
             "lumen train makes another run."
         )
-    newest = checkpoints.newest(place / "checkpoints")
-    if newest is None:
-        raise BadCheckpoint(f"{place} has no checkpoint yet; repeat its lumen train command first.")
+    start = trained(place, config)
     out = folder.eval_of(place, config)
-    with folder.claim(out) if first() else nullcontext(), tracking.closing():
+    with (
+        listening(config.stop_after) as ear,
+        folder.claim(out) if first() else nullcontext(),
+        tracking.closing(),
+    ):
         data = _checked(build_data(config), config)
         module, judges = build_module(config, data), build_metrics(config, data)
-        restore(module, newest)
+        restore(module, start)
         if first():
             folder.settle(out, config)
-        trainer = make_trainer(config, data, module, out, newest, "eval")
+        trainer = make_trainer(config, data, module, out, start, ear, "eval")
         if trainer.is_global_zero:
             write_json(out / "provenance.json", folder.provenance("eval", str(place), config, _facts(data, module)))
         with _interruptible():
-            at_step(trainer, checkpoints.step_of(newest))
+            at_step(trainer, checkpoints.step_of(start))
             return _measure(trainer, data, module, judges, config, out)
+
+
+def trained(place: Path, config: Config) -> Path:
+    """The checkpoint that a run is looked at by: its newest, or its best where the command says best=val/loss.
+
+    Raises:
+        BadCheckpoint: there is none that can be used.
+    """
+    if config.flags.get("best"):
+        return checkpoints.best(place / "checkpoints", config.flags["best"])
+    newest = checkpoints.newest(place / "checkpoints")
+    if newest is None:
+        raise BadCheckpoint(f"{place} has no checkpoint yet; repeat its lumen train command first.")
+    return newest
 
 
 def restore(module: LayoutModule, path: Path) -> None:
@@ -90,9 +117,13 @@ def restore(module: LayoutModule, path: Path) -> None:
                 weight.copy_(average)
 
 
-def _fit(trainer: Trainer, data: LightningDataModule, module: LayoutModule, resume: Path | None) -> None:
+def _fit(trainer: Trainer, data: LightningDataModule, module: LayoutModule, resume: Path | None, every: int) -> None:
+    """Trains to the end; where that has been done, validates, for that may have been cut off."""
     if resume is not None and checkpoints.step_of(resume) >= trainer.max_steps:
         restore(module, resume)
+        # Where validation was due with the last step, its figures stand at that step, and once.
+        at_step(trainer, trainer.max_steps - (trainer.max_steps % every == 0))
+        trainer.validate(module, datamodule=data, verbose=False, weights_only=True)
         at_step(trainer, trainer.max_steps)
         return
     trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
@@ -134,8 +165,6 @@ def _interruptible() -> Iterator[None]:
     """Gives Ctrl-C back: Lightning makes an exit of it, after it has switched Ctrl-C off."""
     try:
         yield
-    except SIGTERMException:
-        raise
     except SystemExit:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         raise KeyboardInterrupt from None

@@ -82,10 +82,13 @@ class Config:
     nodes: int
     workers: int
     strategy: str
+    exact: bool
+    stop_after: str | None
     runs: str
     wandb: Literal["auto", "online", "offline", "disabled"]
     project: str
     keep: int
+    best: Literal["val/loss"] | None
     # Which experiment this is and what was changed in it: the run's name, not settings of their own.
     experiment: str = ""
     defaults: dict[str, Any] = field(default_factory=dict)  # of the experiment, for components that are named later
@@ -94,8 +97,8 @@ class Config:
 
 # Where and how a run is made, not what it computes: these flags do not name its folder.
 # devices and nodes do: a batch is per device, so they change how many images make a step.
-PLACE = {"runs", "workers", "accelerator", "strategy", "wandb", "project", "keep", "every.log", "every.validate",
-         "every.checkpoint", "data.root", "seed"}  # fmt: skip
+PLACE = {"runs", "workers", "accelerator", "strategy", "exact", "stop_after", "wandb", "project", "keep", "best",
+         "every.log", "every.validate", "every.checkpoint", "data.root", "seed"}  # fmt: skip
 POSITIVE = {"size", "steps", "batch", "accumulate", "devices", "nodes", "lr", "sampling.steps", "sampling.images",
             "measure.images", "measure.samples", "every.log", "every.validate", "every.checkpoint", "validation",
             "keep"}  # fmt: skip

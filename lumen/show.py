@@ -8,14 +8,12 @@ import torch
 from PIL import Image
 
 from datamodules._files import picture
-from lumen import checkpoints
 from lumen.build import build_conditioning, build_data, build_module, device
 from lumen.contracts import Batch, Conditioning
-from lumen.errors import BadCheckpoint
 from lumen.files import beside
 from lumen.order import seed_of
 from lumen.pictures import components, grid, stacked
-from lumen.run import restore
+from lumen.run import restore, trained
 from lumen.schema import Config
 
 
@@ -49,12 +47,10 @@ def _sheets(conditioning: Conditioning, batch: Batch) -> list[Image.Image]:
 
 def draw_samples(place: Path, config: Config, path: Path, prompt: str, out: Path) -> None:
     """Samples of a trained run with the layout of a photo, under a prompt."""
-    newest = checkpoints.newest(place / "checkpoints")
-    if newest is None:
-        raise BadCheckpoint(f"{place} has no checkpoint yet; repeat its lumen train command first.")
+    start = trained(place, config)
     batch = photo(path, config.size)
     module = build_module(config, build_data(config))
-    restore(module, newest)
+    restore(module, start)
     module.to(device(config))
     batch = batch.to(module.device)
     sampling = asdict(config.sampling)

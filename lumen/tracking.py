@@ -24,16 +24,24 @@ class Journal(Logger):
         """Lines from `step` on are dropped, for they will be written again; None leaves the file to another rank."""
         super().__init__()
         self.path = path
+        self.told: set[tuple] = set()  # steps and what was logged of them
         if step is not None and path.exists():
-            write(path, "".join(json.dumps(line) + "\n" for line in lines(path) if line["step"] < step))
+            kept = [line for line in lines(path) if line["step"] < step]
+            write(path, "".join(json.dumps(line) + "\n" for line in kept))
+            for line in kept:
+                _new(self, line, line["step"])
 
     name, version = "metrics", ""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         figures = {key: value for key, value in metrics.items() if key != "epoch"}
-        if figures:
+        if figures and _new(self, figures, step):
             _or_say(self, "metrics.jsonl", lambda: self._append({"step": step, **figures}))
+
+    def has(self, step: int, name: str) -> bool:
+        """Whether a figure of a step has been logged."""
+        return any(there == step and name in names for there, names in self.told)
 
     def _append(self, line: dict[str, float | int | None]) -> None:
         with open(self.path, "a") as file:
@@ -46,14 +54,27 @@ class Journal(Logger):
 class Tracker(WandbLogger):
     """Lightning's W&B logger, except that a failure to log is said once and training goes on."""
 
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self.told: set[tuple] = set()
+
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        _or_say(self, "W&B", lambda: super(Tracker, self).log_metrics(metrics, step))
+        if _new(self, metrics, step):
+            _or_say(self, "W&B", lambda: super(Tracker, self).log_metrics(metrics, step))
 
     @rank_zero_only
     def show(self, picture: Image.Image, step: int) -> None:
         shown = {"grid": wandb.Image(picture), "trainer/global_step": step}
         _or_say(self, "W&B", lambda: self.experiment.log(shown))
+
+
+def _new(logger: Logger, figures: dict[str, float], step: int | None) -> bool:
+    """Whether these figures of a step were not logged before: what is saved is logged first, and then once more."""
+    key = (step, frozenset(figures) - {"step", "epoch"})
+    seen = key in logger.told
+    logger.told.add(key)
+    return not seen
 
 
 def _or_say(logger: Logger, name: str, log: Callable[[], None]) -> None:

@@ -20,33 +20,55 @@ from lumen.config import dump
 from lumen.contracts import Batch
 from lumen.errors import BadConfig
 from lumen.module import LayoutModule
+from lumen.saving import Checkpoints, Preemption
 from lumen.schema import Config
+from lumen.signals import Ear
 
 
 def make_trainer(
-    config: Config, data: LightningDataModule, module: LayoutModule, place: Path, start: Path | None, job: str = "train"
+    config: Config,
+    data: LightningDataModule,
+    module: LayoutModule,
+    place: Path,
+    start: Path | None,
+    ear: Ear,
+    job: str = "train",
 ) -> Trainer:
     """Lightning's Trainer for this config: one epoch, which is the whole run."""
     _quiet()
     step = checkpoints.step_of(start) if start else 0
     tracker = tracking.tracker(config.wandb, place, dump(config), _identity(config, place, job)) if first() else None
     journal = tracking.Journal(place / "metrics.jsonl", step if first() else None)
+    saver = Checkpoints(
+        place / "checkpoints",
+        config.every.checkpoint,
+        config.keep,
+        config.best,
+        {"config": folder.digest(config)},
+        validated=lambda step: journal.has(step - 1, "val/loss"),
+    )
     callbacks = [
         Progress(refresh_rate=config.every.log),
         Guard(frozen(module), config.every.log),
         Meter(config.every.log),
-        # In this order when validation ends: draw with the averaged weights, put the live ones back, save those.
+        # In this order when validation ends: draw with the averaged weights, then put the live ones back; and after a
+        # step: average, save, leave.
         Pictures(place, fixed(data), asdict(config.sampling), config.seed, tracker and tracker.show),
         *([Average(config.ema)] if config.ema else []),
-        checkpoints.Checkpoints(place / "checkpoints", config.every.checkpoint, config.keep),
+        saver,
+        Preemption(ear, saver),
     ]
     try:
-        return _trainer(config, place, [journal, *([tracker] if tracker else [])], callbacks)
+        trainer = _trainer(config, place, [journal, *([tracker] if tracker else [])], callbacks)
     except (MisconfigurationException, ValueError) as error:
         said = " ".join(str(error).split())
         raise BadConfig(
             f"this machine cannot be used as asked: {said} Change devices, accelerator or strategy."
         ) from None
+    # Lightning's handler would speak to the other ranks from within, while they wait for one another's gradients.
+    trainer._signal_connector.register_signal_handlers = lambda: None
+    ear.kill = getattr(trainer.strategy.launcher, "kill", None)
+    return trainer
 
 
 def _trainer(config: Config, place: Path, loggers: list[Logger], callbacks: list[Callback]) -> Trainer:
@@ -56,7 +78,7 @@ def _trainer(config: Config, place: Path, loggers: list[Logger], callbacks: list
         accelerator=accelerator(config),
         devices=config.devices,
         num_nodes=config.nodes,
-        strategy=config.strategy,
+        strategy=_strategy(config),
         precision=precision(config),
         max_steps=config.steps,
         max_epochs=-1,
@@ -74,6 +96,17 @@ def _trainer(config: Config, place: Path, loggers: list[Logger], callbacks: list
         enable_model_summary=False,
         callbacks=callbacks,
     )
+
+
+def _strategy(config: Config) -> str:
+    """Lightning's name for how ranks work together.
+
+    After its first step DDP lays out gradients anew, in a continued run as well. Of two ranks that changes nothing; of
+    more the sums come out in another order and differ in the last bit. Looking for unused parameters keeps one layout.
+    """
+    if config.exact and config.devices * config.nodes > 2 and config.strategy in ("auto", "ddp"):
+        return "ddp_find_unused_parameters_true"
+    return config.strategy
 
 
 def first() -> bool:
