@@ -13,7 +13,7 @@ import torch
 import yaml
 from PIL import Image
 
-from lumen import run
+from lumen import checkpoints, run
 from lumen.__main__ import main
 from lumen.build import build_data, build_module
 from lumen.callbacks import learning
@@ -125,11 +125,8 @@ def test_wandb_has_the_same_figures(finished):
     assert any(r.get("type") == "history" for r in records)
 
 
-@pytest.mark.parametrize(
-    ("told", "stop", "code", "saved"),
-    [(signal.SIGTERM, 1, 75, 2), (signal.SIGINT, 2, 130, 2), (signal.SIGINT, 3, 130, 3)],
-)
-def test_an_interrupted_run_goes_on(finished, place, monkeypatch, told, stop, code, saved):
+@pytest.mark.parametrize(("told", "stop", "code"), [(signal.SIGTERM, 1, 75), (signal.SIGINT, 2, 130)])
+def test_an_interrupted_run_goes_on(finished, place, monkeypatch, told, stop, code):
     """SIGTERM has the step that is being taken finished and saved, though no checkpoint and a validation are due."""
     step = LayoutModule.training_step
 
@@ -143,12 +140,27 @@ def test_an_interrupted_run_goes_on(finished, place, monkeypatch, told, stop, co
     monkeypatch.setattr(LayoutModule, "training_step", interrupted)
     assert main([*command, *rarely]) == code
     again = next(place.glob("runs/scenes/*/seed0"))
-    assert step_of(found(again / "checkpoints")[0]) == saved
-    assert code != 75 or "val/loss" not in journal(again)[-1]
+    assert step_of(found(again / "checkpoints")[0]) == 2
+    assert ("val/loss" in journal(again)[-1]) == (code != 75)
     monkeypatch.setattr(LayoutModule, "training_step", step)
     assert main(command) == 0
-    assert losses(again) == losses(finished) and len(journal(again)) == len(journal(finished))
-    assert evidence(again) == evidence(finished)
+    assert len(journal(again)) == len(journal(finished)) and evidence(again) == evidence(finished)
+
+
+def test_a_run_that_is_killed_once_it_has_saved_keeps_the_figures_of_that_step(finished, place, monkeypatch):
+    prune = checkpoints.prune
+
+    def killed(folder, *how):
+        if step_of(found(folder)[0]) == 3:
+            raise KeyboardInterrupt
+        prune(folder, *how)
+
+    command = ["train", "scenes", *TINY, *JUDGED, f"steps={STEPS}", "ema=0.5"]
+    monkeypatch.setattr(checkpoints, "prune", killed)
+    assert main(command) == 130
+    monkeypatch.setattr(checkpoints, "prune", prune)
+    assert main(command) == 0
+    assert evidence(next(place.glob("runs/scenes/*/seed0"))) == evidence(finished)
 
 
 def test_a_run_that_was_stopped_while_measuring_is_measured(finished, capsys):
