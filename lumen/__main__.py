@@ -44,7 +44,9 @@ def list_names(words: list[str], flags: dict[str, str]) -> int:
         for name in registry.names():
             place = slot if slot in SLOTS else name if slot == "launcher" else f"{slot}.{name}"
             arguments = " ".join(f"{place}.{key}" for key in registry.arguments(name))
-            print(f"  {name:14s} {registry.summary(name)}\n{'':17s}{arguments}")
+            print(f"  {name:14s} {registry.summary(name)}")
+            if arguments:
+                print(f"{'':17s}{arguments}")
     print(f"experiments: {', '.join(configs.experiments())}\ntables: {', '.join(tables())}")
     return 0
 
