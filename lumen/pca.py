@@ -49,6 +49,8 @@ class Basis:
         Raises:
             BasisMismatch: it was fitted on features of another backbone; both sides are named.
         """
+        if self.contract.get("scaling", "global") != "global":
+            raise BasisMismatch(f"{origin} was written by an older LUMEN, in a scale of its own; fit anew.")
         mine = self.contract["backbone"]
         apart = sorted(key for key in mine.keys() | identity.keys() if mine.get(key) != identity.get(key))
         if apart:

@@ -1,5 +1,6 @@
 """The neural layout: a backbone's dense features, reduced by PCA (Wang et al. 2024, section 3)."""
 
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -12,9 +13,14 @@ from lumen.contracts import Backbone, Batch, Conditioning
 from lumen.errors import BadConfig
 from lumen.moments import Moments
 from lumen.order import generator
-from lumen.pca import Basis, principal_axes, project, vectors_at
+from lumen.pca import TENSORS, Basis, principal_axes, project, vectors_at
 from lumen.pictures import colours
 from lumen.registry import conditionings
+
+KEPT = (
+    20,
+    64,
+)  # components that are computed where fewer are shown: one pass over the images serves every N up to them
 
 
 @conditionings.register
@@ -52,10 +58,11 @@ class NeuralLayout(Conditioning):
             )
         self.channels, self.vectors, self.per_image, self.scaling = components, vectors, per_image, scale
         self.contract: dict = {}
+        kept = min(next((k for k in KEPT if k >= components), components), backbone.channels)
         self.register_buffer("mean", torch.zeros(backbone.channels))
-        self.register_buffer("axes", torch.zeros(backbone.channels, components))
-        self.register_buffer("variance", torch.zeros(components))
-        self.register_buffer("scale", torch.ones(components))
+        self.register_buffer("axes", torch.zeros(backbone.channels, kept))
+        self.register_buffer("variance", torch.zeros(kept))
+        self.register_buffer("scale", torch.ones(kept))  # of what is kept: the root mean variance of its axes
         if basis is not None:
             self.use(Basis.load(Path(basis)), basis)
 
@@ -72,12 +79,30 @@ class NeuralLayout(Conditioning):
         """How many training images `fit` would like to see; None is all of them."""
         return None if self.vectors == "all" else -(-self.vectors // self.per_image)
 
-    @torch.no_grad()
     def forward(self, batch: Batch) -> Float[Tensor, "b k h w"]:
+        return self.layout(self.kept(batch))
+
+    @torch.no_grad()
+    def kept(self, batch: Batch) -> Float[Tensor, "b n h w"]:
+        """Coordinates along all axes that there are, divided by one number for all: the same for every N and scale."""
         # In fp32 whatever the precision of training: 8 bits of mantissa move a layout by one per cent, and
         # it would not be the layout that the basis was fitted for.
         with torch.autocast(batch.image.device.type, enabled=False):
             return project(self.backbone.maps(batch.image), self.mean, self.axes, self.scale)
+
+    def layout(self, kept: Float[Tensor, "b n h w"]) -> Float[Tensor, "b k h w"]:
+        """The first N of them, in the scale asked for."""
+        variance = self.variance.double()
+        shown = variance[: self.channels]
+        divisor = {"none": torch.ones_like(shown), "global": shown.mean().sqrt(), "component": shown.sqrt()}
+        # exactly 1 where the N components are all and in their own scale; a dead direction has no scale
+        factor = variance.mean().sqrt() / divisor[self.scaling].clamp(min=1e-12)
+        return kept[:, : self.channels] * factor.expand_as(shown).to(kept)[:, None, None]
+
+    def recipe(self, arguments: dict) -> dict:
+        """Backbone and axes alone: N and scale come after."""
+        axes = hashlib.sha256(b"".join(t.cpu().numpy().tobytes() for t in (self.mean, self.axes, self.scale)))
+        return {"backbone": dict(self.backbone.identity), "axes": axes.hexdigest()[:16]}
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Batch], images: int, seed: int, fingerprint: str) -> None:
@@ -93,25 +118,27 @@ class NeuralLayout(Conditioning):
     def use(self, basis: Basis, origin: str) -> None:
         """Takes over a fitted basis after checking that it belongs to this backbone and this N."""
         basis.check(self.backbone.identity, origin)
-        if basis.axes.shape != self.axes.shape:
-            have, want = tuple(basis.axes.shape), tuple(self.axes.shape)
+        if (have := basis.axes.shape[1]) < self.channels:
             raise BadConfig(
-                f"{origin} has {have[1]} components of {have[0]} channels, the config asks for {want[1]} of "
-                f"{want[0]}; set conditioning.components={have[1]}, or fit anew without conditioning.basis."
+                f"{origin} has {have} components, the config asks for {self.channels}; set "
+                f"conditioning.components={have} or fewer, or fit anew without conditioning.basis."
             )
-        for name in ("mean", "axes", "variance", "scale"):
-            getattr(self, name).copy_(getattr(basis, name))
+        for name in TENSORS:
+            # row by row in memory, however it came: the order decides how a product rounds
+            setattr(self, name, getattr(basis, name).to(self.mean.device).contiguous())
         self.contract = basis.contract
 
     def basis(self) -> Basis:
-        """What is in use, as it goes to a file."""
+        """All that is known, as it goes to a file: it serves every N up to its own."""
         return Basis(self.mean, self.axes, self.variance, self.scale, self.contract)
 
     def shown(self, layout: Float[Tensor, "b k h w"]) -> Float[Tensor, "b 3 h w"]:
         return colours(layout)
 
     def record(self) -> dict[str, float]:
-        return {"layout/components": self.channels, "layout/explained_variance": self.contract["explained"]}
+        share = self.variance[: self.channels].sum() / self.variance.sum()
+        explained = float(share) * self.contract["explained"]
+        return {"layout/components": self.channels, "layout/explained_variance": explained}
 
     def get_extra_state(self) -> dict:
         return self.contract  # which has the backbone's identity
@@ -123,24 +150,17 @@ class NeuralLayout(Conditioning):
 
     def _basis(self, moments: Moments, seed: int, fingerprint: str) -> Basis:
         covariance = moments.covariance()
-        axes, variance = principal_axes(covariance, self.channels)
-        scale = {
-            "none": torch.ones_like(variance),
-            "global": variance.mean().sqrt().expand_as(variance),
-            "component": variance.sqrt(),
-        }[self.scaling]
+        axes, variance = principal_axes(covariance, self.axes.shape[1])
         contract = {
             "backbone": dict(self.backbone.identity),
-            "components": self.channels,
-            "scaling": self.scaling,
+            "components": self.axes.shape[1],
             "vectors": moments.count,
             "seed": seed,
             "data": fingerprint,
             "explained": float(variance.sum() / covariance.trace()),
         }
-        # A dead direction (variance 0) has no scale to be divided by.
-        parts = (moments.mean, axes, variance, scale.clamp(min=1e-12))
-        return Basis(*(part.float() for part in parts), contract)
+        scale = variance.mean().sqrt().clamp(min=1e-12).expand_as(variance)
+        return Basis(*(part.float() for part in (moments.mean, axes, variance, scale)), contract)
 
 
 def _cells(grid: tuple[int, int], each: int | None, seed: int, ids: list[str]) -> Int[Tensor, "b n"]:
