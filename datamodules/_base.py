@@ -2,7 +2,8 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from datamodules._check import Report, inspected, report
 from datamodules._geometry import Frame, chance, crop, stretch
 from datamodules._survey import Record, Survey
+from lumen.cache import Rows, stamps
 from lumen.contracts import Batch
 from lumen.errors import BadCheckpoint, BadSample, DatasetMissing, Mistake
 from lumen.order import Stream, generator
@@ -36,6 +38,7 @@ class Loading:
     validation: int = 64  # images of the validation split that are looked at, spread evenly over it
     measured: int = 64  # the same of the split that samples are measured on
     questions: str | None = None  # a file of questions about captions
+    views: int | None = None  # windows drawn of each image, used in turn; None draws one anew in every epoch
 
 
 class DataModule(LightningDataModule):
@@ -45,7 +48,9 @@ class DataModule(LightningDataModule):
     readers: dict[str, Callable[[Path], Any]]  # kind of file -> its reader; images and maps come back as PIL images
     fit = "stretch"  # how an image becomes a square: "stretch" or "crop"
     flip = 0.0  # how often a training image is mirrored
+    windows = False  # whether a training image is seen through a window that is drawn
     held_out = "val"  # the split that samples are measured on: few data sets publish the labels of another
+    kept: "Kept | None" = None  # what is known of the training images from a cache
 
     def __init__(self, root: str, loading: Loading):
         super().__init__()
@@ -124,9 +129,33 @@ class DataModule(LightningDataModule):
     def dataset(self, split: str) -> "View":
         return View(self, self.records(split))
 
+    def looks(self) -> int | None:
+        """How many ways there are to look at a training image; None where each epoch has its own."""
+        return self.loading.views if self.windows else 2 if 0 < self.flip < 1 else 1
+
+    def recipe(self) -> dict[str, Any]:
+        """All that a look at a training image depends on besides the content of its files."""
+        recipe = {"data": self.name, "size": self.loading.size, "fit": self.fit, "pillow": version("pillow")}
+        drawn = {"seed": self.loading.seed, "flip": self.flip, "views": self.loading.views}
+        return recipe | (drawn if self.windows else {})
+
+    def contents(self, memo: Path) -> list[str]:
+        """Of each training image what its files hold, hashed; `memo` is where the hashes are kept."""
+        return stamps([record.files.values() for record in self.records("train")], memo)
+
+    def looked(self, which: list[tuple[int, int]], batch: int) -> "Loader":
+        """Looks at training images, as (image, look), in this order: each with all its captions in `extra`."""
+        return self._loader(Looked(self.dataset("train"), which), batch=batch)
+
+    def from_cache(self, rows: dict[str, Rows]) -> "Kept":
+        """The training images as a cache knows them."""
+        view, (first, *_) = self.dataset("train"), rows.values()
+        told = [said for facts in first.facts for said in facts["captions"]]
+        return Kept(view, [r.captions or said for r, said in zip(view.records, told, strict=True)], rows)
+
     def train_dataloader(self) -> "Loader":
         """The training images in the run's order, from where the trainer's own count says it stands."""
-        how, data = self.loading, self.dataset("train")
+        how, data = self.loading, self.kept or self.dataset("train")
         rank, world = self._share()
         order = Stream(len(data), how.batch, how.batches, how.seed, rank, world)
         if self.trainer:
@@ -184,11 +213,11 @@ class DataModule(LightningDataModule):
         rank, world = self._share()
         return Subset(data, positions[rank::world])
 
-    def _loader(self, data: Dataset, sampler: Stream | None = None) -> "Loader":
+    def _loader(self, data: Dataset, sampler: Stream | None = None, batch: int | None = None) -> "Loader":
         how = self.loading
-        return Loader(
+        loader = Loader(
             data,
-            batch_size=how.batch,
+            batch_size=batch or how.batch,
             sampler=sampler,
             num_workers=how.workers,
             persistent_workers=how.workers > 0,
@@ -196,6 +225,8 @@ class DataModule(LightningDataModule):
             collate_fn=collate,
             worker_init_fn=deaf,
         )
+        loader.moves = self.trainer is None
+        return loader
 
 
 class View(Dataset):
@@ -209,16 +240,48 @@ class View(Dataset):
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         index, epoch = key if isinstance(key, tuple) else (key, None)
-        module, record = self.module, self.records[index]
-        # Keyed by the image and the epoch: neither workers nor batches nor ranks change what is drawn.
-        draw = None if epoch is None else generator(module.loading.seed, "augment", record.id, epoch)
-        parts = module.load(record)
+        parts = self.module.load(self.records[index])
         captions = parts.pop("captions")
-        chosen = 0 if draw is None else int(torch.randint(max(1, len(captions)), (), generator=draw))
-        caption = module.prompt(captions) if draw is None or not captions else captions[chosen]
-        seen = module.seen(parts, module.frame(parts["image"].size, draw))
+        frame = self.module.frame(parts["image"].size, None if epoch is None else self._draw(index, epoch, captions)[1])
+        return self._seen(index, parts, frame, self.caption(index, epoch, captions))
+
+    def look(self, index: int, epoch: int, captions: Sequence[str]) -> int:
+        """Which of the looks at an image an epoch takes; where none is drawn there is one."""
+        module = self.module
+        if module.windows:
+            return epoch % module.loading.views
+        return int(chance(module.flip, self._draw(index, epoch, captions)[1])) if module.looks() > 1 else 0
+
+    def at(self, index: int, look: int) -> dict[str, Any]:
+        """An image as a look shows it, with all its captions."""
+        parts = self.module.load(self.records[index])
+        captions = parts.pop("captions")
+        draw = self._draw(index, look, captions)[1] if self.module.windows else None
+        frame = self.module.frame(parts["image"].size, draw)
+        if draw is None:
+            frame = replace(frame, mirrored=bool(look) if self.module.looks() > 1 else self.module.flip == 1)
+        return self._seen(index, parts | {"captions": tuple(captions)}, frame, "")
+
+    def caption(self, index: int, epoch: int | None, captions: Sequence[str]) -> str:
+        """What an image is called in an epoch; None is the caption that it is painted with."""
+        if epoch is None or not captions:
+            return self.module.prompt(captions)
+        return captions[self._draw(index, epoch, captions, anew=True)[0]]
+
+    def _draw(self, index: int, epoch: int, captions: Sequence[str], anew: bool = False) -> tuple[int, torch.Generator]:
+        """Which caption, and what draws the frame after it.
+
+        Keyed by the image and the epoch: neither workers nor batches nor ranks change what is drawn.
+        """
+        how = self.module.loading
+        key = epoch if anew or not how.views else epoch % how.views
+        draw = generator(how.seed, "augment", self.records[index].id, key)
+        return int(torch.randint(max(1, len(captions)), (), generator=draw)), draw
+
+    def _seen(self, index: int, parts: dict[str, Any], frame: Frame, caption: str) -> dict[str, Any]:
+        seen = self.module.seen(parts, frame)
         sample = {"image": seen.pop("image"), "mask": seen.pop("mask")}
-        return sample | {"caption": caption, "id": record.id, "extra": seen}
+        return sample | {"caption": caption, "id": self.records[index].id, "extra": seen}
 
     def __getitems__(self, keys: list) -> list[dict[str, Any]] | Mistake:
         """The samples of a batch; a mistake is handed over as a value, see Loader."""
@@ -228,14 +291,57 @@ class View(Dataset):
             return mistake
 
 
+class Looked(Dataset):
+    """Looks at images, by their place in a list of (image, look)."""
+
+    def __init__(self, view: View, which: list[tuple[int, int]]):
+        self.view, self.which = view, which
+
+    def __len__(self) -> int:
+        return len(self.which)
+
+    def __getitems__(self, places: list[int]) -> list[dict[str, Any]] | Mistake:
+        try:
+            return [self.view.at(*self.which[place]) for place in places]
+        except Mistake as mistake:
+            return mistake
+
+
+class Kept(Dataset):
+    """The training images as a cache knows them; an image is read only where the cache has no layouts.
+
+    Args:
+        captions: of each image.
+        rows: by name, "moments" and perhaps "layout".
+    """
+
+    def __init__(self, view: View, captions: list[Sequence[str]], rows: dict[str, Rows]):
+        self.view, self.captions, self.rows = view, captions, rows
+
+    def __len__(self) -> int:
+        return len(self.view)
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> Batch | Mistake:
+        view, said = self.view, [self.captions[index] for index, _ in keys]
+        which = [(index, view.look(index, epoch, some)) for (index, epoch), some in zip(keys, said, strict=True)]
+        found = {name: rows.gather(which) for name, rows in self.rows.items()}
+        if "layout" not in found:
+            batch = collate(view.__getitems__(keys))
+            return batch if isinstance(batch, Mistake) else replace(batch, **found)
+        captions = [view.caption(index, epoch, some) for (index, epoch), some in zip(keys, said, strict=True)]
+        return Batch(None, captions, [view.records[index].id for index, _ in keys], **found)
+
+
 class Loader(DataLoader):
     """A DataLoader that raises a worker's mistake as it was said: PyTorch would bury it in a traceback's text."""
+
+    moves = True  # whether whoever takes the batches would not move them, and with that make numbers of the bytes
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in super().__iter__():
             if isinstance(batch, Mistake):
                 break
-            yield batch
+            yield batch.to("cpu") if self.moves else batch
         else:
             return
         # The workers end here: left to the garbage collector, in a cycle with the traceback, they take 10 s.
@@ -255,13 +361,13 @@ class Loader(DataLoader):
             )
 
 
-def collate(samples: list[dict[str, Any]] | Mistake) -> Batch | Mistake:
-    """Samples of one size to a batch, the image from bytes to [-1, 1]; `extra` becomes one list per key."""
-    if isinstance(samples, Mistake):
+def collate(samples: list[dict[str, Any]] | Batch | Mistake) -> Batch | Mistake:
+    """Samples of one size to a batch, the image as bytes; `extra` becomes one list per key."""
+    if isinstance(samples, Batch | Mistake):
         return samples
     kinds = sorted({kind for sample in samples for kind in sample["extra"]})
     return Batch(
-        image=torch.stack([s["image"] for s in samples]).float() / 127.5 - 1,
+        image=torch.stack([s["image"] for s in samples]),
         caption=[s["caption"] for s in samples],
         id=[s["id"] for s in samples],
         mask=torch.stack([s["mask"] for s in samples]).long(),

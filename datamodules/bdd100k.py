@@ -30,6 +30,7 @@ class Bdd100k(DataModule):
     """
 
     classes = tuple(CITYSCAPES.values())
+    windows = True
 
     def __init__(self, root: str, captions: str | None = None, flip: float = 0.5, *, loading: Loading):
         super().__init__(root, loading)

@@ -33,6 +33,7 @@ class Cityscapes(DataModule):
     """
 
     classes = tuple(CITYSCAPES.values())
+    windows = True
 
     def __init__(
         self, root: str, captions: str | None = None, full: bool = False, flip: float = 0.5, *, loading: Loading

@@ -1,6 +1,8 @@
 """Rendered scenes: labels, depth, boxes and graph exact, as many as asked for, no files needed."""
 
 import hashlib
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
@@ -12,6 +14,7 @@ from lumen.contracts import Batch
 from lumen.errors import BadConfig
 from lumen.questions import Question
 from lumen.registry import datamodules
+from lumen.scenes import world
 from lumen.scenes.edits import edited
 from lumen.scenes.questions import questions
 from lumen.scenes.render import render
@@ -55,6 +58,10 @@ class Scenes(DataModule):
     def asks(self) -> int:
         return len(self.measured())
 
+    def contents(self, memo: Path) -> list[str]:
+        """There are no files to hash but the renderer's own."""
+        return [f"{_renderer()} {record.id}" for record in self.records("train")]
+
     def load(self, record: Record) -> dict[str, Any]:
         """A scene, drawn once and kept as long as there is room: drawing takes a third of a small training step."""
         if record.id not in self._drawn:
@@ -95,3 +102,10 @@ class Scenes(DataModule):
             scene = render(seed, 64)
             digest.update(scene.image.tobytes() + scene.semantic.tobytes() + repr(scene.captions).encode())
         return digest.hexdigest()[:16]
+
+
+@cache
+def _renderer() -> str:
+    """A hash of all code that draws."""
+    sources = sorted(Path(world.__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]

@@ -136,6 +136,50 @@ def train(words: list[str], flags: dict[str, str]) -> int:
     return 0
 
 
+@verb("cache build")
+def build_cache(words: list[str], flags: dict[str, str]) -> int:
+    """lumen cache build EXPERIMENT [key=value ...]: makes the latents and layouts that its runs would look at"""
+    config = configs.load(_one(words, "EXPERIMENT", build_cache), _strings({"cache": "always"} | flags))
+    from lumen.keeping import build
+
+    build(config)
+    return 0
+
+
+@verb("cache ls")
+def list_cache(words: list[str], flags: dict[str, str]) -> int:
+    """lumen cache ls [runs=DIR]: what is kept, how much of it, and when it was used last"""
+    from lumen.cache import amount, stock
+
+    shelves = stock(_cache(words, flags, list_cache))
+    print("\n".join([*map(str, shelves), f"{amount(sum(each.size for each in shelves))} in all"]))
+    return 0
+
+
+@verb("cache verify")
+def verify_cache(words: list[str], flags: dict[str, str]) -> int:
+    """lumen cache verify [runs=DIR]: reads all that is kept; what is damaged is removed, to be made anew"""
+    from lumen.cache import damaged
+
+    bad = list(damaged(_cache(words, flags, verify_cache)))
+    print("\n".join([*(f"removed: {path}" for path in bad), f"{len(bad)} damaged"]))
+    return 1 if bad else 0
+
+
+@verb("cache prune")
+def prune_cache(words: list[str], flags: dict[str, str]) -> int:
+    """lumen cache prune [gb=0 runs=DIR]: removes what has not been used longest, until gb are left"""
+    from lumen.cache import prune
+
+    limit = flags.pop("gb", "0")
+    try:
+        gone = list(prune(_cache(words, flags, prune_cache), int(float(limit) * 1e9)))
+    except ValueError:
+        raise BadConfig(f"gb must be a number of gigabytes, not '{limit}'.") from None
+    print("\n".join([*(f"removed: {each}" for each in gone), f"{len(gone)} removed"]))
+    return 0
+
+
 @verb("certify")
 def certify(words: list[str], flags: dict[str, str]) -> int:
     """lumen certify EXPERIMENT [steps=6 key=value ...]: is a run that is killed and continued the same, bit by bit?"""
@@ -303,6 +347,12 @@ def _one(words: list[str], what: str, verb: Callable) -> str:
         got = f"not {len(words)}: {', '.join(map(repr, words))}" if words else "none was given"
         raise UnknownName(f"one {what} is needed, {got}; write: {_usage(verb)}.")
     return words[0]
+
+
+def _cache(words: list[str], flags: dict[str, str], verb: Callable) -> Path:
+    if words or flags.keys() - {"runs"}:
+        raise BadConfig(f"not {[*words, *_strings(flags)]}; write: {_usage(verb)}.")
+    return Path(flags.get("runs", "runs")) / "cache"
 
 
 def _none_of(words: list[str], flags: dict[str, str]) -> None:

@@ -29,6 +29,7 @@ def build_data(config: Config) -> LightningDataModule:
         validation=config.validation,
         measured=config.measure.images,
         questions=config.measure.questions,
+        views=config.views,
     )
     return datamodules.build(**config.data, loading=loading)
 

@@ -22,13 +22,18 @@ KEPT = 2**30  # bytes that a metric may remember of reference images
 
 @dataclass
 class Batch:
-    """Images with what is known of them; `id` names a sample within its data set for ever."""
+    """Images with what is known of them; `id` names a sample within its data set for ever.
 
-    image: Float[Tensor, "b 3 H W"]  # RGB in [-1, 1]
+    What comes from a cache, `moments` and `layout`, stands in for the image, which is not read where both are there.
+    """
+
+    image: Float[Tensor, "b 3 H W"] | UInt8[Tensor, "b 3 H W"] | None  # RGB in [-1, 1]; bytes until it is where it goes
     caption: list[str]
     id: list[str]
     mask: Int[Tensor, "b H W"] | None = None  # class ids, IGNORE where there is none
     extra: dict[str, Any] = field(default_factory=dict)  # disparity, camera, boxes: where the data set has them
+    moments: Float[Tensor, "b _ _ _"] | None = None  # of the latents, as `pipeline.moments` gives them
+    layout: Float[Tensor, "b _ _ _"] | None = None  # as `Conditioning.kept` gives it
 
     @property
     def pixels(self) -> UInt8[Tensor, "b 3 H W"]:
@@ -36,13 +41,19 @@ class Batch:
         return ((self.image.float() + 1) * 127.5).round().clamp(0, 255).byte()
 
     def to(self, device: torch.device | str, **options: Any) -> "Batch":
-        """A copy with image and mask on a device; Lightning calls it. `extra` stays where it is."""
-        mask = None if self.mask is None else self.mask.to(device, **options)
-        return replace(self, image=self.image.to(device, **options), mask=mask)
+        """A copy with its tensors on a device, the image as numbers; Lightning calls it. `extra` stays where it is."""
+        moved = self._each(lambda tensor: tensor.to(device, **options))
+        if moved.image is not None and moved.image.dtype == torch.uint8:
+            moved.image = moved.image.float() / 127.5 - 1
+        return moved
 
     def pin_memory(self) -> "Batch":
         """A copy in page-locked memory, from where a GPU takes it without waiting; the loader calls it."""
-        return replace(self, image=self.image.pin_memory(), mask=None if self.mask is None else self.mask.pin_memory())
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        tensors = {name: getattr(self, name) for name in ("image", "mask", "moments", "layout")}
+        return replace(self, **{name: change(tensor) for name, tensor in tensors.items() if tensor is not None})
 
 
 class Backbone(nn.Module):
@@ -100,6 +111,21 @@ class Conditioning(nn.Module):
 
     def forward(self, batch: Batch) -> Float[Tensor, "b k h w"]:
         raise NotImplementedError(f"{type(self).__name__} must write forward()")
+
+    def kept(self, batch: Batch) -> Float[Tensor, "b n h w"]:
+        """What a cache holds of a layout: all that is costly. `layout(kept(batch))` is `forward(batch)`."""
+        return self(batch)
+
+    def layout(self, kept: Float[Tensor, "b n h w"]) -> Float[Tensor, "b k h w"]:
+        return kept
+
+    def recipe(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """All that `kept` depends on besides the batch.
+
+        Args:
+            arguments: those that it was built with.
+        """
+        return {"arguments": arguments, "networks": self.identity, "own": fingerprint(self)}
 
     def fit(self, batches: Iterable[Batch], images: int, seed: int, fingerprint: str) -> None:
         """Learns what `forward` needs from `images` training images; in DDP each rank brings its share."""

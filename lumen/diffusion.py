@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lumen.contracts import resize
 from lumen.order import normal, seed_of, uniform
-from lumen.pipeline import Pipeline, latent
+from lumen.pipeline import Pipeline, moments, sampled
 from lumen.weights import fingerprint
 
 SAMPLERS = {"ddim": DDIMScheduler, "dpm": DPMSolverMultistepScheduler}
@@ -68,36 +68,45 @@ class ControlledDiffusion(nn.Module):
         """The frozen networks' weights, hashed: a ControlNet steers the ones it has learnt with, and no others."""
         return {name: fingerprint(network) for name, network in self.networks.items()}
 
+    @torch.no_grad()
+    def moments(self, image: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b n h w"]:
+        """What the autoencoder makes of an image, with what its sampling leaves open: the same at every step."""
+        # In fp32: half precision would round the latents, and with them the noise schedule.
+        with torch.autocast(image.device.type, enabled=False):
+            return moments(self.pipeline.vae, image).float()
+
     def loss(
         self,
-        image: Float[Tensor, "b 3 H W"],
+        moments: Float[Tensor, "b n h w"],
         caption: list[str],
-        layout: Float[Tensor, "b k h w"],
+        layout: Float[Tensor, "b k _ _"],
         keys: list[tuple],
         timesteps: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, " b"]:
         """The denoising error of each image, mean squared over its latents.
 
         Args:
+            moments: of the images.
             keys: one per image, such as (seed, id, step); all that is random follows from it alone.
             timesteps: to be used instead of drawn ones; then no caption is dropped and no error weighted.
         """
         scheduler = self.pipeline.scheduler
-        shape = (self.pipeline.unet.config.in_channels, *(s // self.pipeline.downscale for s in image.shape[-2:]))
+        shape = (self.pipeline.unet.config.in_channels, *moments.shape[-2:])
         weighted = timesteps is None
         with torch.no_grad():
-            posterior, noise = (normal(shape, [(*k, what) for k in keys]).to(image) for what in ("posterior", "noise"))
-            # In fp32: half precision would round the latents, and with them the noise schedule.
-            with torch.autocast(image.device.type, enabled=False):
-                z = latent(self.pipeline.vae, image, posterior).float()
+            posterior, noise = (
+                normal(shape, [(*k, what) for k in keys]).to(moments) for what in ("posterior", "noise")
+            )
+            z = sampled(self.pipeline.vae, moments, posterior)
             if timesteps is None:
                 share = uniform([(*k, "timestep") for k in keys])
                 timesteps = (share * scheduler.config.num_train_timesteps).long()
                 drop = uniform([(*k, "prompt") for k in keys]) < self.prompt_dropout
                 caption = ["" if gone else c for c, gone in zip(caption, drop.tolist(), strict=True)]
-            timesteps = timesteps.to(image.device)
+            timesteps = timesteps.to(moments.device)
             text = self.pipeline.embed(caption)
-            noisy = scheduler.add_noise(z, noise, timesteps)
+            # How latents lie in memory decides how convolutions round: from a cache as from the autoencoder.
+            noisy = scheduler.add_noise(z, noise, timesteps).contiguous(memory_format=torch.channels_last)
             target = scheduler.get_velocity(z, noise, timesteps) if self._predicts_velocity else noise
         predicted = self.denoise(noisy, timesteps, text, layout)
         error = F.mse_loss(predicted.float(), target.float(), reduction="none").flatten(1).mean(1)

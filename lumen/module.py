@@ -1,6 +1,7 @@
 """The Lightning module: one training and validation loop for every backbone and conditioning."""
 
 import torch
+from jaxtyping import Float
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -44,21 +45,28 @@ class LayoutModule(LightningModule):
         torch.manual_seed(seed_of(self.seed, self.global_rank, index))
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        layout = self.conditioning(batch)
+        moments, layout = self.seen(batch)
         keys = [(self.seed, i, self.global_step) for i in batch.id]
-        loss = self.diffusion.loss(batch.image, batch.caption, layout, keys).mean()
+        loss = self.diffusion.loss(moments, batch.caption, layout, keys).mean()
         self.log("train/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(layout))
         return loss
 
+    def seen(self, batch: Batch) -> tuple[Float[Tensor, "b n h w"], Float[Tensor, "b k _ _"]]:
+        """Moments of the latents, and the layout, of a batch: from a cache where they came from there."""
+        moments = self.diffusion.moments(batch.image) if batch.moments is None else batch.moments.float()
+        if batch.layout is None:
+            return moments, self.conditioning(batch)
+        return moments, self.conditioning.layout(batch.layout.float())
+
     def validation_step(self, batch: Batch, index: int) -> None:
         """The loss of each image at one fixed timestep and noise per bin: comparable between steps, runs and ranks."""
-        layout = self.conditioning(batch)
+        moments, layout = self.seen(batch)
         last = self.diffusion.pipeline.scheduler.config.num_train_timesteps
         total = 0
         for part in range(BINS):
             keys = [("validation", i, part) for i in batch.id]
             timesteps = ((part + uniform([(*k, "timestep") for k in keys])) * last / BINS).long()
-            loss = self.diffusion.loss(batch.image, batch.caption, layout, keys, timesteps).mean()
+            loss = self.diffusion.loss(moments, batch.caption, layout, keys, timesteps).mean()
             name = f"val/loss_t{part * last // BINS:04d}-{(part + 1) * last // BINS - 1:04d}"
             self.log(name, loss, on_epoch=True, sync_dist=True, batch_size=len(layout))
             total = total + loss / BINS
@@ -102,4 +110,5 @@ def fit(conditioning: Conditioning, data: LightningDataModule, seed: int) -> Non
     images = len(data.dataset("train"))
     if conditioning.wants is not None:
         images = min(images, conditioning.wants)
-    conditioning.fit(data.sample_dataloader(images), images, seed, data.fingerprint())
+    batches = (batch.to("cpu") for batch in data.sample_dataloader(images))
+    conditioning.fit(batches, images, seed, data.fingerprint())

@@ -154,14 +154,24 @@ def _spelling_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77)
 
 
-def encode(
-    vae: AutoencoderKL | AutoencoderTiny, image: Float[Tensor, "b 3 H W"]
-) -> tuple[Float[Tensor, "b 4 h w"], Float[Tensor, "b 4 h w"] | None]:
-    """Mean and log variance of an image's latents, unscaled; an AutoencoderTiny has no variance (None)."""
+def moments(vae: AutoencoderKL | AutoencoderTiny, image: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b n h w"]:
+    """Mean and, below it, log variance of an image's latents, unscaled; of an AutoencoderTiny the mean is all."""
     coded = vae.encode(image)
     if isinstance(vae, AutoencoderTiny):
-        return coded.latents, None
-    return coded.latent_dist.mean, coded.latent_dist.logvar
+        return coded.latents
+    return torch.cat([coded.latent_dist.mean, coded.latent_dist.logvar], dim=1)
+
+
+def sampled(
+    vae: AutoencoderKL | AutoencoderTiny,
+    moments: Float[Tensor, "b n h w"],
+    noise: Float[Tensor, "b 4 h w"] | None = None,
+) -> Float[Tensor, "b 4 h w"]:
+    """What the U-Net denoises: the posterior mean, or with standard normal `noise` a sample of it, scaled."""
+    mean, *logvar = moments.split(vae.config.latent_channels, dim=1)
+    if noise is not None and logvar:
+        mean = mean + noise * torch.exp(0.5 * logvar[0])
+    return mean * vae.config.scaling_factor
 
 
 def latent(
@@ -169,8 +179,4 @@ def latent(
     image: Float[Tensor, "b 3 H W"],
     noise: Float[Tensor, "b 4 h w"] | None = None,
 ) -> Float[Tensor, "b 4 h w"]:
-    """What the U-Net denoises: the posterior mean, or with standard normal `noise` a sample of it, scaled."""
-    mean, logvar = encode(vae, image)
-    if noise is not None and logvar is not None:
-        mean = mean + noise * torch.exp(0.5 * logvar)
-    return mean * vae.config.scaling_factor
+    return sampled(vae, moments(vae, image), noise)

@@ -87,6 +87,9 @@ class Config:
     runs: str
     wandb: Literal["auto", "online", "offline", "disabled"]
     project: str
+    cache: Literal["auto", "always", "never"]
+    cache_gb: float
+    views: int | None
     keep: int
     best: Literal["val/loss"] | None
     # Which experiment this is and what was changed in it: the run's name, not settings of their own.
@@ -98,9 +101,9 @@ class Config:
 # Where and how a run is made, not what it computes: these flags do not name its folder.
 # devices and nodes do: a batch is per device, so they change how many images make a step.
 PLACE = {"runs", "workers", "accelerator", "strategy", "exact", "stop_after", "wandb", "project", "keep", "best",
-         "every.log", "every.validate", "every.checkpoint", "data.root", "seed"}  # fmt: skip
+         "cache", "cache_gb", "every.log", "every.validate", "every.checkpoint", "data.root", "seed"}  # fmt: skip
 POSITIVE = {"size", "steps", "batch", "accumulate", "devices", "nodes", "lr", "sampling.steps", "sampling.images",
             "measure.images", "measure.samples", "every.log", "every.validate", "every.checkpoint", "validation",
-            "keep"}  # fmt: skip
+            "keep", "cache_gb"}  # fmt: skip
 NONNEGATIVE = {"warmup", "weight_decay", "clip", "workers", "sampling.guidance"}
 FRACTION = {"prompt_dropout", "ema"}

@@ -19,6 +19,7 @@ from lumen.callbacks import Average, Guard, Meter, Pictures, Progress
 from lumen.config import dump
 from lumen.contracts import Batch
 from lumen.errors import BadConfig
+from lumen.keeping import Keeping
 from lumen.module import LayoutModule
 from lumen.saving import Checkpoints, Preemption
 from lumen.schema import Config
@@ -49,6 +50,7 @@ def make_trainer(
     )
     callbacks = [
         Progress(refresh_rate=config.every.log),
+        Keeping(config),
         Guard(frozen(module), config.every.log),
         Meter(config.every.log),
         # In this order when validation ends: draw with the averaged weights, then put the live ones back; and after a

@@ -45,7 +45,7 @@ def test_the_loss_is_the_one_of_a_plain_diffusers_loop(pipeline, batch, predicti
     for step in range(2):
         keys = [(0, i, step) for i in batch.id]
         losses = (
-            ours.loss(batch.image, batch.caption, random_layout(), keys).mean(),
+            ours.loss(ours.moments(batch.image), batch.caption, random_layout(), keys).mean(),
             plain(theirs, pipeline, batch, random_layout(), keys),
         )
         for loss, optimizer in zip(losses, optimizers, strict=True):
@@ -129,7 +129,9 @@ def test_only_the_controlnet_learns(pipeline, batch, hint):
     diffusion = ControlledDiffusion(pipeline, K, hint).train()
     assert {name.partition(".")[0] for name in diffusion.state_dict()} == {"controlnet"}
     assert not any(network.training for network in diffusion.networks.values())
-    diffusion.loss(batch.image, batch.caption, random_layout(), [(0, i, 0) for i in batch.id]).mean().backward()
+    diffusion.loss(
+        diffusion.moments(batch.image), batch.caption, random_layout(), [(0, i, 0) for i in batch.id]
+    ).mean().backward()
     assert all(p.grad is not None for p in diffusion.parameters())
     assert all(p.grad is None for network in diffusion.networks.values() for p in network.parameters())
 
@@ -141,7 +143,7 @@ def test_a_map_of_pixels_enters_as_it_is_or_averaged_over_the_cells_of_the_laten
     for hint in ("image", "latent"):
         diffusion = ControlledDiffusion(pipeline, 1, hint)
         diffusion.controlnet.register_forward_pre_hook(lambda _, given, hint=hint: seen.update({hint: given[3]}))
-        diffusion.loss(batch.image, batch.caption, lines, [(0, i, 0) for i in batch.id])
+        diffusion.loss(diffusion.moments(batch.image), batch.caption, lines, [(0, i, 0) for i in batch.id])
     assert torch.equal(seen["image"], lines)
     assert seen["latent"].shape == (3, 1, 8, 8)
     assert seen["latent"].mean().item() == pytest.approx(1 / 8, rel=0.1)
@@ -170,7 +172,7 @@ def test_checkpointing_changes_memory_alone(pipeline, batch):
     gradients = []
     for checkpointing in (False, True):
         diffusion = awake(ControlledDiffusion(pipeline, K, checkpointing=checkpointing)).train()
-        diffusion.loss(batch.image, batch.caption, random_layout(), keys).mean().backward()
+        diffusion.loss(diffusion.moments(batch.image), batch.caption, random_layout(), keys).mean().backward()
         gradients.append([p.grad for p in diffusion.parameters()])
     pipeline.unet.disable_gradient_checkpointing()
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
@@ -181,13 +183,15 @@ def test_min_snr_weights(pipeline, batch, prediction, power):
     pipeline = with_scheduler(pipeline, prediction_type=prediction)
     keys = [(0, i, 0) for i in batch.id]
     plain, weighted = (ControlledDiffusion(pipeline, K, snr_gamma=gamma) for gamma in (None, 5.0))
-    ratio = torch.div(*(d.loss(batch.image, batch.caption, random_layout(), keys) for d in (weighted, plain)))
+    ratio = torch.div(
+        *(d.loss(d.moments(batch.image), batch.caption, random_layout(), keys) for d in (weighted, plain))
+    )
     kept = pipeline.scheduler.alphas_cumprod[(uniform([(*k, "timestep") for k in keys]) * 1000).long()]
     snr = kept / (1 - kept)
     assert torch.allclose(ratio, snr.clamp(max=5) / (snr + power), rtol=1e-5)
     # At timesteps that are given, as in validation, the error is the same whatever training weighs it by.
     given = [
-        d.loss(batch.image, batch.caption, random_layout(), keys, torch.tensor([10, 400, 990]))
+        d.loss(d.moments(batch.image), batch.caption, random_layout(), keys, torch.tensor([10, 400, 990]))
         for d in (plain, weighted)
     ]
     assert torch.equal(*given)
@@ -196,6 +200,6 @@ def test_min_snr_weights(pipeline, batch, prediction, power):
 def test_the_loss_of_an_image_depends_on_its_key_alone(pipeline, batch):
     diffusion = ControlledDiffusion(pipeline, K, prompt_dropout=0.5)
     keys, layout = [(0, i, 5) for i in batch.id], random_layout()
-    together = diffusion.loss(batch.image, batch.caption, layout, keys)
-    alone = diffusion.loss(batch.image[1:2], batch.caption[1:2], layout[1:2], keys[1:2])
+    together = diffusion.loss(diffusion.moments(batch.image), batch.caption, layout, keys)
+    alone = diffusion.loss(diffusion.moments(batch.image[1:2]), batch.caption[1:2], layout[1:2], keys[1:2])
     assert torch.allclose(together[1], alone[0], rtol=1e-5)

@@ -27,7 +27,7 @@ def looks(loader) -> list[tuple]:
     """What a run sees, image by image."""
     return [
         (id, caption, image.numpy().tobytes(), mask.numpy().tobytes())
-        for batch in loader
+        for batch in (batch.to("cpu") for batch in loader)
         for id, caption, image, mask in zip(batch.id, batch.caption, batch.image, batch.mask, strict=True)
     ]
 

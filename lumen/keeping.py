@@ -1,0 +1,215 @@
+"""What a run takes from the cache instead of running frozen networks anew: chosen, forecast, made where missing."""
+
+import shutil
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+
+from lumen.build import build_data, build_module, device, precision
+from lumen.cache import Rows, Shelf, amount, digest, groups, size
+from lumen.contracts import Batch
+from lumen.errors import BadConfig, Mistake, RunBusy
+from lumen.folder import claim
+from lumen.module import LayoutModule, fit
+from lumen.schema import Config
+
+TOGETHER = 16  # images that a network looks at at once, where bits do not matter
+WORDS = {"moments": "latents", "layout": "layouts"}  # by the field of a batch
+Place = tuple[int, int]  # of a shard: which look, which group of images
+
+
+class Keeping(Callback):
+    """Before training: fits the layout, and fills the cache with what will be looked at more than once."""
+
+    def __init__(self, config: Config):
+        self.config = config
+
+    def on_fit_start(self, trainer: Trainer, module: LayoutModule) -> None:
+        config, data = self.config, trainer.datamodule
+        fit(module.conditioning, data, config.seed)
+        if config.cache == "never":
+            return
+        looked = config.steps * config.accumulate * config.batch * trainer.world_size
+        keeper = Keeper(config, data, module, trainer.precision)
+        kinds = keeper.chosen(looked) if trainer.is_global_zero else []
+        kinds, keeper.keys = trainer.strategy.broadcast((kinds, keeper.keys))
+        if kinds:
+            keeper.fill(kinds, trainer.global_rank / trainer.world_size)
+            data.kept = data.from_cache({kind: Rows(keeper.shelves[kind], keeper.keys) for kind in kinds})
+            if trainer.is_global_zero:
+                say(keeper.saved(kinds, looked))
+
+
+class Keeper:
+    """The shelves of one run: latents, which every run on a data set shares, and layouts, which all of one basis do."""
+
+    def __init__(self, config: Config, data: LightningDataModule, module: LayoutModule, precision: str):
+        self.config, self.data, self.module = config, data, module
+        self.root = Path(config.runs) / "cache"
+        self.dtype = torch.float32 if precision == "32-true" else torch.float16
+        common = {"look": data.recipe(), "dtype": str(self.dtype), "device": module.device.type}
+        # The last bits of a convolution depend on how many images it is of, though not on which: in float32 always as
+        # many as in training, so that a cached run is bit by bit the one that computes all anew.
+        self.together = config.batch if self.dtype == torch.float32 else TOGETHER
+        common |= {"lumen": version("lumen"), "together": self.together}
+        vae, layout = module.diffusion.identity["vae"], module.conditioning.recipe(config.conditioning)
+        self.shelves = {
+            "moments": Shelf(self.root, WORDS["moments"], common | {"vae": vae}),
+            "layout": Shelf(self.root, WORDS["layout"], common | {"conditioning": layout}),
+        }
+        self.looks, self.groups = data.looks(), groups(len(data.records("train")))
+        self.keys: list[list[str]] = []  # of the shards, for each look one per group of images
+        self.took, self.worked = 0.0, 0.0  # seconds on rows that were missing, and those of networks alone
+
+    def chosen(self, looked: int | None) -> list[str]:
+        """The kinds of rows that are worth keeping and have room; says why others are not.
+
+        Args:
+            looked: how many images the run will look at; None where others will look.
+
+        Raises:
+            BadConfig: cache=always, and it cannot be.
+        """
+        images = self.groups[-1].stop
+        if self.looks is None:
+            return self._refuse(
+                [], "every epoch looks through windows of its own; views=4 draws four per image to keep"
+            )
+        if self.config.cache == "auto" and looked is not None and looked < 2 * images * self.looks:
+            times = looked / images / self.looks
+            return self._refuse(
+                [], f"this run looks at an image {times:.2g} times; cache=always keeps it for other runs"
+            )
+        content = self.data.contents(self.root / "contents.json")
+        self.keys = [[digest([look, [content[i] for i in some]]) for some in self.groups] for look in range(self.looks)]
+        self.root.mkdir(parents=True, exist_ok=True)
+        row = self._row() if any(self.missing(kind) for kind in WORDS) else {}
+        room = min(self.config.cache_gb * 1e9 - size(self.root), 0.95 * shutil.disk_usage(self.root).free)
+        kinds, wait = [], 0.0
+        for kind, (each, seconds) in row.items():
+            count = sum(len(self.groups[group]) for _, group in self.missing(kind))
+            if count and count * each > room:
+                what = (
+                    f"{WORDS[kind]} of {count} images take {count * each / 1e9:.3g} GB, and {room / 1e9:.3g} are free"
+                )
+                return self._refuse(kinds, f"{what}; raise cache_gb, make room, or run `lumen cache prune`")
+            room, wait, kinds = room - count * each, wait + count * seconds, [*kinds, kind]
+        if row:
+            need = sum(len(self.groups[g]) * row[kind][0] for kind in kinds for _, g in self.missing(kind))
+            say(f"{amount(need)} are made in about {_duration(wait)}; stopped, it goes on.")
+        return kinds or list(WORDS)
+
+    def missing(self, kind: str) -> list[Place]:
+        return [
+            (look, group)
+            for look, keys in enumerate(self.keys)
+            for group, key in enumerate(keys)
+            if not self.shelves[kind].has(key)
+        ]
+
+    def fill(self, kinds: list[str], begin: float = 0.0) -> None:
+        """Makes all rows that are missing; with several processes at it, each makes some and waits for the others'.
+
+        Args:
+            begin: at which part of the data set, from 0 to 1.
+        """
+        left = sorted({place for kind in kinds for place in self.missing(kind)})
+        start = int(begin * len(left))
+        left = left[start:] + left[:start]
+        while left:
+            busy = []
+            for place in left:
+                try:
+                    with claim(self.root / "locks", self._key(place)):
+                        self._make(kinds, place)
+                except RunBusy:
+                    busy.append(place)
+            if len(busy) == len(left):
+                time.sleep(1)
+            left = busy
+
+    def saved(self, kinds: list[str], looked: int) -> str:
+        """What the run need not compute, by how long the rows took that it looks at."""
+        images, made = self.groups[-1].stop * self.looks, {}
+        for kind in kinds:
+            facts = [self.shelves[kind].facts(key) for keys in self.keys for key in keys]
+            made[kind] = sum(each["seconds"] for each in facts) / images
+        seconds = looked * sum(made.values()) - self.worked
+        networks = " and ".join(WORDS[kind] for kind in kinds)
+        took = f"made in {_duration(self.took)}" if self.took else "there already"
+        return f"{networks} of {images} images {took}; {looked} are looked at, which saves about {_duration(seconds)}."
+
+    def _make(self, kinds: list[str], place: Place) -> None:
+        """The rows of one group that are not there."""
+        look, group = place
+        kinds = [kind for kind in kinds if not self.shelves[kind].has(self._key(place))]
+        rows: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
+        seconds, captions = dict.fromkeys(kinds, 0.0), []
+        began = time.perf_counter()
+        images = [*self.groups[group]]
+        full = [images[i % len(images)] for i in range(-(-len(images) // self.together) * self.together)]
+        for batch in self.data.looked([(image, look) for image in full], self.together) if kinds else ():
+            batch = batch.to(self.module.device)
+            captions += batch.extra["captions"]
+            for kind in kinds:
+                start = time.perf_counter()
+                rows[kind].append(self._rows(kind, batch))
+                seconds[kind] += time.perf_counter() - start
+        for kind in kinds:
+            facts = {"seconds": seconds[kind], "captions": captions[: len(images)]}
+            self.shelves[kind].write(self._key(place), np.concatenate(rows[kind])[: len(images)], facts)
+        self.took, self.worked = self.took + time.perf_counter() - began, self.worked + sum(seconds.values())
+
+    @torch.no_grad()
+    def _rows(self, kind: str, batch: Batch) -> np.ndarray:
+        module = self.module
+        rows = module.diffusion.moments(batch.image) if kind == "moments" else module.conditioning.kept(batch)
+        rows = rows.to(self.dtype)
+        if not bool(rows.isfinite().all()):
+            raise Mistake(
+                f"{WORDS[kind]} of {batch.id[0]} and its like are no finite numbers in {self.dtype}; cache=never."
+            )
+        return rows.cpu().numpy()
+
+    def _row(self) -> dict[str, tuple[int, float]]:
+        """Of one image, by kind, the bytes of its row and the seconds that it takes."""
+        found = {}
+        some = [(image, 0) for image in self.groups[0][: self.together]]
+        batch = next(iter(self.data.looked(some, self.together)))
+        batch = batch.to(self.module.device)
+        for kind in WORDS:
+            start = time.perf_counter()
+            rows = self._rows(kind, batch)
+            found[kind] = rows[0].nbytes, (time.perf_counter() - start) / len(rows)
+        return found
+
+    def _key(self, place: Place) -> str:
+        return self.keys[place[0]][place[1]]
+
+    def _refuse(self, kinds: list[str], reason: str) -> list[str]:
+        if self.config.cache == "always":
+            raise BadConfig(f"cache=always is not possible: {reason}.")
+        say(f"{' and '.join(WORDS[kind] for kind in kinds) or 'nothing'} kept: {reason}.")
+        return kinds
+
+
+def build(config: Config) -> None:
+    """Fills the cache as a run of this config would, whatever that run would look at."""
+    data = build_data(config)
+    module = build_module(config, data).to(device(config))
+    fit(module.conditioning, data, config.seed)
+    keeper = Keeper(config, data, module, precision(config))
+    keeper.fill(keeper.chosen(None))
+    say(f"{keeper.groups[-1].stop} images x {keeper.looks} looks are in {keeper.root}.")
+
+
+def say(words: str) -> None:
+    print(f"cache: {words}", flush=True)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if abs(seconds) < 100 else f"{seconds / 60:.0f} minutes"
