@@ -240,42 +240,42 @@ class View(Dataset):
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         index, epoch = key if isinstance(key, tuple) else (key, None)
-        parts = self.module.load(self.records[index])
+        module, parts = self.module, self.module.load(self.records[index])
         captions = parts.pop("captions")
-        frame = self.module.frame(parts["image"].size, None if epoch is None else self._draw(index, epoch, captions)[1])
-        return self._seen(index, parts, frame, self.caption(index, epoch, captions))
+        if epoch is None:
+            return self._seen(index, parts, module.frame(parts["image"].size, None), module.prompt(captions))
+        frame = module.frame(parts["image"].size, self._draw(index, self._turn(epoch), captions)[1])
+        return self._seen(index, parts, frame, self.drawn(index, epoch, captions)[0])
 
-    def look(self, index: int, epoch: int, captions: Sequence[str]) -> int:
-        """Which of the looks at an image an epoch takes; where none is drawn there is one."""
-        module = self.module
+    def drawn(self, index: int, epoch: int, captions: Sequence[str]) -> tuple[str, int]:
+        """What an image is called in an epoch, and which of the looks at it the epoch takes."""
+        module, (number, draw) = self.module, self._draw(index, epoch, captions)
+        caption = captions[number] if captions else module.prompt(captions)
         if module.windows:
-            return epoch % module.loading.views
-        return int(chance(module.flip, self._draw(index, epoch, captions)[1])) if module.looks() > 1 else 0
+            return caption, self._turn(epoch)
+        return caption, int(chance(module.flip, draw)) if 0 < module.flip < 1 else 0
 
     def at(self, index: int, look: int) -> dict[str, Any]:
         """An image as a look shows it, with all its captions."""
-        parts = self.module.load(self.records[index])
+        module, parts = self.module, self.module.load(self.records[index])
         captions = parts.pop("captions")
-        draw = self._draw(index, look, captions)[1] if self.module.windows else None
-        frame = self.module.frame(parts["image"].size, draw)
+        draw = self._draw(index, look, captions)[1] if module.windows else None
+        frame = module.frame(parts["image"].size, draw)
         if draw is None:
-            frame = replace(frame, mirrored=bool(look) if self.module.looks() > 1 else self.module.flip == 1)
+            frame = replace(frame, mirrored=bool(look) or module.flip == 1)
         return self._seen(index, parts | {"captions": tuple(captions)}, frame, "")
 
-    def caption(self, index: int, epoch: int | None, captions: Sequence[str]) -> str:
-        """What an image is called in an epoch; None is the caption that it is painted with."""
-        if epoch is None or not captions:
-            return self.module.prompt(captions)
-        return captions[self._draw(index, epoch, captions, anew=True)[0]]
+    def _turn(self, epoch: int) -> int:
+        """Which of the windows of an image an epoch looks through."""
+        views = self.module.loading.views
+        return epoch % views if self.module.windows and views else epoch
 
-    def _draw(self, index: int, epoch: int, captions: Sequence[str], anew: bool = False) -> tuple[int, torch.Generator]:
+    def _draw(self, index: int, epoch: int, captions: Sequence[str]) -> tuple[int, torch.Generator]:
         """Which caption, and what draws the frame after it.
 
         Keyed by the image and the epoch: neither workers nor batches nor ranks change what is drawn.
         """
-        how = self.module.loading
-        key = epoch if anew or not how.views else epoch % how.views
-        draw = generator(how.seed, "augment", self.records[index].id, key)
+        draw = generator(self.module.loading.seed, "augment", self.records[index].id, epoch)
         return int(torch.randint(max(1, len(captions)), (), generator=draw)), draw
 
     def _seen(self, index: int, parts: dict[str, Any], frame: Frame, caption: str) -> dict[str, Any]:
@@ -322,14 +322,14 @@ class Kept(Dataset):
         return len(self.view)
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> Batch | Mistake:
-        view, said = self.view, [self.captions[index] for index, _ in keys]
-        which = [(index, view.look(index, epoch, some)) for (index, epoch), some in zip(keys, said, strict=True)]
+        view = self.view
+        drawn = [view.drawn(index, epoch, self.captions[index]) for index, epoch in keys]
+        which = [(index, look) for (index, _), (_, look) in zip(keys, drawn, strict=True)]
         found = {name: rows.gather(which) for name, rows in self.rows.items()}
         if "layout" not in found:
             batch = collate(view.__getitems__(keys))
             return batch if isinstance(batch, Mistake) else replace(batch, **found)
-        captions = [view.caption(index, epoch, some) for (index, epoch), some in zip(keys, said, strict=True)]
-        return Batch(None, captions, [view.records[index].id for index, _ in keys], **found)
+        return Batch(None, [said for said, _ in drawn], [view.records[index].id for index, _ in keys], **found)
 
 
 class Loader(DataLoader):

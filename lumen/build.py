@@ -90,8 +90,9 @@ def build_module(config: Config, data: LightningDataModule) -> LayoutModule:
     conditioning = build_conditioning(config, data)
     hint = conditioning.hint if how.hint == "auto" else how.hint
     diffusion = ControlledDiffusion(
-        pipeline, conditioning.channels, hint, config.prompt_dropout, how.snr_gamma, config.seed, how.checkpointing
-    )
+        pipeline, conditioning.channels, hint, config.prompt_dropout, how.snr_gamma, config.seed, how.checkpointing,
+        config.cache_text,
+    )  # fmt: skip
     return LayoutModule(diffusion, conditioning, config.lr, config.warmup, config.weight_decay, config.seed)
 
 

@@ -29,6 +29,7 @@ class ControlledDiffusion(nn.Module):
         prompt_dropout: share of training captions replaced by the empty one.
         snr_gamma: min-SNR-gamma loss weighting (Hang et al. 2023, arXiv:2303.09556); None is no weighting.
         seed: of the layers that are not copied from the UNet.
+        keep_text: whether what the text encoder makes of a training caption stays in memory.
     """
 
     def __init__(
@@ -40,8 +41,10 @@ class ControlledDiffusion(nn.Module):
         snr_gamma: float | None = None,
         seed: int = 0,
         checkpointing: bool = False,
+        keep_text: bool = False,
     ):
         super().__init__()
+        self.texts: dict[str, Tensor] | None = {} if keep_text else None
         self.pipeline = pipeline  # a plain dataclass: its networks stay out of state_dict, DDP, EMA and train mode
         self.hint, self.prompt_dropout, self.snr_gamma = hint, prompt_dropout, snr_gamma
         stages = int(math.log2(pipeline.downscale)) + 1 if hint == "image" else 1
@@ -104,7 +107,7 @@ class ControlledDiffusion(nn.Module):
                 drop = uniform([(*k, "prompt") for k in keys]) < self.prompt_dropout
                 caption = ["" if gone else c for c, gone in zip(caption, drop.tolist(), strict=True)]
             timesteps = timesteps.to(moments.device)
-            text = self.pipeline.embed(caption)
+            text = self._text(caption)
             # How latents lie in memory decides how convolutions round: from a cache as from the autoencoder.
             noisy = scheduler.add_noise(z, noise, timesteps).contiguous(memory_format=torch.channels_last)
             target = scheduler.get_velocity(z, noise, timesteps) if self._predicts_velocity else noise
@@ -173,6 +176,16 @@ class ControlledDiffusion(nn.Module):
             images = [vae.decode(one, return_dict=False)[0] for one in scaled.split(1)]
         return torch.cat(images).clamp(-1, 1)
 
+    def _text(self, captions: list[str]) -> Float[Tensor, "b l d"]:
+        """What the U-Net attends to, of captions that come again; where it is kept it was made of each caption alone.
+
+        So it has the same bits whenever a caption is first met, as after a run is continued.
+        """
+        if self.texts is None:
+            return self.pipeline.embed(captions)
+        self.texts |= {c: self.pipeline.embed([c])[0] for c in dict.fromkeys(captions) if c not in self.texts}
+        return torch.stack([self.texts[c] for c in captions])
+
     @property
     def _predicts_velocity(self) -> bool:
         return self.pipeline.scheduler.config.prediction_type == "v_prediction"
@@ -189,6 +202,8 @@ class ControlledDiffusion(nn.Module):
         return snr.clamp(max=self.snr_gamma) / (snr + 1 if self._predicts_velocity else snr)
 
     def _apply(self, fn, recurse: bool = True):
+        if self.texts:
+            self.texts.clear()  # they are of another device or type now
         for network in self.networks.values():
             network._apply(fn)
         return super()._apply(fn, recurse)

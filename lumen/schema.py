@@ -89,6 +89,7 @@ class Config:
     project: str
     cache: Literal["auto", "always", "never"]
     cache_gb: float
+    cache_text: bool
     views: int | None
     keep: int
     best: Literal["val/loss"] | None
@@ -101,7 +102,8 @@ class Config:
 # Where and how a run is made, not what it computes: these flags do not name its folder.
 # devices and nodes do: a batch is per device, so they change how many images make a step.
 PLACE = {"runs", "workers", "accelerator", "strategy", "exact", "stop_after", "wandb", "project", "keep", "best",
-         "cache", "cache_gb", "every.log", "every.validate", "every.checkpoint", "data.root", "seed"}  # fmt: skip
+         "cache", "cache_gb", "cache_text", "every.log", "every.validate", "every.checkpoint", "data.root",
+         "seed"}  # fmt: skip
 POSITIVE = {"size", "steps", "batch", "accumulate", "devices", "nodes", "lr", "sampling.steps", "sampling.images",
             "measure.images", "measure.samples", "every.log", "every.validate", "every.checkpoint", "validation",
             "keep", "cache_gb"}  # fmt: skip

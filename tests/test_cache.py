@@ -71,11 +71,11 @@ def test_a_look_is_what_an_epoch_shows(name, tmp_path):
     for index, epoch in [(i, e) for i in range(3) for e in range(4)]:
         sample = view[index, epoch]
         captions = data.load(view.records[index])["captions"]
-        look = view.look(index, epoch, captions)
+        caption, look = view.drawn(index, epoch, captions)
         seen.add(look)
         assert torch.equal(sample["image"], view.at(index, look)["image"])
         assert torch.equal(sample["mask"], view.at(index, look)["mask"])
-        assert sample["caption"] == view.caption(index, epoch, captions)
+        assert sample["caption"] == caption
     assert seen == set(range(data.looks()))
 
 
