@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -39,9 +39,16 @@ class Table:
     eval: list[str]  # flags that all rows are measured anew with
     seeds: int
     curve: list[str]  # two metrics to draw against one another, if any
+    # What is drawn of a table asks for the config of each row a dozen times, and to read one takes 25 ms.
+    configs: dict[tuple[str, ...], Config] = field(default_factory=dict, repr=False, compare=False)
 
-    def config(self, row: Row, seed: int) -> Config:
-        return load(self.base, self.flags(row, seed))
+    def config(self, row: Row, seed: int, anew: Sequence[str] = ()) -> Config:
+        """What a row is trained with, or measured anew with under further flags; shared, so nobody may change it."""
+        key = (self.base, *self.flags(row, seed), EVAL, *anew)
+        if key not in self.configs:
+            whole = reload(dump(self.config(row, seed)), anew) if anew else load(self.base, self.flags(row, seed))
+            self.configs[key] = whole
+        return self.configs[key]
 
     def flags(self, row: Row, seed: int) -> list[str]:
         return [*shlex.split(row.flag), *self.shared, f"seed={seed}"]
@@ -52,8 +59,7 @@ class Table:
         made = {place: shlex.join(["lumen", "train", self.base, *self.flags(row, seed)])}
         anew = [*shlex.split(row.eval), *self.eval]
         if anew:
-            config = reload(dump(self.config(row, seed)), anew)
-            made[folder.eval_of(place, config)] = shlex.join(["lumen", "eval", str(place), *anew])
+            made[folder.eval_of(place, self.config(row, seed, anew))] = shlex.join(["lumen", "eval", str(place), *anew])
         return made
 
     def missing(self, row: Row, seed: int) -> list[str]:

@@ -8,7 +8,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 for name in ("WANDB_API_KEY", "WANDB_RUN_ID"):
     os.environ.pop(name, None)
 
+import gc
+import signal
+import subprocess
 import sys
+import traceback
+from contextlib import suppress
+from functools import partial
 from importlib.util import find_spec
 from pkgutil import iter_modules
 from types import ModuleType
@@ -24,10 +30,16 @@ sys.modules["checker"] = checker
 rooms = [m.name for m in iter_modules(find_spec("lumen").submodule_search_locations) if m.name != "scenes"]
 install_import_hook([*(f"lumen.{room}" for room in rooms), "backbones", "datamodules"], "checker.check")
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+
+
+def pytest_xdist_auto_num_workers(config) -> int:
+    """Two processes for the whole suite; a few files are tested sooner in this one, which has imported already."""
+    return 2 if config.args == config.getini("testpaths") else 0
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +72,56 @@ def place(tmp_path, monkeypatch):
     """An empty folder that commands run in."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def forking(monkeypatch):
+    """Lets every `python -m lumen ...` that a test begins be a fork of this process."""
+    monkeypatch.setattr(subprocess, "Popen", Fork)
+
+
+class Fork(subprocess.Popen):
+    """A process that imports nothing anew where it is one of lumen, for that takes ten seconds.
+
+    In all else it is as it would be: its words, environment, files, process group, the ranks that it starts, its end.
+    """
+
+    def __init__(self, command, env=None, preexec_fn=None, **how):
+        module, *words = command[command.index("-m") + 1 :] if "-m" in command else [""]
+        if module in ("lumen", "lumen.__main__"):  # the second is how Lightning names it to start other ranks
+            preexec_fn = partial(_begin, words, env or dict(os.environ), _files(), preexec_fn)
+        super().__init__(command, env=env, preexec_fn=preexec_fn, **how)
+
+
+def _begin(words: list[str], environment: dict[str, str], before: set[int], prepare: Callable | None) -> None:
+    """What a fork does where another process would begin a program: all of it, and ends."""
+    code = 1
+    try:
+        for file in _files() - before - {0, 1, 2}:  # Popen's own pipes; it waits until the program has begun
+            with suppress(OSError):
+                os.close(file)
+        os.environ.clear()
+        os.environ.update(environment)
+        sys.stdout, sys.stderr = map(partial(open, mode="w", buffering=1, closefd=False), (1, 2))
+        if prepare:
+            prepare()
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # errors of writing instead, as Python has it from its start
+            signal.signal(number, signal.SIG_IGN)
+        gc.enable()
+        import lumen.__main__ as program
+
+        sys.argv, sys.modules["__main__"] = ["lumen", *words], program
+        code = program.main(words)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _files() -> set[int]:
+    return set(map(int, os.listdir("/proc/self/fd")))
 
 
 @pytest.fixture(scope="session")

@@ -240,7 +240,7 @@ def test_variants_train(flags, place):
     assert checkpoint["global_step"] == 2
 
 
-def test_two_processes_see_what_one_sees(place):
+def test_two_processes_see_what_one_sees(place, forking):
     """The same images with the same noise, so the same loss to rounding; the ranks share one basis."""
     small = [flag for flag in TINY if not flag.startswith("batch")]
     small += ["metrics=[miou,lpips]", "measure.anchors=[]"]  # of three images, so that the ranks have unequal shares

@@ -127,7 +127,7 @@ def test_where_nothing_can_be_written_is_said(runs, place, capsys):
     assert "cannot be written" in told(capsys, ["train", "scenes", *TINY, "steps=1", f"runs={runs}"])
 
 
-def test_a_full_disk_leaves_the_checkpoints_that_were_there(place):
+def test_a_full_disk_leaves_the_checkpoints_that_were_there(place, forking):
     limit = 300_000  # bytes of a file: enough for everything but a checkpoint
     command = [sys.executable, "-m", "lumen", "train", "scenes", *TINY, "steps=1"]
     done = subprocess.run(

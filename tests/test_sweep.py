@@ -117,7 +117,7 @@ def ended(code: int) -> Popen:
     return process
 
 
-def test_two_runs_side_by_side(place, capsys):
+def test_two_runs_side_by_side(place, capsys, forking):
     small = [flag for flag in TINY if not flag.startswith("metrics")]
     assert main(["ablate", "table1", "base=scenes", "rows=CLIP,DINO", "slots=2", *small, "metrics=[]"]) == 0
     told = capsys.readouterr()

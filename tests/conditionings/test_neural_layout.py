@@ -1,12 +1,13 @@
 """The neural layout end to end: fitted as sklearn fits it, bound to its backbone, the same bits every time."""
 
-import subprocess
-import sys
 from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from sklearn.decomposition import PCA
 
 from datamodules._base import Loading
@@ -116,25 +117,25 @@ def test_the_frozen_backbone_is_no_part_of_what_is_trained_or_saved(backbone):
     assert not any("backbone" in name for name in layout.state_dict())
 
 
-RANK = """
-import sys, torch, torch.distributed as dist
-from lumen.moments import Moments
-rank, folder = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-moments = Moments(4)
-for part in torch.load(f"{folder}/parts", weights_only=True)[rank::2]:
-    moments.update(part)
-moments.reduce()
-torch.save({"count": moments.count, "mean": moments.mean, "cov": moments.covariance()}, f"{folder}/{rank}")
-dist.destroy_process_group()  # an exit with gloo's threads still running can abort
-"""
+def rank_of_two(rank: int, parts: list[torch.Tensor], folder: Path) -> None:
+    """One of two processes that look at half of the parts each."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    moments = Moments(4)
+    for part in parts[rank::2]:
+        moments.update(part)
+    moments.reduce()
+    torch.save({"count": moments.count, "mean": moments.mean, "cov": moments.covariance()}, folder / str(rank))
+    dist.destroy_process_group()  # an exit with gloo's threads still running can abort
 
 
 def test_ranks_add_up_their_moments(tmp_path):
     parts = list(torch.randn(4, 50, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
-    torch.save(parts, tmp_path / "parts")
-    ranks = [subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(tmp_path)]) for rank in range(2)]
-    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    ranks = [get_context("fork").Process(target=rank_of_two, args=(rank, parts, tmp_path)) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(120)
+    assert [rank.exitcode for rank in ranks] == [0, 0]
     zero, one = (torch.load(tmp_path / str(rank), weights_only=True) for rank in range(2))
     alone = Moments(4)
     for part in parts:
