@@ -34,6 +34,7 @@ class Sampling:
     steps: int
     guidance: float
     negative: str
+    control_end: float
     images: int
 
 
@@ -103,4 +104,4 @@ POSITIVE = {"size", "steps", "batch", "accumulate", "devices", "nodes", "lr", "s
             "measure.images", "measure.samples", "every.log", "every.validate", "every.checkpoint", "validation",
             "keep"}  # fmt: skip
 NONNEGATIVE = {"warmup", "weight_decay", "clip", "workers", "sampling.guidance"}
-FRACTION = {"prompt_dropout", "ema"}
+FRACTION = {"prompt_dropout", "ema", "sampling.control_end"}
