@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import ControlNetModel, DDPMScheduler, StableDiffusionControlNetPipeline
+from diffusers.models.attention_processor import AttnProcessor2_0
 
 from lumen.contracts import resize
 from lumen.diffusion import SAMPLERS, ControlledDiffusion
@@ -195,6 +196,26 @@ def test_only_the_controlnet_learns(pipeline, batch, hint):
     diffusion.loss(batch.image, batch.caption, random_layout(), [(0, i, 0) for i in batch.id]).mean().backward()
     assert all(p.grad is not None for p in diffusion.parameters())
     assert all(p.grad is None for network in diffusion.networks.values() for p in network.parameters())
+
+
+def test_gradients_pass_the_upward_half_of_the_unet_alone_through_fused_attention(pipeline, batch):
+    """Nothing that learns lies before its middle, so its downward half runs without a graph, which is memory."""
+    diffusion, graph = awake(ControlledDiffusion(pipeline, K)), {}
+    unet = pipeline.unet
+    blocks = {"middle": unet.mid_block}
+    blocks |= {f"down {i}": block for i, block in enumerate(unet.down_blocks)}
+    blocks |= {f"up {i}": block for i, block in enumerate(unet.up_blocks)}
+
+    def seen(name):
+        return lambda _, given, out: graph.update({name: (out[0] if isinstance(out, tuple) else out).requires_grad})
+
+    handles = [block.register_forward_hook(seen(name)) for name, block in blocks.items()]
+    diffusion.loss(batch.image, batch.caption, random_layout(), [(0, i, 0) for i in batch.id]).mean().backward()
+    for handle in handles:
+        handle.remove()
+    assert graph == {name: name.startswith("up") for name in blocks}
+    processors = [*unet.attn_processors.values(), *diffusion.controlnet.attn_processors.values()]
+    assert all(isinstance(each, AttnProcessor2_0) for each in processors)
 
 
 def test_a_map_of_pixels_enters_as_it_is_or_averaged_over_the_cells_of_the_latents(pipeline, batch):
