@@ -34,6 +34,7 @@ class Sampling:
     steps: int
     guidance: float
     negative: str
+    control_end: float
     images: int
 
 
@@ -82,6 +83,7 @@ class Config:
     nodes: int
     workers: int
     strategy: str
+    compile: bool
     exact: bool
     stop_after: str | None
     runs: str
@@ -101,11 +103,11 @@ class Config:
 
 # Where and how a run is made, not what it computes: these flags do not name its folder.
 # devices and nodes do: a batch is per device, so they change how many images make a step.
-PLACE = {"runs", "workers", "accelerator", "strategy", "exact", "stop_after", "wandb", "project", "keep", "best",
-         "cache", "cache_gb", "cache_text", "every.log", "every.validate", "every.checkpoint", "data.root",
+PLACE = {"runs", "workers", "accelerator", "strategy", "compile", "exact", "stop_after", "wandb", "project", "keep",
+         "best", "cache", "cache_gb", "cache_text", "every.log", "every.validate", "every.checkpoint", "data.root",
          "seed"}  # fmt: skip
 POSITIVE = {"size", "steps", "batch", "accumulate", "devices", "nodes", "lr", "sampling.steps", "sampling.images",
             "measure.images", "measure.samples", "every.log", "every.validate", "every.checkpoint", "validation",
             "keep", "cache_gb"}  # fmt: skip
 NONNEGATIVE = {"warmup", "weight_decay", "clip", "workers", "sampling.guidance"}
-FRACTION = {"prompt_dropout", "ema"}
+FRACTION = {"prompt_dropout", "ema", "sampling.control_end"}

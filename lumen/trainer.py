@@ -69,6 +69,8 @@ def make_trainer(
         ) from None
     # Lightning's handler would speak to the other ranks from within, while they wait for one another's gradients.
     trainer._signal_connector.register_signal_handlers = lambda: None
+    # Nor would it have anything to tell them, yet at every step each would wait for its GPU to hear so.
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
     ear.kill = getattr(trainer.strategy.launcher, "kill", None)
     return trainer
 

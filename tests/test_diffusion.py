@@ -4,11 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import ControlNetModel, DDPMScheduler, StableDiffusionControlNetPipeline
+from diffusers.models.attention_processor import AttnProcessor2_0
 
 from lumen.contracts import resize
 from lumen.diffusion import SAMPLERS, ControlledDiffusion
 from lumen.order import normal, seed_of, uniform
 from lumen.pipeline import Pipeline, latent
+from lumen.standins import shared, standing
 
 K = 5
 
@@ -81,15 +83,13 @@ def plain(controlnet, pipeline, batch, layout, keys):
     return F.mse_loss(predicted, target, reduction="none").flatten(1).mean(1).mean()
 
 
-@pytest.mark.parametrize("k", [K, 4])  # diffusers takes an image of 4 channels for latents: ours must not
-@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
-@pytest.mark.parametrize("guidance", [1.0, 5.0])
-def test_sampling_is_that_of_the_diffusers_pipeline(pipeline, sampler, guidance, k):
-    diffusion = awake(ControlledDiffusion(pipeline, k))
-    layout, prompts, seeds = random_layout(k, 2), ["a red ball", "a house"], [7, 8]
-    # 64 px: the pipeline wants a layout of the latents' size, and that to be a multiple of 8.
-    ours = diffusion.sample(prompts, layout, seeds, (64, 64), sampler, 4, guidance, "fog")
-    theirs = StableDiffusionControlNetPipeline(
+PROMPTS, SEEDS = ["a red ball", "a house"], [7, 8]
+
+
+def theirs(diffusion, layout, sampler, guidance, end=1.0, kind="pt"):
+    """diffusers' own pipeline of the same networks and noise, in four steps."""
+    pipeline = diffusion.pipeline
+    whole = StableDiffusionControlNetPipeline(
         vae=pipeline.vae,
         text_encoder=pipeline.text_encoder,
         tokenizer=pipeline.tokenizer,
@@ -100,18 +100,82 @@ def test_sampling_is_that_of_the_diffusers_pipeline(pipeline, sampler, guidance,
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    theirs.set_progress_bar_config(disable=True)
-    noise = torch.stack([torch.randn((4, 16, 16), generator=torch.Generator().manual_seed(s)) for s in seeds])
-    expected = theirs(
-        prompt=prompts,
+    whole.set_progress_bar_config(disable=True)
+    noise = torch.stack([torch.randn((4, 16, 16), generator=torch.Generator().manual_seed(s)) for s in SEEDS])
+    return whole(
+        prompt=PROMPTS,
         negative_prompt=["fog"] * 2,
         image=resize(layout, (16, 16)),
         latents=noise,
         num_inference_steps=4,
         guidance_scale=guidance,
-        output_type="pt",
+        control_guidance_end=end,
+        output_type=kind,
     ).images
-    assert torch.allclose((ours + 1) / 2, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("k", [K, 4])  # diffusers takes an image of 4 channels for latents: ours must not
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+def test_sampling_is_that_of_the_diffusers_pipeline(pipeline, sampler, guidance, k):
+    diffusion, layout = awake(ControlledDiffusion(pipeline, k)), random_layout(k, 2)
+    # 64 px: the pipeline wants a layout of the latents' size, and that to be a multiple of 8.
+    ours = diffusion.sample(PROMPTS, layout, SEEDS, (64, 64), sampler, 4, guidance, "fog")
+    assert torch.allclose((ours + 1) / 2, theirs(diffusion, layout, sampler, guidance), atol=1e-4)
+
+
+@pytest.mark.parametrize(("end", "steered"), [(0.1, 0), (0.5, 2), (0.7, 2), (0.75, 3)])
+def test_where_control_ends_the_controlnet_is_not_run_and_all_is_as_if_it_were(pipeline, end, steered):
+    diffusion, layout = awake(ControlledDiffusion(pipeline, K)), random_layout(K, 2)
+    expected = theirs(diffusion, layout, "dpm", 5.0, end, "latent")
+    runs = []
+    diffusion.controlnet.register_forward_hook(lambda *_: runs.append(1))
+    ours = diffusion.latents(PROMPTS, layout, SEEDS, (64, 64), "dpm", 4, 5.0, "fog", control_end=end)
+    assert torch.allclose(ours, expected, atol=1e-4) and len(runs) == steered
+
+
+def plainly(diffusion, layout, sampler, guidance, seeds):
+    """The loop of `sample` with nothing spared."""
+    pipeline, captions = diffusion.pipeline, PROMPTS[: len(seeds)]
+    scheduler = SAMPLERS[sampler].from_config(pipeline.scheduler.config)
+    scheduler.set_timesteps(3)
+    z = torch.stack([torch.randn((4, 8, 8), generator=torch.Generator().manual_seed(s)) for s in seeds])
+    guided = guidance != 1
+    text = pipeline.embed([""] * len(captions) + captions if guided else captions)
+    hint = torch.cat([layout] * 2) if guided and layout is not None else layout
+    for t in scheduler.timesteps:
+        noisy = scheduler.scale_model_input(torch.cat([z] * 2) if guided else z, t)
+        predicted = diffusion.denoise(noisy, t, text, hint)
+        if guided:
+            plain, prompted = predicted.chunk(2)
+            predicted = plain + guidance * (prompted - plain)
+        z = scheduler.step(predicted, t, z, return_dict=False)[0]
+    return z
+
+
+@pytest.mark.parametrize("hint", ["latent", "image", None])
+@pytest.mark.parametrize(("sampler", "guidance"), [("ddim", 5.0), ("dpm", 5.0), ("dpm", 1.0)])
+@pytest.mark.parametrize("count", [1, 2])
+@torch.no_grad()
+def test_what_sampling_spares_changes_no_bit(pipeline, hint, sampler, guidance, count):
+    diffusion = awake(ControlledDiffusion(pipeline, K, hint or "latent"))
+    layout = random_layout(K, count) if hint else None
+    ours = diffusion.latents(PROMPTS[:count], layout, SEEDS[:count], (32, 32), sampler, 3, guidance)
+    assert torch.equal(ours, plainly(diffusion, layout, sampler, guidance, SEEDS[:count]))
+
+
+def test_the_encoder_of_the_hint_runs_once_and_every_part_is_back_in_its_place_even_after_a_failure(pipeline):
+    diffusion, runs = ControlledDiffusion(pipeline, K), []
+    networks = (pipeline.unet, diffusion.controlnet)
+    before = [dict(network.named_modules()) for network in networks]
+    diffusion.controlnet.controlnet_cond_embedding.register_forward_hook(lambda *_: runs.append(1))
+    diffusion.sample(["a"], random_layout(K, 1), [1], (32, 32), steps=3)
+    assert len(runs) == 1
+    with pytest.raises(RuntimeError):
+        diffusion.sample(["a"], random_layout(K + 1, 1), [1], (32, 32), steps=3)
+    with pytest.raises(KeyboardInterrupt), standing(pipeline.unet, shared(pipeline.unet)):
+        raise KeyboardInterrupt
+    assert [dict(network.named_modules()) for network in networks] == before
 
 
 def test_an_image_does_not_depend_on_its_batch(pipeline):
@@ -134,6 +198,26 @@ def test_only_the_controlnet_learns(pipeline, batch, hint):
     ).mean().backward()
     assert all(p.grad is not None for p in diffusion.parameters())
     assert all(p.grad is None for network in diffusion.networks.values() for p in network.parameters())
+
+
+def test_gradients_pass_the_upward_half_of_the_unet_alone_through_fused_attention(pipeline, batch):
+    """Nothing that learns lies before its middle, so its downward half runs without a graph, which is memory."""
+    diffusion, graph = awake(ControlledDiffusion(pipeline, K)), {}
+    unet = pipeline.unet
+    blocks = {"middle": unet.mid_block}
+    blocks |= {f"down {i}": block for i, block in enumerate(unet.down_blocks)}
+    blocks |= {f"up {i}": block for i, block in enumerate(unet.up_blocks)}
+
+    def seen(name):
+        return lambda _, given, out: graph.update({name: (out[0] if isinstance(out, tuple) else out).requires_grad})
+
+    handles = [block.register_forward_hook(seen(name)) for name, block in blocks.items()]
+    diffusion.loss(batch.image, batch.caption, random_layout(), [(0, i, 0) for i in batch.id]).mean().backward()
+    for handle in handles:
+        handle.remove()
+    assert graph == {name: name.startswith("up") for name in blocks}
+    processors = [*unet.attn_processors.values(), *diffusion.controlnet.attn_processors.values()]
+    assert all(isinstance(each, AttnProcessor2_0) for each in processors)
 
 
 def test_a_map_of_pixels_enters_as_it_is_or_averaged_over_the_cells_of_the_latents(pipeline, batch):

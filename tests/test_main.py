@@ -5,6 +5,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,26 @@ def test_an_interrupted_run_goes_on(finished, place, monkeypatch, told, stop, co
     monkeypatch.setattr(LayoutModule, "training_step", step)
     assert main(command) == 0
     assert len(journal(again)) == len(journal(finished)) and evidence(again) == evidence(finished)
+
+
+@pytest.mark.long
+def test_a_run_that_is_begun_compiled_goes_on_uncompiled_as_the_run_that_never_was(finished, place, monkeypatch):
+    """Through Dynamo without a code generator, whose rounding would be its own."""
+    step, compiled = LayoutModule.training_step, []
+
+    def interrupted(self, batch, index):
+        compiled.append(hasattr(self.diffusion.denoise, "_torchdynamo_orig_callable"))
+        if self.global_step == 2:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, batch, index)
+
+    command = ["train", "scenes", *TINY, *JUDGED, f"steps={STEPS}", "ema=0.5"]
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(LayoutModule, "training_step", interrupted)
+    assert main([*command, "compile=true"]) == 130 and all(compiled)
+    monkeypatch.setattr(LayoutModule, "training_step", step)
+    assert main(command) == 0
+    assert evidence(next(place.glob("runs/scenes/*/seed0"))) == evidence(finished)
 
 
 def test_a_run_that_is_killed_once_it_has_saved_keeps_the_figures_of_that_step(finished, place, monkeypatch):

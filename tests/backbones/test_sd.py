@@ -119,6 +119,24 @@ def test_the_pass_ends_at_the_last_layer_and_leaves_no_hook():
     assert not any(module._forward_hooks for module in backbone.modules())
 
 
+@torch.no_grad()
+def test_the_prompt_is_attended_to_once_per_precision_and_no_bit_changes(monkeypatch):
+    image, backbone, asked = picture(64, 64), tiny(prompt="a snowy road"), []
+    with monkeypatch.context() as plainly:
+        plainly.setattr("backbones.sd.attending", lambda *_: {})
+        expected = tiny(prompt="a snowy road").maps(image)
+    keys = backbone.unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn2.to_k")
+    handle = keys.register_forward_hook(lambda *_: asked.append(1))
+    for each in (image, image[:1], image):
+        found = backbone.maps(each)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True)) and len(asked) == 1
+    with torch.autocast("cpu", torch.bfloat16):
+        half = backbone.maps(image)
+    torch.testing.assert_close(half, expected, atol=0.2, rtol=0.2)
+    assert all(torch.equal(one, other) for one, other in zip(backbone.maps(image), expected, strict=True))
+    handle.remove()
+
+
 def test_the_generator_and_the_features_share_one_network():
     assert tiny().unet is pipeline.load("none", "tiny").unet
     assert tiny().unet is tiny(timestep=0).unet

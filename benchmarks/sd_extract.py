@@ -1,0 +1,65 @@
+"""Layouts of two images of 128 px, 32 x 32 latents, from a U-Net of half of Stable Diffusion's widths."""
+
+from dataclasses import replace
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from backbones.sd import SD
+from lumen.contracts import resize
+from lumen.pca import project
+from lumen.pipeline import encode, load
+
+PEER = "the whole U-Net with hooks; maps resized, concatenated, centred and projected"
+LIBRARIES = ("diffusers", "torch")
+ROUNDS = 5
+APART = 1e-5
+TARGET = 1.5
+FLOPS = 1.45
+
+
+def inputs(small: bool = False) -> tuple:
+    """Untrained networks; the text is 768 wide, as SD 1.5's, and the autoencoder so small that it costs nothing."""
+    torch.manual_seed(0)
+    pipeline, width = load("none", "tiny"), 32 if small else 160
+    config = CLIPTextConfig(
+        hidden_size=768,
+        intermediate_size=768,
+        num_hidden_layers=1,
+        vocab_size=len(pipeline.tokenizer),
+        bos_token_id=pipeline.tokenizer.bos_token_id,
+        eos_token_id=pipeline.tokenizer.eos_token_id,
+    )
+    widths = (width, 2 * width, 4 * width, 4 * width)
+    unet = UNet2DConditionModel(block_out_channels=widths, cross_attention_dim=768, attention_head_dim=8)
+    parts = {"unet": unet, "text_encoder": CLIPTextModel(config)}
+    frozen = {name: part.requires_grad_(False).eval() for name, part in parts.items()}
+    backbone = SD(replace(pipeline, **frozen), [2, 5, 8], "entering", 100, "", 42, False)
+    axes, _ = torch.linalg.qr(torch.randn(backbone.channels, 20))
+    return backbone, torch.rand(2, 3, 128, 128) * 2 - 1, torch.randn(backbone.channels), axes, torch.rand(20) + 0.5
+
+
+@torch.no_grad()
+def peer(backbone: SD, image: Tensor, mean: Tensor, axes: Tensor, scale: Tensor) -> Tensor:
+    z = encode(backbone.vae, image)[0] * backbone.vae.config.scaling_factor
+    noise = torch.randn((1, *z.shape[1:]), generator=torch.Generator().manual_seed(backbone.seed)).expand_as(z)
+    t = torch.full((len(z),), backbone.timestep)
+    maps: list[Tensor] = []
+    hooks = [
+        backbone.unet.get_submodule(tap).register_forward_hook(
+            lambda _, given, out: maps.append(out[0] if isinstance(out, tuple) else out)
+        )
+        for tap in backbone.taps
+    ]
+    text = backbone.text.expand(len(z), -1, -1)
+    backbone.unet(backbone.scheduler.add_noise(z, noise, t), t, encoder_hidden_states=text)
+    for hook in hooks:
+        hook.remove()
+    joint = torch.cat([resize(part, maps[-1].shape[-2:]) for part in maps], dim=1)
+    return torch.einsum("bchw,ck->bkhw", joint - mean[:, None, None], axes / scale)
+
+
+def ours(backbone: SD, image: Tensor, mean: Tensor, axes: Tensor, scale: Tensor) -> Tensor:
+    return project(backbone.maps(image), mean, axes, scale)
