@@ -94,7 +94,7 @@ def _time(config: Config, found: Cost) -> list[list[str]]:
         least = f"{_span(images * found.cached / rate)}"
         rows.append([f"this CPU: {rate / 1e9:.0f} GFLOP/s, measured on a product", least])
     low, high = (f"{share:.0%}" for share in reversed(REACHED))
-    said = f"least: at all of it. Usual: at {low} to {high} of it, as published for A100s; small networks and batches less."
+    said = f"least: at all of it. Usual: at {low} to {high}, as published for A100s; small networks and batches: less."
     return [*rows, [said]]
 
 
@@ -121,8 +121,8 @@ def _aligned(rows: list[list[str]]) -> list[str]:
     """Words to the left, figures to the right; a row of one cell is a sentence."""
     count = max(map(len, rows))
     widths = [max((len(row[i]) for row in rows if len(row) > max(i, 1)), default=0) for i in range(count)]
-    return [
-        "  ".join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths)))
-        .rstrip() if len(row) > 1 else row[0]
-        for row in rows
-    ]  # fmt: skip
+    lines = []
+    for first, *rest in rows:
+        cells = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=False)]
+        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip() if rest else first)
+    return lines

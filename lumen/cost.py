@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,7 +19,6 @@ from lumen.errors import DatasetMissing, WeightsMissing
 from lumen.footprint import Live, backward, followed, place
 from lumen.module import LayoutModule
 from lumen.pipeline import encode, latent
-from lumen.registry import datamodules
 from lumen.schema import Config
 
 HALVES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": None}
@@ -60,14 +60,13 @@ def cost(config: Config) -> Cost:
     held, peaks = memory(module, config, HALVES[precision])
     learns = sum(p.numel() for p in learning(module))
     work, values = flops(module, config.size)
-    data = datamodules.factory(config.data["name"])
     return Cost(
         parameters=_parameters(module),
         flops=work,
         held=held,
         peaks=peaks,
         kept=kept(precision, values),
-        looks=2 if 0 < config.data.get("flip", data.flip) < 1 else 1,
+        looks=2 if 0 < _data(config).flip < 1 else 1,
         images=_images(config),
         checkpoint=learns * 4 * (4 if config.ema else 3),
         precision=precision,
@@ -80,7 +79,7 @@ def outline(config: Config) -> tuple[LayoutModule, str | None]:
 
     Of weights in a folder the architecture is read there; of those on a hub it is the one that `size` names.
     """
-    data = datamodules.factory(config.data["name"])
+    data = _data(config)
     config = replace(config, conditioning={k: v for k, v in config.conditioning.items() if k != "basis"})
     with torch.device("meta"):
         try:
@@ -167,17 +166,19 @@ def _step(module, image, accumulate, live: Live, mixed, peaks, half, unseen) -> 
 def _picture(module, image, config: Config, live: Live, peaks, half, unseen) -> None:
     """Four guided samples of validation images, decoded one by one, as callbacks.Pictures draws them."""
     with torch.no_grad(), torch.autocast("cpu", dtype=half, enabled=half is not None):
-        diffusion, b = module.diffusion, 4 * (1 + (config.sampling.guidance != 1))
-        z = latent(diffusion.pipeline.vae, image)
+        diffusion, twice = module.diffusion, 1 + (config.sampling.guidance != 1)
+        layout = torch.cat([_layout(module, image.expand(4, -1, -1, -1))] * twice)
+        b = len(layout)
         text = diffusion.pipeline.embed([""] * b)
-        layout = _layout(module, image.expand(b, -1, -1, -1))
+        cells = config.size // diffusion.pipeline.downscale
+        z = torch.empty(1, diffusion.pipeline.unet.config.in_channels, cells, cells)
         diffusion.denoise(z.expand(b, -1, -1, -1), torch.zeros(b, dtype=torch.long), text, layout)
         diffusion.decoded(z)
     peaks["picture"] = live.lap() + unseen
 
 
 def kept(precision: str, values: int) -> int:
-    """Bytes that a cache keeps of one look at one image: of the mean and log variance of its latents, and its layout."""
+    """Bytes that a cache keeps of one look at one image: mean and log variance of its latents, and its layout."""
     return (4 if precision == "32-true" else 2) * values
 
 
@@ -226,9 +227,13 @@ def _of(counter: FlopCounterMode, network: str) -> int:
 
 def _images(config: Config) -> int | None:
     """How many training images there are, if the data set is here."""
-    if "root" in config.data and config.data["root"] is None:
-        return None
     try:
-        return len(build_data(config).records("train"))
+        return len(_data(config).records("train"))
     except DatasetMissing:
         return None
+
+
+def _data(config: Config) -> LightningDataModule:
+    """The data set, which need not be there: its folder is looked at when records are asked for."""
+    nowhere = {"root": ""} if config.data.get("root", "") is None else {}
+    return build_data(replace(config, data=config.data | nowhere))

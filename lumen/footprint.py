@@ -1,4 +1,4 @@
-"""How much memory a computation takes on a device, found without the device: shapes are followed, nothing is computed."""
+"""How much memory a computation takes on a device, without the device: shapes alone are followed."""
 
 import weakref
 from collections.abc import Iterable, Iterator
@@ -118,7 +118,7 @@ def place(network: nn.Module, placed: set[nn.Module]) -> None:
 
 
 def backward(loss: Tensor) -> None:
-    """loss.backward(), by the engine itself: from Python it would switch `Mixed` off, and recomputing would not cast."""
+    """loss.backward(), by the engine itself: from Python `Mixed` would be off, and recomputing would not cast."""
     engine = torch.autograd.Variable._execution_engine
     engine.run_backward((loss,), (torch.ones_like(loss),), False, False, (), True, accumulate_grad=True)
 

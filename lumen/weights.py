@@ -16,7 +16,7 @@ SCENES = Path(__file__).parent / "scenes" / "weights"  # networks trained on the
 
 
 def outlined() -> bool:
-    """Whether architectures alone are asked for, as under `torch.device("meta")`: nothing is fetched or read for them."""
+    """Whether architectures alone are asked for, as under `torch.device("meta")`: none is fetched for them."""
     return torch.get_default_device().type == "meta"
 
 
