@@ -12,7 +12,7 @@ from torch import Tensor
 
 from backbones._dense import Normalise, chosen, fitted, grid, outputs
 from lumen.contracts import Backbone
-from lumen.weights import fingerprint, folder, reading
+from lumen.weights import fingerprint, folder, outlined, reading
 
 FILES = ["config.json", "model.safetensors"]
 HOLDS = "config.json and model.safetensors, as timm.models.save_for_hf(..., safe_serialization=True) writes them"
@@ -85,7 +85,7 @@ def vit(
     path = folder(weights, name, None if tiny else f"timm/{card}", revision, FILES)
     with reading(path, name, HOLDS):
         if path:
-            net = timm.create_model(f"local-dir:{path}", pretrained=True, num_classes=0, dynamic_img_size=True)
+            net = timm.create_model(f"local-dir:{path}", not outlined(), num_classes=0, dynamic_img_size=True)
         else:
             net = timm.create_model(card, num_classes=0, dynamic_img_size=True, **(TINY if tiny else {}))
     return ViT(name, net, layer, facet, fit)

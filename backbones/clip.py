@@ -18,7 +18,7 @@ from torch import Tensor
 from backbones._dense import Normalise, chosen, fitted, grid, outputs
 from lumen.contracts import Backbone
 from lumen.registry import backbones
-from lumen.weights import fingerprint, folder, reading
+from lumen.weights import fingerprint, folder, outlined, reading
 
 # open_clip's name of each architecture and the hub id of OpenAI's weights in its format; their
 # commits could not be looked up where this was written: pin one with `revision`.
@@ -144,7 +144,13 @@ def clip(
 def _read(path: Path, published: bool) -> VisionTransformer:
     """The image tower of an open_clip folder; the text tower is let go."""
     # OpenAI's networks are of the quick activation, whether or not their card's config says so
-    whole = open_clip.create_model(f"local-dir:{path}", require_pretrained=True, force_quick_gelu=published)
+    whole = open_clip.create_model(
+        f"local-dir:{path}",
+        load_weights=not outlined(),
+        require_pretrained=not outlined(),
+        device=torch.get_default_device(),
+        force_quick_gelu=published,
+    )
     if not isinstance(whole.visual, VisionTransformer):
         raise TypeError(f"its image tower is a {type(whole.visual).__name__}, not open_clip's VisionTransformer")
     return whole.visual

@@ -53,12 +53,18 @@ def list_names(words: list[str], flags: dict[str, str]) -> int:
 
 @verb("show")
 def show(words: list[str], flags: dict[str, str]) -> int:
-    """lumen show EXPERIMENT [key=value ...]: the config that would run; runs nothing"""
+    """lumen show EXPERIMENT [--cost key=value ...]: the config that would run, or what it would take; runs nothing"""
     import yaml
 
     from lumen.folder import place_of
 
+    ask_cost = flags.pop("--cost", None) is not None
     config = configs.load(_one(words, "EXPERIMENT", show), _strings(flags), complete=False)
+    if ask_cost:
+        from lumen.bill import bill
+
+        print(bill(config))
+        return 0
     print(yaml.safe_dump(configs.dump(config), sort_keys=False), end="")
     print(f"# run folder: {place_of(config)}")
     return 0
@@ -325,7 +331,8 @@ def _parse(arguments: list[str]) -> tuple[str | None, list[str], dict[str, str]]
             flags[key] = value
         else:
             words.append(argument)
-    if unknown := [flag for flag in flags if flag.startswith("--") and (flag, name) != ("--print", "ablate")]:
+    options = {("--print", "ablate"), ("--cost", "show")}
+    if unknown := [flag for flag in flags if flag.startswith("--") and (flag, name) not in options]:
         raise BadConfig(f"lumen {name} has no option '{unknown[0]}'; settings are written key=value.")
     return name, words, flags
 

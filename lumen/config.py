@@ -102,6 +102,8 @@ class _Draft:
         for key in sorted(FRACTION):
             self._demand(key, lambda value: 0 <= value <= 1, "must be between 0 and 1")
         self._demand("stop_after", lambda value: value is None or seconds(value), "must be a time such as 3h50m or 90s")
+        if not self.errors and self.tree.memory is not None:
+            self._fit(self.tree.memory, given)
         if self.errors:
             raise BadConfig("\n".join(self.errors))
         return OmegaConf.to_object(
@@ -171,6 +173,22 @@ class _Draft:
             if complete and argument.required and key not in chosen:
                 self.errors.append(f"{title} needs {place}.{key}=..., which nothing has set.")
             chosen.setdefault(key, argument.default)
+
+    def _fit(self, memory: int, given: dict[str, Any]) -> None:
+        """Cuts the images of a step into micro-batches that a GPU has room for; their number per step stays."""
+        sizes = sorted(int(Path(file.name).stem) for file in (files("experiments") / "memory").iterdir())
+        if memory not in sizes:
+            self.errors.append(
+                f"memory cannot be {memory}: there are {', '.join(map(str, sizes))} GB; take the next below, or write "
+                f"experiments/memory/{memory}.yaml."
+            )
+            return
+        preset = dict(_leaves(_read(str(files("experiments") / "memory" / f"{memory}.yaml"))))
+        step, most = self.tree.batch * self.tree.accumulate, preset.pop("batch")
+        batch = max(n for n in range(1, most + 1) if step % n == 0)
+        cut = {"batch": batch, "accumulate": step // batch}
+        cut |= {key: value for key, value in preset.items() if key not in given}
+        self.apply(f"memory/{memory}.yaml", cut.items())
 
     def _demand(self, key: str, holds: Any, rule: str) -> None:
         value = OmegaConf.select(self.tree, key)

@@ -12,7 +12,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from lumen.weights import folder, reading
+from lumen.weights import folder, outlined, reading
 
 # Runway and Stability took their repositories down; these are the mirrors that the field moved to.
 # Their commit hashes could not be looked up where this was written: pin one with `revision`.
@@ -101,7 +101,7 @@ def load(weights: str, size: str, revision: str | None = None, vae: str | None =
 @cache
 def _load(path: Path | None, size: str | None, vae_path: Path | None, device: str) -> Pipeline:
     with reading(path, "sd", HOLDS):
-        parts = _read(path) if path else _untrained(size)
+        parts = _untrained(size) if path is None else _outline(path) if device == "meta" else _read(path)
     if vae_path:
         with reading(vae_path, "the autoencoder", "config.json and diffusion_pytorch_model.safetensors"):
             parts["vae"] = _autoencoder(vae_path)
@@ -123,9 +123,22 @@ def _read(path: Path) -> dict:
     }
 
 
+def _outline(path: Path) -> dict:
+    """The architecture of a diffusers pipeline folder, by its config files; its noise schedule is read."""
+    text = CLIPTextConfig.from_pretrained(path, subfolder="text_encoder", local_files_only=True)
+    return {
+        "text_encoder": CLIPTextModel(text),
+        "tokenizer": CLIPTokenizer.from_pretrained(path, subfolder="tokenizer", local_files_only=True),
+        "unet": UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(path / "unet")),
+        "scheduler": DDPMScheduler.from_pretrained(path, subfolder="scheduler", local_files_only=True),
+    }
+
+
 def _autoencoder(path: Path) -> AutoencoderKL | AutoencoderTiny:
     tiny = json.loads((path / "config.json").read_text())["_class_name"] == "AutoencoderTiny"
     kind = AutoencoderTiny if tiny else AutoencoderKL
+    if outlined():
+        return kind.from_config(kind.load_config(path))
     return kind.from_pretrained(path, use_safetensors=True, local_files_only=True)
 
 

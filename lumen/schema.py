@@ -69,6 +69,7 @@ class Config:
     steps: int
     batch: int
     accumulate: int
+    memory: int | None
     lr: float
     warmup: int
     weight_decay: float

@@ -15,12 +15,17 @@ from lumen.errors import WeightsMissing
 SCENES = Path(__file__).parent / "scenes" / "weights"  # networks trained on the offline world
 
 
+def outlined() -> bool:
+    """Whether architectures alone are asked for, as under `torch.device("meta")`: none is fetched for them."""
+    return torch.get_default_device().type == "meta"
+
+
 def folder(weights: str, name: str, card: str | None, revision: str | None, files: list[str]) -> Path | None:
     """The folder that holds the weights of the part `name`, fetched from the hub if it must be.
 
     Args:
         weights: "published" (the hub id `card`), "none" (untrained: the answer is None), "scenes"
-            (the package's own), a local folder, or another hub id.
+            (the package's own), a local folder, or another hub id (None too where architectures alone are asked for).
         revision: commit, tag or branch of a hub id; None is its main branch.
         files: the patterns of the files to fetch, so that other formats stay on the hub.
 
@@ -43,7 +48,7 @@ def folder(weights: str, name: str, card: str | None, revision: str | None, file
             f"the weights of {name} are not in '{weights}', which is no folder; "
             "give a folder that exists, a hub id such as org/model, published or none."
         )
-    return _fetch(identifier, name, revision, files)
+    return None if outlined() else _fetch(identifier, name, revision, files)
 
 
 def transformers_folder(weights: str, name: str, revision: str | None, files: list[str]) -> Path | None:

@@ -52,6 +52,8 @@ def test_a_command_of_the_readme_runs(command, world, monkeypatch, capsys):
     words = shlex.split(command.replace("/data/coco", "coco"), comments=True)[1:]
     if words[0] == "train":
         words += [*SMALL, *([] if words[1] == "scenes" else UNTRAINED)]
+    elif "--cost" in words:
+        words += [*UNTRAINED, "size=64", "memory=12"]
     elif words[0] == "ablate":
         words += ["--print"]
     elif words[0] == "leakage":
