@@ -225,23 +225,28 @@ def sample(words: list[str], flags: dict[str, str]) -> int:
 
 @verb("ablate")
 def ablate(words: list[str], flags: dict[str, str]) -> int:
-    """lumen ablate TABLE [base=EXPERIMENT seeds=1 rows=A,B launcher=local --print key=value ...]: runs every row"""
+    """lumen ablate TABLE [base=EXPERIMENT seeds=1 rows=A,B launcher=local trial=A --print key=value ...]: all rows"""
     from lumen import sweep
 
     only_print, launcher = flags.pop("--print", None) is not None, sweep.launcher(flags)
+    only = flags.pop("trial", None)
     rows = _table(words, flags, ablate)
     if only_print:
-        print("\n".join(command for trial in sweep.trials(rows) for command in trial.commands.values()))
+        print("\n".join(command for trial in sweep.trials(rows, only) for command in trial.commands.values()))
         return 0
-    every = sweep.ablate(rows, launcher)
+    every = sweep.ablate(rows, launcher, only)
     if any(trial.state == "sent" for trial in every):
         return 0
-    print()
-    _print_table(rows)
+    if only is None:  # else an agent of W&B has asked for one run
+        print()
+        _print_table(rows)
     for trial in every:
         if trial.failures:
             print(trial.report(), file=sys.stderr)
-    return 1 if any(trial.left() for trial in every) else 0
+    left = [trial for trial in every if trial.left()]
+    if left and all(trial.state == "stopped" for trial in left):
+        return STOPPED
+    return 1 if left else 0
 
 
 @verb("table")

@@ -7,14 +7,21 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from lumen.errors import BadConfig, known
+from lumen.errors import BadConfig, UnknownName, known
 from lumen.registry import launchers
 from lumen.table import Table
 from lumen.trial import Trial
 
 
-def trials(table: Table) -> list[Trial]:
-    """The runs of a table, each with all that is measured of it; rows that measure one run in their ways share it."""
+def trials(table: Table, only: str | None = None) -> list[Trial]:
+    """The runs of a table, each with all that is measured of it; rows that measure one run in their ways share it.
+
+    Args:
+        only: the name of one, to leave out the others.
+
+    Raises:
+        UnknownName: none is called so.
+    """
     found: dict[Path, Trial] = {}
     for row, seed in product(table.rows, range(table.seeds)):
         commands, config = table.commands(row, seed), table.config(row, seed)
@@ -24,7 +31,10 @@ def trials(table: Table) -> list[Trial]:
         trial.commands |= commands
     for home, trial in found.items():
         trial.name += f" {home.name}" if table.seeds > 1 else ""
-    return list(found.values())
+    named = {trial.name: trial for trial in found.values()}
+    if only is not None and only not in named:
+        raise UnknownName(f"{table.name} has no trial '{only}'; {known(only, named)}")
+    return [trial for name, trial in named.items() if only in (None, name)]
 
 
 def launcher(flags: dict[str, str]) -> Callable[..., None]:
@@ -51,18 +61,18 @@ def launcher(flags: dict[str, str]) -> Callable[..., None]:
     return partial(launchers.factory(name), **given)
 
 
-def ablate(table: Table, launcher: Callable[..., None]) -> list[Trial]:
-    """Has all that is not finished run.
+def ablate(table: Table, launcher: Callable[..., None], only: str | None = None) -> list[Trial]:
+    """Has all that is not finished run, or one trial of it.
 
     Returns:
-        every run of the table, as it then stands.
+        every run that was asked for, as it then stands.
 
     Raises:
         BadConfig: a run wants several nodes.
     """
     if table.config(table.rows[0], 0).nodes > 1:
         raise BadConfig("a run of a sweep has one node; leave out nodes=, or start what --print shows with srun.")
-    every = trials(table)
+    every = trials(table, only)
     left = [trial for trial in every if trial.left()]
     print(f"{len(every)} runs, {len(every) - len(left)} of them done before", flush=True)
     if left:

@@ -39,6 +39,7 @@ class Table:
     eval: list[str]  # flags that all rows are measured anew with
     seeds: int
     curve: list[str]  # two metrics to draw against one another, if any
+    some: list[str]  # rows= where rows were left out, and flags of single rows: as they were typed
     # What is drawn of a table asks for the config of each row a dozen times, and to read one takes 25 ms.
     configs: dict[tuple[str, ...], Config] = field(default_factory=dict, repr=False, compare=False)
 
@@ -75,7 +76,8 @@ class Table:
     def command(self) -> str:
         """What runs all of it."""
         flags = [*self.shared, *(EVAL + flag for flag in self.eval)]
-        return shlex.join(["lumen", "ablate", self.name, f"base={self.base}", f"seeds={self.seeds}", *flags])
+        words = ["lumen", "ablate", self.name, f"base={self.base}", f"seeds={self.seeds}"]
+        return shlex.join([*words, *self.some, *flags])
 
     @property
     def file(self) -> Path:
@@ -114,11 +116,13 @@ def read(
     if unknown := [n for n in only if n not in names]:
         raise UnknownName(f"{name} has no row '{unknown[0]}'; {known(unknown[0], list(names))}")
     rows = [_row(n, row, flags) for n, row in names.items() if n in (only or names)]
+    some = [f"rows={','.join(only)}"] if only else []
+    some += [flag for flag in flags if flag.partition(".")[0] in names]
     flags = [flag for flag in flags if flag.partition(".")[0] not in names]
     shared = [flag for flag in flags if not flag.startswith(EVAL)]
     anew = [flag.removeprefix(EVAL) for flag in flags if flag.startswith(EVAL)]
     title = text.partition("\n")[0].lstrip("# ")
-    table = Table(name, title, base or spec["base"], rows, shared, anew, seeds, spec.get("curve", []))
+    table = Table(name, title, base or spec["base"], rows, shared, anew, seeds, spec.get("curve", []), some)
     own = {"seed", *(_key(row.flag) for row in rows if row.flag)} & {_key(flag) for flag in shared}
     own |= {_key(row.eval) for row in rows if row.eval} & {_key(flag) for flag in anew}
     if own:

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from lumen.files import lines, write
+from lumen.signals import Stopped
 
 
 class Journal(Logger):
@@ -120,11 +121,18 @@ def tracker(mode: str, folder: Path, config: dict[str, Any], identity: dict[str,
 
 @contextmanager
 def closing() -> Iterator[None]:
-    """Ends the W&B run that was begun inside, as failed where an exception leaves: an open one would be reused."""
+    """Ends the W&B run that was begun inside, as failed where an exception leaves: an open one would be reused.
+
+    One of a W&B sweep that was told to stop is marked as preempted, so that the next free agent goes on with it.
+    """
     failed = 1
     try:
         yield
         failed = 0
+    except Stopped:
+        if wandb.run is not None and "WANDB_SWEEP_ID" in os.environ:
+            wandb.run.mark_preempting()
+        raise
     finally:
         if wandb.run is not None:
             wandb.finish(exit_code=failed)

@@ -1,5 +1,6 @@
 """Trials: a run of a table with all that is measured of it, as commands that any process on any machine may take up."""
 
+import ctypes
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +19,9 @@ from lumen import folder
 from lumen.errors import Mistake, RunBusy
 
 MISTAKE, PREEMPTED, INTERRUPTED = 2, 75, 130  # exit codes of a command that running it once more would not change
+# By these W&B's agent names its run: that is the training's, and what is measured anew is a run of its own.
+AGENT = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
+SYSTEM = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 @dataclass
@@ -64,8 +69,9 @@ class Trial:
 
     def _run(self, environment: dict[str, str]) -> Generator[subprocess.Popen, None, str]:
         for place, command in self.left().items():
+            given = environment if place == self.home else environment | dict.fromkeys(AGENT)
             for _ in range(2):
-                child = start(command, self.log, environment)
+                child = start(command, self.log, given)
                 yield child
                 self.code = child.returncode
                 if self.code in (0, MISTAKE, PREEMPTED, INTERRUPTED):
@@ -95,19 +101,37 @@ class Trial:
         return step, newest.get("train/loss"), (self.steps - step) * self.images / speed if speed else None
 
 
-def start(command: str, log: Path, environment: dict[str, str]) -> subprocess.Popen:
-    """Begins a command as a user would type it, its output going to the end of a file."""
+def start(command: str, log: Path, environment: dict[str, str | None]) -> subprocess.Popen:
+    """Begins a command as a user would type it, its output going to the end of a file.
+
+    Args:
+        environment: what differs from this process's own; None takes a variable away.
+    """
     # In a process group of its own, or Ctrl-C would reach it twice: from the terminal, and handed on by the launcher.
     # Lightning is to start the run's processes itself, and looks at this name to see that srun did not.
     env = os.environ | {"SLURM_JOB_NAME": "interactive"} | environment
+    env = {name: value for name, value in env.items() if value is not None}
     with open(log, "a") as file:
         file.write(f"$ {command}\n")
         file.flush()
         # -P: a folder of the user's called experiments would be taken for LUMEN's.
         words = [sys.executable, "-P", "-m", *shlex.split(command)]
         return subprocess.Popen(
-            words, env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, process_group=0
+            words,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+            preexec_fn=partial(_attended, os.getpid()) if SYSTEM else None,
         )
+
+
+def _attended(launcher: int) -> None:
+    """Has Linux tell this process to stop when its launcher ends, be it by SIGKILL: it saves, and is no orphan."""
+    SYSTEM.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    if os.getppid() != launcher:  # which has ended meanwhile
+        signal.raise_signal(signal.SIGTERM)
 
 
 def _held(place: Path) -> bool:

@@ -1,6 +1,13 @@
 """Tables: every shipped row differs from its base in its flag, runs once, and stands beside the paper's figures."""
 
+import os
+import re
 import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 from subprocess import Popen
 
 import pytest
@@ -10,6 +17,7 @@ from lumen import trial
 from lumen.__main__ import main
 from lumen.config import dump, load
 from lumen.errors import BadConfig, UnknownName
+from lumen.files import write_json
 
 TINY = [
     "size=32",
@@ -117,6 +125,25 @@ def ended(code: int) -> Popen:
     return process
 
 
+@pytest.mark.parametrize(
+    ("codes", "code"),
+    [({"clip": 75}, 75), ({"clip": 75, "dino": 1}, 1), ({"clip": 130, "dino": 75}, 75), ({"sd": 2}, 1)],
+)
+def test_the_exit_code_says_whether_to_repeat_the_command(codes, code, place, monkeypatch, capsys):
+    def start(command, log, environment):
+        name = re.search(r"backbone=(\w+)", command)[1]
+        if name not in codes:
+            write_json(log.with_name("metrics.json"), {})
+        return ended(codes.get(name, 0))
+
+    monkeypatch.setattr(trial, "start", start)
+    monkeypatch.setattr("lumen.__main__._print_table", lambda rows: None)
+    assert main(["ablate", "table1", "base=scenes", "accelerator=cpu"]) == code
+    told = capsys.readouterr()
+    assert told.out.count("stopped; the same command goes on with it") == sum(c in (75, 130) for c in codes.values())
+    assert told.err.count("to repeat: lumen train") == sum(c in (1, 2) for c in codes.values())
+
+
 def test_two_runs_side_by_side(place, capsys, forking):
     small = [flag for flag in TINY if not flag.startswith("metrics")]
     assert main(["ablate", "table1", "base=scenes", "rows=CLIP,DINO", "slots=2", *small, "metrics=[]"]) == 0
@@ -150,3 +177,47 @@ def test_a_launcher_that_cannot_be_is_answered(place, capsys, flags, said):
 def test_an_unknown_table_is_answered_with_the_nearest():
     with pytest.raises(UnknownName, match="did you mean 'table1'"):
         tables.read("tabel1")
+
+
+def descendants(process: int) -> list[int]:
+    """The processes that a process has started, and those that they have started."""
+    try:
+        children = [int(n) for n in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    except OSError:
+        return []
+    return [each for child in children for each in (child, *descendants(child))]
+
+
+def made(place: Path) -> dict[str, bytes]:
+    """The files of a sweep's table, and the figures of its rows."""
+    found = [*place.glob("runs/tables/*"), *place.glob("runs/scenes/*/seed0/metrics.json")]
+    return {str(path.relative_to(place)): path.read_bytes() for path in found}
+
+
+@pytest.mark.long
+def test_a_sweep_that_is_killed_twice_ends_with_the_table_of_one_that_is_not(place):
+    """Once while its first two rows train, once while others do: with SIGKILL, and every process of it."""
+    small = [flag for flag in TINY if not flag.startswith("steps")]
+    flags = ["base=scenes", "slots=2", "accelerator=cpu", *small, "steps=6", "every.log=1", "every.checkpoint=2"]
+    command = [sys.executable, "-m", "lumen", "ablate", "table1", *flags]
+    whole, killed = place / "whole", place / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+
+    def steps() -> int:
+        return sum(len(path.read_text().splitlines()) for path in killed.glob("runs/scenes/*/seed0/metrics.jsonl"))
+
+    for enough in (3, 20):  # steps of all rows; validations have lines too
+        sweep = subprocess.Popen(command, cwd=killed, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        while steps() < enough and sweep.poll() is None:
+            time.sleep(0.02)
+        sweep.send_signal(signal.SIGSTOP)  # or it would try again what is killed
+        for each in [*descendants(sweep.pid), sweep.pid]:
+            os.kill(each, signal.SIGKILL)
+        print(sweep.communicate()[0])
+        assert sweep.returncode == -signal.SIGKILL and len(list(killed.glob("runs/scenes/*/seed0/metrics.json"))) < 4
+    for folder in (killed, whole):
+        subprocess.run(command, cwd=folder, check=True)
+    logs = [path.read_text() for path in killed.glob("runs/scenes/*/seed0/log.txt")]
+    assert sum(log.count("$ lumen train") for log in logs) > 5 and any("continues at step" in log for log in logs)
+    assert len(made(whole)) == 8 and made(killed) == made(whole)

@@ -4,14 +4,14 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from subprocess import Popen
 
 from lumen.launchers._live import Live
+from lumen.launchers._told import leave, told
 from lumen.registry import launchers
 from lumen.schema import Config
 from lumen.table import Table
-from lumen.trial import PREEMPTED, Trial
+from lumen.trial import Trial
 
 
 @launchers.register
@@ -20,7 +20,7 @@ def local(slots: int | None = None, *, table: Table, trials: list[Trial]) -> Non
 
     Raises:
         KeyboardInterrupt: Ctrl-C; the runs have saved and ended.
-        SystemExit: told to end by another signal; the same.
+        Stopped: told to end by another signal; the same.
     """
     line, live = _in_line(trials), Live(trials)
 
@@ -29,7 +29,7 @@ def local(slots: int | None = None, *, table: Table, trials: list[Trial]) -> Non
             yield from trial.processes(**environment)
 
     workers = [work(environment) for environment in _slots(slots, table.config(table.rows[0], 0))]
-    with _ears() as heard:
+    with told() as heard:
         children: dict[Iterator[Popen], Popen | None] = {}
         try:
             while not heard:
@@ -46,7 +46,7 @@ def local(slots: int | None = None, *, table: Table, trials: list[Trial]) -> Non
             for worker in workers:
                 worker.close()
     live.draw()
-    raise KeyboardInterrupt if heard[0] == signal.SIGINT else SystemExit(PREEMPTED)
+    leave(heard)
 
 
 def _slots(count: int | None, config: Config) -> list[dict[str, str]]:
@@ -77,27 +77,12 @@ def _gpus() -> list[str]:
     return (named.split(",") if named else [str(i) for i in range(count)])[:count]
 
 
-@contextmanager
-def _ears() -> Iterator[list[int]]:
-    """The signals that arrive meanwhile, instead of what each would do to this process."""
-    heard: list[int] = []
-    deaf = {s for s in (signal.SIGHUP,) if signal.getsignal(s) is signal.SIG_IGN}  # under nohup
-    before = {}
-    for number in {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1} - deaf:
-        before[number] = signal.signal(number, lambda number, _: heard.append(number))
-    try:
-        yield heard
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _end(children: list[Popen], heard: list[int]) -> None:
     """Hands signals on to the runs until these have saved and ended."""
-    told = 0
+    handed = 0
     while any(child.poll() is None for child in children):
-        for number in (heard or [signal.SIGTERM])[told:]:
-            told += 1
+        for number in (heard or [signal.SIGTERM])[handed:]:
+            handed += 1
             for child in children:
                 child.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
         time.sleep(0.1)

@@ -8,11 +8,12 @@ from typing import Any
 
 from lumen.errors import Mistake
 from lumen.launchers._live import Live
+from lumen.launchers._told import leave, told
 from lumen.registry import launchers
 from lumen.table import Table
 from lumen.trial import Trial
 
-GRACE = 120  # seconds for the runs to save in when Ctrl-C ends the sweep
+GRACE = 120  # seconds for the runs to save in when a signal ends the sweep
 
 
 @launchers.register
@@ -24,33 +25,46 @@ def ray(
     table: Table,
     trials: list[Trial],
 ) -> None:
-    """Waits until all runs have ended.
+    """Waits until all runs have ended; one whose machine is lost is begun again by Ray, elsewhere.
 
     Args:
         gpus, cpus: of one run; by default as many as its devices and workers want.
 
     Raises:
         Mistake: no ray here, or no cluster that answers.
+        KeyboardInterrupt: Ctrl-C; the runs have saved and ended.
+        Stopped: told to end by another signal; the same.
     """
     cluster, config = _joined(address), table.config(table.rows[0], 0)
     if gpus is None:
         gpus = 0 if config.accelerator == "cpu" else config.devices
-    task = cluster.remote(num_gpus=gpus, num_cpus=cpus or config.devices * (config.workers + 1))(there)
-    refs = {task.remote(trial, os.getcwd()): trial for trial in trials}
-    live, waiting = Live(trials), list(refs)
-    try:
-        while waiting:
-            ended, waiting = cluster.wait(waiting, timeout=1)
-            for ref in ended:
-                _take(refs[ref], cluster, ref)
-            live.draw()
-    except KeyboardInterrupt:
-        for ref in waiting:
-            cluster.cancel(ref)
+    cpus = cpus or config.devices * (config.workers + 1)
+    machines = [node["Resources"] for node in cluster.nodes()]
+    if not any(has.get("GPU", 0) >= gpus and has.get("CPU", 0) >= cpus for has in machines):
+        said = f"no machine of the cluster has {gpus} GPUs and {cpus} CPUs, so runs wait for one"
+        print(f"{said}; ray.gpus= and ray.cpus= ask for others.", flush=True)
+    task = cluster.remote(num_gpus=gpus, num_cpus=cpus)(there)
+    with told() as heard:
+        try:
+            _follow(cluster, {task.remote(trial, os.getcwd()): trial for trial in trials}, heard)
+        finally:
+            cluster.shutdown()
+    if heard:
+        leave(heard)
+
+
+def _follow(cluster: ModuleType, refs: dict[Any, Trial], heard: list[int]) -> None:
+    """Shows how tasks stand until all have ended, or cancels them and lets them save."""
+    live, waiting = Live(list(refs.values())), list(refs)
+    while waiting and not heard:
+        ended, waiting = cluster.wait(waiting, timeout=1)
+        for ref in ended:
+            _take(refs[ref], cluster, ref)
+        live.draw()
+    for ref in waiting:
+        cluster.cancel(ref)
+    if waiting:
         cluster.wait(waiting, num_returns=len(waiting), timeout=GRACE)
-        raise
-    finally:
-        cluster.shutdown()
 
 
 def _joined(address: str) -> ModuleType:
@@ -60,9 +74,12 @@ def _joined(address: str) -> ModuleType:
         raise Mistake("launcher=ray needs ray; get it with: pip install 'lumen[ray]'.") from None
     try:
         cluster.init(address=address, log_to_driver=False)
-    except (ConnectionError, ValueError) as error:
+    except (ConnectionError, ValueError, cluster.exceptions.RayError) as error:
         said = " ".join(str(error).split()).rstrip(".")
-        raise Mistake(f"no Ray cluster answers at {address}: {said}; begin one with `ray start --head`.") from None
+        raise Mistake(
+            f"no Ray cluster answers at {address}: {said}; begin one with `ray start --head`, or if it wants a token, "
+            "set RAY_AUTH_MODE=token."
+        ) from None
     return cluster
 
 

@@ -54,7 +54,8 @@ def slurm(
         mem_gb=memory,
         slurm_partition=partition,
         slurm_array_parallelism=slots or len(trials),
-        slurm_additional_parameters={"signal": f"{SIGNAL.name[3:]}@{NOTICE}"},
+        # requeue: some clusters let no job be queued again that does not ask for it
+        slurm_additional_parameters={"signal": f"{SIGNAL.name[3:]}@{NOTICE}", "requeue": True},
         slurm_setup=[f"export SUBMITIT_PREEMPT_SIGNAL={SIGNAL.name[3:]}"],
     )
     try:

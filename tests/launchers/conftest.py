@@ -1,7 +1,10 @@
 """Trials that are over in no time: a script that does what its arguments say."""
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,22 +20,27 @@ tries = place / "tries"
 count = len(tries.read_text()) if tries.exists() else 0
 with open(tries, "a") as file:
     file.write("x")
-with open(pathlib.Path(os.environ["ORDER"]), "a") as file:
+with open("order", "a") as file:
     file.write(f"+{place.name} ")
     file.flush()
     word = words[min(count, len(words) - 1)]
     if word == "saves":  # until a signal comes; then says so, as lumen train does
-        signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75))
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
-        signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
+        def save(number, _):
+            (place / "saved").write_text(signal.Signals(number).name)
+            sys.exit(130 if number == signal.SIGINT else 75)
+
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, save)
         (place / "launcher").write_text(str(os.getppid()))
         (place / "ready").touch()
         time.sleep(60)
+        sys.exit(3)
     if word == "meets":  # ends when another trial has begun
-        while len(pathlib.Path(os.environ["ORDER"]).read_text().split("+")) < 3:
+        while len(pathlib.Path("order").read_text().split("+")) < 3:
             time.sleep(0.02)
     if word == "done" or word == "meets":
-        (place / "metrics.json").write_text(json.dumps({"share": os.environ.get("OMP_NUM_THREADS")}))
+        figures = {"share": os.environ.get("OMP_NUM_THREADS"), "run": os.environ.get("WANDB_RUN_ID")}
+        (place / "metrics.json").write_text(json.dumps(figures))
         sys.exit(0)
     print("working\\rworking\\rRuntimeError: out of luck" if word == "1" else "lumen: nothing is called so.")
     print("a line after it")
@@ -40,12 +48,18 @@ with open(pathlib.Path(os.environ["ORDER"]), "a") as file:
 """
 
 
+@pytest.fixture(scope="session")
+def scripts(tmp_path_factory):
+    """PYTHONPATH as it must be for `python -m quick`."""
+    folder = tmp_path_factory.mktemp("scripts")
+    (folder / "quick.py").write_text(QUICK)
+    return os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+
+
 @pytest.fixture
-def quick(place, monkeypatch):
+def quick(place, scripts, monkeypatch):
     """Makes a trial whose first command ends as each word says, try by try."""
-    (place / "quick.py").write_text(QUICK)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(place), os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.setenv("ORDER", str(place / "order"))
+    monkeypatch.setenv("PYTHONPATH", scripts)
 
     def make(name: str, *words: str, then: str = "") -> Trial:
         home = Path("runs") / name
@@ -54,6 +68,20 @@ def quick(place, monkeypatch):
         return Trial(name, commands, 4, 2)
 
     return make
+
+
+@pytest.fixture
+def wait_for():
+    """Waits until a look is not in vain, and gives what was seen."""
+
+    def wait(look: Callable[[], Any]) -> Any:
+        for _ in range(12000):
+            if seen := look():
+                return seen
+            time.sleep(0.05)
+        raise AssertionError("waited for in vain")
+
+    return wait
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -12,6 +13,7 @@ import pytest
 
 from lumen.folder import claim
 from lumen.launchers import _live, local
+from lumen.signals import Stopped
 
 
 def run(table, trials, slots=1):
@@ -124,13 +126,63 @@ def test_a_signal_reaches_every_run_and_starts_no_other(quick, table, place, num
 
     teller = threading.Thread(target=tell)
     teller.start()
-    with pytest.raises(KeyboardInterrupt if code == 130 else SystemExit) as raised:
+    with pytest.raises(KeyboardInterrupt if code == 130 else Stopped):
         run(table, trials, slots=2)
     teller.join()
-    assert code == 130 or raised.value.code == 75
+
     assert sorted(order(place)) == ["a", "b"] and [t.state for t in trials] == ["stopped", "stopped", "waiting"]
     run(table, trials[:2])
     assert [t.state for t in trials[:2]] == ["done", "done"]
+
+
+LAUNCHER = """
+import sys
+from pathlib import Path
+from lumen.trial import Trial
+for words in sys.argv[1:]:
+    for child in Trial("", {Path(words.split()[0]): f"quick {words}"}, 4, 2).processes():
+        child.wait()
+"""
+
+
+def launcher(*trials: str) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", LAUNCHER, *trials])
+
+
+def test_two_launchers_at_once_run_no_trial_twice(quick, place):
+    trials = [f"runs/{name} done" for name in "abcdefgh"]
+    launchers = [launcher(*trials), launcher(*trials)]
+    assert [each.wait() for each in launchers] == [0, 0]
+    assert sorted(order(place)) == list("abcdefgh")
+
+
+def test_a_launcher_that_is_killed_leaves_no_run_behind(quick, table, wait_for):
+    trial = quick("a", "saves", "done")
+    process = launcher("runs/a saves done")
+    wait_for((trial.home / "ready").exists)
+    process.kill()
+    process.wait()
+    assert wait_for((trial.home / "saved").exists) and (trial.home / "saved").read_text() == "SIGTERM"
+    wait_for(lambda: not [p for p in Path("/proc").glob("[0-9]*") if _runs(p, f"quick {trial.home} ")])
+    run(table, [trial])
+    assert trial.state == "done"
+
+
+def test_a_run_that_was_told_to_stop_elsewhere_is_not_tried_again_and_the_others_go_on(quick, table, place, capsys):
+    trials = [quick("a", "75", "done"), quick("b", "done")]
+    run(table, trials)
+    assert order(place) == ["a", "b"] and [t.state for t in trials] == ["stopped", "done"]
+    assert "a: stopped; the same command goes on with it" in capsys.readouterr().out
+    run(table, trials[:1])
+    assert trials[0].state == "done"
+
+
+def test_what_is_measured_anew_is_no_run_of_the_agent(quick, table, monkeypatch):
+    monkeypatch.setenv("WANDB_RUN_ID", "of-the-agent")
+    trial = quick("a", "done", then="done")
+    run(table, [trial])
+    trained, measured = (json.loads((place / "metrics.json").read_text()) for place in trial.commands)
+    assert trained["run"] == "of-the-agent" and measured["run"] is None
 
 
 def test_no_run_is_left_behind_where_the_screen_is_gone(quick, table, monkeypatch):

@@ -30,6 +30,7 @@ def cluster(monkeypatch):
 
     fake = ModuleType("ray")
     fake.init, fake.shutdown = lambda **options: asked.update(options), lambda: asked.update(over=True)
+    fake.nodes = lambda: [{"Resources": {"CPU": 2.0, "GPU": 1.0}}]
     fake.remote, fake.get, fake.wait = remote, get, lambda refs, timeout: (refs[:1], refs[1:])
     fake.exceptions = SimpleNamespace(RayError=RayError)
     monkeypatch.setitem(sys.modules, "ray", fake)
@@ -49,12 +50,17 @@ def test_every_trial_is_a_task_and_what_came_of_it_comes_back(quick, table, clus
     assert "[3/3] lost: failed: The node died." in capsys.readouterr().out
 
 
+def test_what_no_machine_of_the_cluster_has_is_said(quick, table, cluster, capsys):
+    ray.ray(gpus=2, table=table, trials=[quick("a", "done")])
+    assert "no machine of the cluster has 2 GPUs and 1 CPUs, so runs wait" in capsys.readouterr().out
+
+
 def test_without_a_cluster_the_next_step_is_said(place, monkeypatch, capsys):
     def init(**options):
         raise ConnectionError("Could not find any running Ray instance.")
 
     fake = ModuleType("ray")
-    fake.init = init
+    fake.init, fake.exceptions = init, SimpleNamespace(RayError=RayError)
     monkeypatch.setitem(sys.modules, "ray", fake)
     assert main(["ablate", "table1", "base=scenes", "launcher=ray"]) == 2
     assert "begin one with `ray start --head`" in capsys.readouterr().err
