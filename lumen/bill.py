@@ -70,7 +70,7 @@ def _memory(found: Cost) -> list[list[str]]:
 def _disk(config: Config, found: Cost) -> list[list[str]]:
     number = found.images if found.images is not None else 1000
     whose = "images of the training split" if found.images is not None else "images (the data set is not here)"
-    looks = " at each of two mirror images" if found.looks == 2 else ""
+    looks = f" x {found.looks} looks" if found.looks != 1 else ""
     checkpoints = config.keep + 1 + (config.best is not None)  # the new one is there before an old one goes
     return [
         ["disk", "GB"],

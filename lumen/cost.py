@@ -18,7 +18,7 @@ from lumen.contracts import Batch
 from lumen.errors import DatasetMissing, WeightsMissing
 from lumen.footprint import Live, backward, followed, place
 from lumen.module import LayoutModule
-from lumen.pipeline import encode, latent
+from lumen.pipeline import latent, moments
 from lumen.schema import Config
 
 HALVES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": None}
@@ -34,7 +34,7 @@ class Cost:
     held: dict[str, int]  # bytes that stay on the device
     peaks: dict[str, int]  # most bytes at once, by what is being done
     kept: int  # bytes in the cache, of one look at one image
-    looks: int  # at an image that are kept: two where images are mirrored
+    looks: int  # at an image that are kept: two where images are mirrored, none where each epoch has windows of its own
     images: int | None  # of the training split; None where the data set is not here
     checkpoint: int  # bytes of one
     precision: str
@@ -66,7 +66,7 @@ def cost(config: Config) -> Cost:
         held=held,
         peaks=peaks,
         kept=kept(precision, values),
-        looks=2 if 0 < _data(config).flip < 1 else 1,
+        looks=_data(config).looks() or 0,
         images=_images(config),
         checkpoint=learns * 4 * (4 if config.ema else 3),
         precision=precision,
@@ -101,11 +101,12 @@ def flops(module: LayoutModule, size: int) -> tuple[dict[str, int], int]:
         _placed(module, live)
         image, t = torch.empty(1, 3, size, size), torch.zeros(1, dtype=torch.long)
         with torch.no_grad():
-            layout, found["layout"] = _counted(lambda: _layout(module, image))
-            moments, found["autoencoder"] = _counted(lambda: encode(diffusion.pipeline.vae, image))
+            rows, found["layout"] = _counted(lambda: _kept(module, image))
+            latents, found["autoencoder"] = _counted(lambda: moments(diffusion.pipeline.vae, image))
+            layout, z = module.conditioning.layout(rows), latents[:, : diffusion.pipeline.unet.config.in_channels]
             text, found["text encoder"] = _counted(lambda: diffusion.pipeline.embed([""]))
         with FlopCounterMode(display=False) as counter:
-            loss = F.mse_loss(diffusion.denoise(moments[0], t, text, layout), moments[0])
+            loss = F.mse_loss(diffusion.denoise(z, t, text, layout), z)
             learns = type(diffusion.controlnet).__name__
             forward, ahead = counter.get_total_flops(), _of(counter, learns)
             backward(loss)
@@ -113,8 +114,7 @@ def flops(module: LayoutModule, size: int) -> tuple[dict[str, int], int]:
             found |= {"unet": forward - ahead, "controlnet": ahead}
             # The U-Net's own passes back lie around the ControlNet's.
             found |= {"unet, backward": counter.get_total_flops() - forward - back, "controlnet, backward": back}
-    values = sum(part.numel() for part in (*moments, layout) if part is not None)
-    return found, values
+    return found, latents.numel() + rows.numel()
 
 
 def memory(module: LayoutModule, config: Config, half: torch.dtype | None) -> tuple[dict[str, int], dict[str, int]]:
@@ -183,11 +183,15 @@ def kept(precision: str, values: int) -> int:
 
 
 def _layout(module: LayoutModule, image: Float[Tensor, "b 3 H W"]) -> Tensor:
-    """The layout of images without values; one that is not of a backbone's features, as large as the image."""
+    return module.conditioning.layout(_kept(module, image))
+
+
+def _kept(module: LayoutModule, image: Float[Tensor, "b 3 H W"]) -> Tensor:
+    """What a cache holds of layouts; of one that is not of a backbone's features, as large as the image."""
     conditioning = module.conditioning
     if "backbone" not in conditioning.networks:
         return image.new_empty(len(image), conditioning.channels, *image.shape[-2:])
-    return conditioning(Batch(image=image, caption=[""] * len(image), id=["image"] * len(image)))
+    return conditioning.kept(Batch(image=image, caption=[""] * len(image), id=["image"] * len(image)))
 
 
 def _networks(module: LayoutModule) -> dict[str, nn.Module]:
