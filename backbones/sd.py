@@ -71,7 +71,7 @@ class SD(Backbone):
         return [each.to(image.dtype) for each in found]
 
     def _attending(self, z: Float[Tensor, "b 4 h w"]) -> dict[str, Known]:
-        """What the prompt's tokens are asked and tell in each cross-attention: the same for all images, bit for bit.
+        """The prompt's keys and values in each cross-attention: the same for all images, bit for bit.
 
         What the timestep adds to each block stays as well, but for one image it rounds otherwise than for several
         (by 1.4e-6), and is no work.
