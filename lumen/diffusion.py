@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lumen.contracts import resize
 from lumen.order import normal, seed_of, uniform
-from lumen.pipeline import Pipeline, moments, sampled
+from lumen.pipeline import Pipeline, moments, sampled, sent
 from lumen.standins import Known, shared, standing
 from lumen.weights import fingerprint
 
@@ -101,16 +101,15 @@ class ControlledDiffusion(nn.Module):
         shape = (self.pipeline.unet.config.in_channels, *moments.shape[-2:])
         weighted = timesteps is None
         with torch.no_grad():
-            posterior, noise = (
-                normal(shape, [(*k, what) for k in keys]).to(moments) for what in ("posterior", "noise")
-            )
+            draws = (normal(shape, [(*k, what) for k in keys]) for what in ("posterior", "noise"))
+            posterior, noise = (sent(draw, moments.device) for draw in draws)
             z = sampled(self.pipeline.vae, moments, posterior)
             if timesteps is None:
                 share = uniform([(*k, "timestep") for k in keys])
                 timesteps = (share * scheduler.config.num_train_timesteps).long()
                 drop = uniform([(*k, "prompt") for k in keys]) < self.prompt_dropout
                 caption = ["" if gone else c for c, gone in zip(caption, drop.tolist(), strict=True)]
-            timesteps = timesteps.to(moments.device)
+            timesteps = sent(timesteps, moments.device)
             text = self._text(caption)
             # How latents lie in memory decides how convolutions round: from a cache as from the autoencoder.
             noisy = scheduler.add_noise(z, noise, timesteps).contiguous(memory_format=torch.channels_last)

@@ -65,7 +65,7 @@ class Pipeline:
     @torch.no_grad()
     def embed(self, prompts: list[str]) -> Float[Tensor, "b n d"]:
         """What the U-Net attends to: one row per token, padded or cut to the tokenizer's length."""
-        return self.text_encoder(self.ids(prompts).to(self.text_encoder.device))[0]
+        return self.text_encoder(sent(self.ids(prompts), self.text_encoder.device))[0]
 
     def ids(self, prompts: list[str]) -> Int[Tensor, "b n"]:
         """Token ids, remembered: a caption comes again in every epoch."""
@@ -175,6 +175,11 @@ def _spelling_tokenizer() -> CLIPTokenizer:
     words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {word: index for index, word in enumerate(words)}
     return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77)
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A small tensor on its way to a device: a GPU takes it when it comes to it, and is not waited for."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def moments(vae: AutoencoderKL | AutoencoderTiny, image: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b n h w"]:
