@@ -154,5 +154,5 @@ def test_what_goes_on_is_the_same_run_of_wandb(mode, begin, at, server, made, re
     assert any(
         json.loads(about["config"] or "{}").get("resumed_from", {}).get("value") == origin for about in server.runs
     )
-    assert {"preempting": True} in server.told
+    assert any(told.get("preempting") for told in server.told)
     assert [told["exitcode"] for told in server.told if "exitcode" in told] == [STOPPED, 0]
