@@ -28,7 +28,8 @@ def beside(path: Path) -> Iterator[Path]:
             f"{path} could not be written: {reason}; make room or choose another folder (runs=DIR)."
         ) from None
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # there is none, or its disk has become read-only
+            draft.unlink()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -20,7 +21,7 @@ import yaml
 from lumen.config import dump
 from lumen.errors import Mistake, RunBusy, UnknownName
 from lumen.files import write
-from lumen.schema import PLACE, Config
+from lumen.schema import PLACE, SHARES, Config
 
 LOCKS: set[IO] = set()  # of the folders that this process holds
 LIBRARIES = ("torch", "lightning", "diffusers", "transformers", "timm", "open_clip_torch", "wandb", "omegaconf")
@@ -28,7 +29,8 @@ LIBRARIES = ("torch", "lightning", "diffusers", "transformers", "timm", "open_cl
 
 def name_of(config: Config) -> str:
     """The flags of a run in a fixed order, as a folder name: only what changes the result."""
-    return _joined({key: value for key, value in config.flags.items() if key not in PLACE})
+    flags = {key: value for key, value in config.flags.items() if key not in PLACE}
+    return _joined(_together(flags, dump(config)))
 
 
 def eval_of(place: Path, config: Config) -> Path:
@@ -105,7 +107,16 @@ def digest(config: Config) -> str:
 def _decisive(tree: dict[str, Any]) -> dict[str, Any]:
     """Of a config what decides on a run's results, by dotted keys."""
     records = ("flags.", "defaults.")
-    return {k: v for k, v in flat(tree).items() if k not in PLACE and not k.startswith(records)}
+    settings = {k: v for k, v in flat(tree).items() if k not in PLACE and not k.startswith(records)}
+    return _together(settings, tree)
+
+
+def _together(settings: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
+    """Of an elastic run the images of a step, however they are shared out among processes and micro-batches."""
+    if not tree.get("elastic"):
+        return settings
+    rest = {key: value for key, value in settings.items() if key not in SHARES}
+    return rest | {"together": math.prod(tree[share] for share in SHARES)}
 
 
 def same_data(folder: Path, fingerprint: str) -> None:

@@ -25,6 +25,7 @@ class Checkpoints(Callback):
         best: a validation figure; the checkpoint with the lowest is kept too.
         facts: what every checkpoint's record says besides.
         validated: whether the validation after a step has been logged.
+        elastic: whether a run may go on with its images shared out otherwise.
     """
 
     def __init__(
@@ -35,13 +36,23 @@ class Checkpoints(Callback):
         best: str | None = None,
         facts: dict[str, Any] | None = None,
         validated: Callable[[int], bool] = lambda step: False,
+        elastic: bool = False,
     ):
         self.folder, self.every, self.keep, self.best = folder, every, keep, best
-        self.facts, self.validated = facts, validated
+        self.facts, self.validated, self.elastic = facts, validated, elastic
         self.saved = -1
+
+    def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self.elastic:
+            _share_anew(checkpoint, trainer.accumulate_grad_batches)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.saved = trainer.global_step
+        if self.saved != (first := trainer.strategy.broadcast(self.saved)):
+            raise BadCheckpoint(
+                f"in {self.folder} this process found step {self.saved}, and the first one step {first}; all nodes "
+                "must see the same runs= folder: repeat the command once they do."
+            )
         if trainer.is_global_zero:
             for draft in self.folder.glob(".*.part"):  # of saves that were killed; the folder is this run's alone
                 draft.unlink(missing_ok=True)
@@ -125,3 +136,17 @@ def _validate(trainer: Trainer) -> None:
     trainer.validating = True
     loop.run()
     trainer.training = True
+
+
+def _share_anew(checkpoint: dict[str, Any], accumulate: int) -> None:
+    """Counts the micro-batches of a checkpoint as if its steps had been taken with this many each.
+
+    The order of the images follows from how many have been seen; so it goes on, for steps of as many images. What a
+    loader says of its share is left out, for it would refuse another.
+    """
+    loop = checkpoint["loops"]["fit_loop"]
+    for counts in (loop["epoch_loop.batch_progress"][part] for part in ("total", "current")):
+        change = checkpoint["global_step"] * accumulate - counts["processed"]
+        counts.update({name: count + change for name, count in counts.items()})
+    for loader in loop["state_dict"].get("combined_loader", []):
+        loader.pop("batch"), loader.pop("world")

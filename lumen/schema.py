@@ -86,6 +86,7 @@ class Config:
     strategy: str
     compile: bool
     exact: bool
+    elastic: bool
     stop_after: str | None
     runs: str
     wandb: Literal["auto", "online", "offline", "disabled"]
@@ -104,9 +105,11 @@ class Config:
 
 # Where and how a run is made, not what it computes: these flags do not name its folder.
 # devices and nodes do: a batch is per device, so they change how many images make a step.
-PLACE = {"runs", "workers", "accelerator", "strategy", "compile", "exact", "stop_after", "wandb", "project", "keep",
-         "best", "cache", "cache_gb", "cache_text", "every.log", "every.validate", "every.checkpoint", "data.root",
+PLACE = {"runs", "workers", "accelerator", "strategy", "compile", "exact", "elastic", "stop_after", "wandb", "project",
+         "keep", "best", "cache", "cache_gb", "cache_text", "every.log", "every.validate", "every.checkpoint", "data.root",
          "seed"}  # fmt: skip
+# How the images of a step are shared out; of an elastic run only their product counts.
+SHARES = ("batch", "accumulate", "devices", "nodes")
 POSITIVE = {"size", "steps", "batch", "accumulate", "devices", "nodes", "lr", "sampling.steps", "sampling.images",
             "measure.images", "measure.samples", "every.log", "every.validate", "every.checkpoint", "validation",
             "keep", "cache_gb"}  # fmt: skip

@@ -15,7 +15,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from lumen.files import lines, write
-from lumen.signals import Stopped
+from lumen.signals import STOPPED, Stopped
+
+FINISH = 120.0  # seconds that the end of a run waits for W&B; what it has not taken then can be synced later
 
 
 class Journal(Logger):
@@ -24,13 +26,14 @@ class Journal(Logger):
     def __init__(self, path: Path, step: int | None):
         """Lines from `step` on are dropped, for they will be written again; None leaves the file to another rank."""
         super().__init__()
-        self.path = path
+        self.path, self.late = path, ""
         self.told: set[tuple] = set()  # steps and what was logged of them
         if step is not None and path.exists():
             kept = [line for line in lines(path) if line["step"] < step]
             write(path, "".join(json.dumps(line) + "\n" for line in kept))
             for line in kept:
                 _new(self, line, line["step"])
+        self.size = path.stat().st_size if path.exists() else 0
 
     name, version = "metrics", ""
 
@@ -45,8 +48,12 @@ class Journal(Logger):
         return any(there == step and name in names for there, names in self.told)
 
     def _append(self, line: dict[str, float | int | None]) -> None:
-        with open(self.path, "a") as file:
-            file.write(json.dumps(line) + "\n")
+        """Writes a line, and first those that a full disk had no room for."""
+        self.late += json.dumps(line) + "\n"
+        with open(self.path, "ab") as file:
+            file.truncate(self.size)  # part of a line may have been written
+            file.write(self.late.encode())
+        self.size, self.late = self.path.stat().st_size, ""
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         """config.yaml has them."""
@@ -89,12 +96,16 @@ def _or_say(logger: Logger, name: str, log: Callable[[], None]) -> None:
 
 
 @rank_zero_only
-def tracker(mode: str, folder: Path, config: dict[str, Any], identity: dict[str, Any]) -> Tracker | None:
+def tracker(mode: str, folder: Path, config: dict[str, Any], identity: dict[str, Any], step: int = 0) -> Tracker | None:
     """The run's W&B logger, the same run again when the command is repeated; None where it is disabled.
+
+    Offline, each time is a file of its own, under the same id: `wandb sync` appends them in the order in which they
+    began. From the second on they say what they continue, as config.resumed_from.
 
     Args:
         mode: auto, online, offline or disabled; auto is online where there is a key and an answer.
         identity: project, id, name, group, job_type and tags.
+        step: that the run goes on from.
     """
     if mode == "auto" and os.environ.get("WANDB_MODE") in ("disabled", "dryrun"):
         mode = {"disabled": "disabled", "dryrun": "offline"}[os.environ["WANDB_MODE"]]
@@ -103,15 +114,19 @@ def tracker(mode: str, folder: Path, config: dict[str, Any], identity: dict[str,
     online = mode == "online" or (mode == "auto" and has_key())
     # An id from the environment belongs to a W&B sweep agent, which looks for its run under it.
     identity = identity | {"id": os.environ.get("WANDB_RUN_ID", identity["id"])}
-    settings = wandb.Settings(init_timeout=30, console="off", silent=True)
+    if step:
+        config = config | {"resumed_from": {"id": identity["id"], "step": step}}
+    settings = wandb.Settings(init_timeout=30, finish_timeout=FINISH, console="off", silent=True)
     for attempt in ("online", "offline") if online else ("offline",):
         try:
-            resume = {"resume": "allow"} if attempt == "online" else {}
-            run = wandb.init(mode=attempt, dir=folder, config=config, settings=settings, **identity, **resume)
+            run = wandb.init(
+                mode=attempt, dir=folder, config=config, settings=settings, resume="allow", **identity
+            )  # allowed offline too, or what is synced later would begin anew at W&B's step 0
             break
         except wandb.errors.Error as error:
             then = "logged offline" if attempt == "online" else "logged in metrics.jsonl only"
             print(f"W&B does not answer ({str(error).partition(chr(10))[0]}); this run is {then}.")
+            wandb.teardown()  # else the id is still in use
             if attempt == "offline":
                 return None
     if run.offline:
@@ -121,21 +136,23 @@ def tracker(mode: str, folder: Path, config: dict[str, Any], identity: dict[str,
 
 @contextmanager
 def closing() -> Iterator[None]:
-    """Ends the W&B run that was begun inside, as failed where an exception leaves: an open one would be reused.
+    """Ends the W&B run that was begun inside, with the command's exit code: an open one would be reused.
 
-    One of a W&B sweep that was told to stop is marked as preempted, so that the next free agent goes on with it.
+    W&B shows as preempted, and not as failed, what was told to stop; of a sweep of its own the next free agent
+    goes on with it.
     """
-    failed = 1
+    code = 1
     try:
         yield
-        failed = 0
+        code = 0
     except Stopped:
-        if wandb.run is not None and "WANDB_SWEEP_ID" in os.environ:
+        code = STOPPED
+        if wandb.run is not None:
             wandb.run.mark_preempting()
         raise
     finally:
         if wandb.run is not None:
-            wandb.finish(exit_code=failed)
+            wandb.finish(exit_code=code)
 
 
 def has_key() -> bool:

@@ -11,7 +11,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
 from lumen import checkpoints, folder, tracking
 from lumen.build import accelerator, precision
@@ -37,8 +37,10 @@ def make_trainer(
 ) -> Trainer:
     """Lightning's Trainer for this config: one epoch, which is the whole run."""
     _quiet()
+    _as_started(config)
     step = checkpoints.step_of(start) if start else 0
-    tracker = tracking.tracker(config.wandb, place, dump(config), _identity(config, place, job)) if first() else None
+    identity = _identity(config, place, job)
+    tracker = tracking.tracker(config.wandb, place, dump(config), identity, step) if first() else None
     journal = tracking.Journal(place / "metrics.jsonl", step if first() else None)
     saver = Checkpoints(
         place / "checkpoints",
@@ -47,6 +49,7 @@ def make_trainer(
         config.best,
         {"config": folder.digest(config)},
         validated=lambda step: journal.has(step - 1, "val/loss"),
+        elastic=config.elastic,
     )
     callbacks = [
         Progress(refresh_rate=config.every.log),
@@ -78,6 +81,8 @@ def make_trainer(
 def _trainer(config: Config, place: Path, loggers: list[Logger], callbacks: list[Callback]) -> Trainer:
     # Requeueing by Lightning would save from inside a signal handler, in the middle of a step.
     slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+    if slurm and config.devices * config.nodes > 1:  # Lightning would, once half a run's folder is made
+        slurm[0].validate_settings(config.devices, config.nodes)
     return Trainer(
         accelerator=accelerator(config),
         devices=config.devices,
@@ -116,6 +121,22 @@ def _strategy(config: Config) -> str:
 def first() -> bool:
     """Whether this process is the one that the others of the run follow, known before they are connected."""
     return all(int(os.environ.get(name, 0)) == 0 for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK"))
+
+
+def _as_started(config: Config) -> None:
+    """
+    Raises:
+        BadConfig: torchrun has started another number of processes than the config says; without ranks that it knows
+            of, each would be a run of its own in the same folder. Of SLURM's, Lightning says so.
+    """
+    if not TorchElasticEnvironment.detect():
+        return
+    each, all_of_them = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+    if (each, all_of_them) != (config.devices, config.devices * config.nodes):
+        raise BadConfig(
+            f"torchrun has started {each} processes on this node and {all_of_them} in all, which is not "
+            f"devices={config.devices} nodes={config.nodes}; write devices={each} nodes={all_of_them // each}."
+        )
 
 
 def at_step(trainer: Trainer, step: int) -> None:

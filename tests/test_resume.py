@@ -19,6 +19,7 @@ from lumen.__main__ import main
 from lumen.build import build_data
 from lumen.checkpoints import found, step_of
 from lumen.config import load
+from lumen.errors import BadCheckpoint, RunBusy
 from lumen.evidence import Witness, digest
 from lumen.module import LayoutModule
 from lumen.signals import STOPPED
@@ -152,3 +153,33 @@ def test_a_folder_is_free_once_its_run_has_died_though_its_workers_have_not(tmp_
         assert worker.is_alive()
     worker.kill()
     worker.join()
+
+
+def test_another_number_of_processes_is_refused(tmp_path, monkeypatch, capsys):
+    """Where a flag says it, it names another run; where the experiment's file or torchrun does, a sentence does."""
+    two, four = load("scenes", [*TINY, "devices=2"]), load("scenes", [*TINY, "devices=4"])
+    assert folder.place_of(two) != folder.place_of(four)
+    folder.settle(tmp_path, two)
+    with pytest.raises(RunBusy, match="devices was 2, is now 4"):
+        folder.settle(tmp_path, four)
+    loader = build_data(load("scenes", [*TINY, "data.images=40"])).train_dataloader()
+    with pytest.raises(BadCheckpoint, match="cannot go on in the same order: world was 2 and is 1; set it back"):
+        loader.load_state_dict(loader.state_dict() | {"world": 2})
+    monkeypatch.chdir(tmp_path)
+    started = {"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "LOCAL_RANK": "1", "GROUP_RANK": "0"}
+    for name, value in (started | {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}).items():
+        monkeypatch.setenv(name, value)
+    assert main(["train", "scenes", *TINY, *QUIET, "devices=4", "validation=4"]) == 2
+    assert "2 processes on this node and 4 in all, which is not devices=4 nodes=1" in (told := capsys.readouterr().err)
+    assert "write devices=2 nodes=2" in told
+
+
+def test_an_elastic_run_is_the_same_however_its_steps_are_shared_out(tmp_path):
+    shares = [["devices=2", "batch=4"], ["batch=8"], ["nodes=2", "batch=1", "accumulate=4"], ["batch=4", "devices=4"]]
+    runs = [load("scenes", [*TINY, "elastic=true", *flags]) for flags in shares]
+    places, digests = ([of(run) for run in runs] for of in (folder.place_of, folder.digest))
+    assert len({*places[:3]}) == len({*digests[:3]}) == 1 and places[3] != places[0] and digests[3] != digests[0]
+    folder.settle(tmp_path, runs[0])
+    folder.settle(tmp_path, runs[1])
+    with pytest.raises(RunBusy, match="together was 8, is now 16"):
+        folder.settle(tmp_path, runs[3])

@@ -23,6 +23,21 @@ def test_a_journal_that_goes_on_drops_what_will_be_written_again(tmp_path):
     assert [line["step"] for line in lines] == [0, 1, 2, 3] and lines[-1] == {"step": 3, "train/loss": 30}
 
 
+def test_a_journal_that_had_no_room_writes_its_lines_later(tmp_path, capsys):
+    path = tmp_path / "there" / "metrics.jsonl"
+    path.parent.mkdir()
+    journal = Journal(path, 0)
+    journal.log_metrics({"train/loss": 0.0}, 0)
+    path.parent.rename(tmp_path / "gone")
+    journal.log_metrics({"train/loss": 1.0}, 1)
+    (tmp_path / "gone").rename(path.parent)
+    with open(path, "a") as file:
+        file.write('{"step": 1, "tr')  # of it no more was written
+    journal.log_metrics({"train/loss": 2.0}, 2)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 1, 2] and "takes no more figures" in capsys.readouterr().out
+
+
 def test_a_rank_that_does_not_write_leaves_the_file_alone(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 9}\n')
     Journal(tmp_path / "metrics.jsonl", None)
