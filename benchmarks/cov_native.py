@@ -1,4 +1,4 @@
-"""The covariance of every cell of three layers of half the width, quarter the count: 320 at 16² and 32², 160 at 64²."""
+"""The covariance of every cell of three layers, a quarter of SD's width: 320 at 16² and 32², 160 at 64²."""
 
 import torch
 import torch.nn.functional as F

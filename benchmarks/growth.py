@@ -113,26 +113,31 @@ def measured(work: Work) -> tuple[float, float]:
     return found
 
 
+def drawn(found: dict[str, list[tuple[float, float]]]) -> Figure:
+    """Time above memory, a column for each thing that grows."""
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    panels = figure.subplots(2, len(found), sharex="col")
+    for column, (name, figures) in zip(panels.T, found.items(), strict=True):
+        what, _, made = name.partition(": ")
+        sizes = PANELS[name][1]
+        for panel, values, colour in zip(column, zip(*figures, strict=True), ("C0", "C1"), strict=True):
+            panel.plot(sizes, values, "o-", color=colour, markersize=3)
+            panel.set(xticks=sizes, xlim=(0, 1.06 * sizes[-1]), ylim=(0, 1.2 * max(values)))
+        column[0].set_title(made, fontsize=9)
+        column[1].set_xlabel(what)
+    panels[0, 0].set_ylabel("processor time, s")
+    panels[1, 0].set_ylabel("further memory, MB")
+    return figure
+
+
 def main() -> None:
     torch.set_num_threads(1)
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
-    panels = figure.subplots(2, len(PANELS), sharex="col")
-    for number, (name, (work, sizes)) in enumerate(PANELS.items()):
-        found = []
-        for size in sizes:
-            found.append(measured(work(size)))
-            print(f"{name}: {size}: {found[-1][0]:.3g} s, {found[-1][1]:.0f} MB", flush=True)
-        for panel, values, colour in zip(panels[:, number], zip(*found, strict=True), ("C0", "C1"), strict=True):
-            panel.plot(sizes, values, "o-", color=colour, markersize=3)
-            panel.set_ylim(bottom=0)
-            panel.set_xlim(left=0)
-        what, _, made = name.partition(": ")
-        panels[0, number].set_title(made, fontsize=9)
-        panels[1, number].set_xlabel(what)
-    panels[0, 0].set_ylabel("processor time, s")
-    panels[1, 0].set_ylabel("memory beside the program, MB")
-    image(figure).quantize(64).save(PLACE, optimize=True)
-    print(f"{PLACE}: {PLACE.stat().st_size // 1024} KB")
+    found = {}
+    for name, (work, sizes) in PANELS.items():
+        found[name] = [measured(work(size)) for size in sizes]
+        for size, (seconds, megabytes) in zip(sizes, found[name], strict=True):
+            print(f"{name}: {size}: {seconds:.3g} s, {megabytes:.0f} MB", flush=True)
+    image(drawn(found)).quantize(64).save(PLACE, optimize=True)
 
 
 if __name__ == "__main__":
