@@ -106,8 +106,8 @@ class Config:
 # Where and how a run is made, not what it computes: these flags do not name its folder.
 # devices and nodes do: a batch is per device, so they change how many images make a step.
 PLACE = {"runs", "workers", "accelerator", "strategy", "compile", "exact", "elastic", "stop_after", "wandb", "project",
-         "keep", "best", "cache", "cache_gb", "cache_text", "every.log", "every.validate", "every.checkpoint", "data.root",
-         "seed"}  # fmt: skip
+         "keep", "best", "cache", "cache_gb", "cache_text", "every.log", "every.validate", "every.checkpoint",
+         "data.root", "seed"}  # fmt: skip
 # How the images of a step are shared out; of an elastic run only their product counts.
 SHARES = ("batch", "accumulate", "devices", "nodes")
 POSITIVE = {"size", "steps", "batch", "accumulate", "devices", "nodes", "lr", "sampling.steps", "sampling.images",

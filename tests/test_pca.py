@@ -8,7 +8,8 @@ from sklearn.decomposition import PCA
 from lumen.contracts import resize
 from lumen.errors import BasisMismatch
 from lumen.moments import Moments
-from lumen.pca import Basis, principal_axes, project, vectors_at
+from lumen.native import joint
+from lumen.pca import Basis, axes_of, principal_axes, project, vectors_at
 
 N, C, K = 600, 24, 6
 
@@ -51,6 +52,46 @@ def test_axes_do_not_depend_on_the_sign_of_a_solver(vectors):
     assert torch.allclose(there, here[order], atol=1e-9)
 
 
+def test_moments_do_not_depend_on_the_batches_that_vectors_came_in(vectors):
+    one, other = Moments(C), Moments(C)
+    drawn = torch.from_numpy(vectors).float()
+    one.update(drawn)
+    for part in drawn.split(37):
+        other.update(part)
+    assert one.count == other.count == N
+    assert torch.equal(one.mean, other.mean) and torch.equal(one.covariance(), other.covariance())
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """More channels than MANY, fewer vectors than are multiplied at once; fp32, with a mean of the deviations' size."""
+    rng = np.random.default_rng(0)
+    mixed = rng.normal(size=(900, 640)) * np.arange(1, 641) ** -0.7 @ np.linalg.qr(rng.normal(size=(640, 640)))[0]
+    return (mixed + rng.normal(size=640)).astype(np.float32)
+
+
+def test_axes_of_few_wide_vectors_are_sklearns_without_their_covariance(wide, monkeypatch):
+    reference = PCA(K, svd_solver="full").fit(wide.astype(float))
+    moments = Moments(640)
+    for part in torch.from_numpy(wide).split(100):
+        moments.update(part)
+    monkeypatch.setattr(Moments, "covariance", lambda _: pytest.fail("it was worked out"))
+    axes, variance = axes_of(moments, K)
+    apart = axes - torch.from_numpy(reference.components_.T) @ (torch.from_numpy(reference.components_) @ axes)
+    assert torch.linalg.svdvals(apart).max() < 1e-3
+    assert np.allclose(variance, reference.explained_variance_, rtol=1e-5)
+    assert np.allclose(moments.mean, wide.astype(float).mean(0), atol=1e-6)
+    assert float(moments.variance()) == pytest.approx(wide.astype(float).var(0, ddof=1).sum(), rel=1e-6)
+    assert torch.equal(axes_of(moments, K)[0], axes)
+
+
+def test_axes_that_are_hard_to_tell_apart_come_from_the_covariance():
+    moments = Moments(640)
+    moments.update(torch.randn(2000, 640, generator=torch.Generator().manual_seed(0)))
+    found, expected = axes_of(moments, K), principal_axes(moments.covariance(), K)
+    assert all(torch.allclose(*pair, atol=1e-4) for pair in zip(found, expected, strict=True))
+
+
 @pytest.mark.parametrize("k", [0, C + 1])
 def test_no_more_axes_than_channels(k):
     with pytest.raises(ValueError, match=f"{k} components"):
@@ -81,6 +122,34 @@ def test_vectors_at_cells_are_those_of_the_joint_map(maps):
     expected = naive(maps).flatten(2).transpose(1, 2)
     expected = torch.stack([e[c] for e, c in zip(expected, cells, strict=True)]).flatten(0, 1)
     assert torch.allclose(vectors_at(maps, cells), expected, atol=1e-5)
+
+
+SIZES = {
+    "finer and finer": [(4, 5), (8, 10), (16, 20)],
+    "no whole multiples": [(5, 7), (8, 9), (13, 15)],
+    "of one size": [(6, 6), (6, 6)],
+    "one map": [(7, 5)],
+    "one is shrunk": [(12, 18), (4, 5), (8, 9)],
+    "shrunk in one direction": [(4, 18), (8, 9)],
+}
+
+
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+def test_the_covariance_at_native_resolution_is_that_of_the_joint_features(sizes):
+    draw = torch.Generator().manual_seed(0)
+    batches = [
+        [torch.randn(b, 3 + i, *size, generator=draw).double() * (i + 1) + 5 for i, size in enumerate(sizes)]
+        for b in (3, 2)
+    ]
+    native, explicit = (Moments(sum(3 + i for i in range(len(sizes)))) for _ in range(2))
+    for maps in batches:
+        native.add(*joint(maps))
+        explicit.update(naive(maps).movedim(1, -1).flatten(0, 2))
+    assert native.count == explicit.count == 5 * sizes[-1][0] * sizes[-1][1]
+    assert torch.allclose(native.mean, explicit.mean, rtol=1e-12)
+    found, expected = native.covariance(), explicit.covariance()
+    assert (found - expected).norm() < 1e-12 * expected.norm()
+    assert torch.allclose(principal_axes(found, 2)[0], principal_axes(expected, 2)[0], atol=1e-10)
 
 
 def test_a_basis_comes_back_whole_from_its_file(tmp_path):

@@ -12,8 +12,9 @@ from torch import Tensor
 from lumen.contracts import Backbone, Batch, Conditioning
 from lumen.errors import BadConfig
 from lumen.moments import Moments
+from lumen.native import joint
 from lumen.order import generator
-from lumen.pca import TENSORS, Basis, principal_axes, project, vectors_at
+from lumen.pca import TENSORS, Basis, axes_of, project, vectors_at
 from lumen.pictures import colours
 from lumen.registry import conditionings
 
@@ -111,7 +112,10 @@ class NeuralLayout(Conditioning):
         moments = Moments(self.backbone.channels, self.mean.device)
         for batch in batches:
             maps = self.backbone.maps(batch.image.to(self.mean.device))
-            moments.update(vectors_at(maps, _cells(maps[-1].shape[-2:], each, seed, batch.id)))
+            if each is None or each >= maps[-1][0, 0].numel():
+                moments.add(*joint(maps))
+            else:
+                moments.update(vectors_at(maps, _cells(maps[-1].shape[-2:], each, seed, batch.id)))
         moments.reduce()
         self.use(self._basis(moments, seed, fingerprint), "this basis")
 
@@ -149,24 +153,20 @@ class NeuralLayout(Conditioning):
             self.basis().check(self.backbone.identity, "the basis in this checkpoint")
 
     def _basis(self, moments: Moments, seed: int, fingerprint: str) -> Basis:
-        covariance = moments.covariance()
-        axes, variance = principal_axes(covariance, self.axes.shape[1])
+        axes, variance = axes_of(moments, self.axes.shape[1])
         contract = {
             "backbone": dict(self.backbone.identity),
             "components": self.axes.shape[1],
             "vectors": moments.count,
             "seed": seed,
             "data": fingerprint,
-            "explained": float(variance.sum() / covariance.trace()),
+            "explained": float(variance.sum() / moments.variance()),
         }
         scale = variance.mean().sqrt().clamp(min=1e-12).expand_as(variance)
         return Basis(*(part.float() for part in (moments.mean, axes, variance, scale)), contract)
 
 
-def _cells(grid: tuple[int, int], each: int | None, seed: int, ids: list[str]) -> Int[Tensor, "b n"]:
-    """Which cells of the finest map to look at: `each` random ones per image, or all."""
+def _cells(grid: tuple[int, int], each: int, seed: int, ids: list[str]) -> Int[Tensor, "b n"]:
+    """Which cells of the finest map to look at: `each` random ones per image."""
     total = grid[0] * grid[1]
-    if each is None or each >= total:
-        return torch.arange(total).expand(len(ids), -1)
-    picks = [torch.randperm(total, generator=generator(seed, "cells", i))[:each] for i in ids]
-    return torch.stack(picks)
+    return torch.stack([torch.randperm(total, generator=generator(seed, "cells", i))[:each] for i in ids])

@@ -1,0 +1,37 @@
+"""LPIPS diversity of ten samples of each of two images, 128 px: 45 distances each."""
+
+from itertools import combinations
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from torchmetrics.functional.image.lpips import _LPIPS
+
+from lumen.contracts import Batch
+from lumen.metrics import lpips
+
+PEER = "torchmetrics' LPIPS network on every pair"
+LIBRARIES = ("torchmetrics", "torch")
+ROUNDS = 5
+APART = 1e-5
+TARGET = 8
+FLOPS = 8.0
+
+
+def inputs(small: bool = False) -> tuple:
+    """A trunk without weights: these would have to be fetched, and take as long."""
+    torch.manual_seed(0)
+    network = _LPIPS(pretrained=True, net="alex", pnet_rand=True).eval().requires_grad_(False)
+    with patch.object(lpips, "_published", lambda _: network):
+        metric = lpips.Diversity("alex")
+    painted = torch.rand(2, 10, 3, 64 if small else 128, 64 if small else 128) * 2 - 1
+    return network, metric, painted
+
+
+def peer(network: nn.Module, metric: lpips.Diversity, painted: Tensor) -> Tensor:
+    pairs = [network(one, other).flatten() for one, other in combinations(painted.unbind(1), 2)]
+    return torch.stack(pairs).mean(0)
+
+
+def ours(network: nn.Module, metric: lpips.Diversity, painted: Tensor) -> Tensor:
+    return metric.each(Batch(painted[:, 0], ["", ""], ["a", "b"]), painted)
