@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -87,6 +88,8 @@ def outline(config: Config) -> tuple[LayoutModule, str | None]:
         except WeightsMissing:
             uncounted = config.conditioning["name"]
             module = build_module(replace(config, conditioning={"name": "blank"}), data)
+    if not config.diffusion.checkpointing:  # the U-Net is held once, and another forecast may have asked for it
+        module.diffusion.pipeline.unet.disable_gradient_checkpointing()
     if set(module.conditioning.networks) - {"backbone"}:
         uncounted = config.conditioning["name"]
     return module, uncounted
@@ -219,7 +222,7 @@ def _placed(module: LayoutModule, live: Live) -> dict[str, int]:
     return held
 
 
-def _counted(work: Callable[[], Tensor]) -> tuple[Tensor, int]:
+def _counted(work: Callable[[], Any]) -> tuple[Any, int]:
     with FlopCounterMode(display=False) as counter:
         done = work()
     return done, counter.get_total_flops()

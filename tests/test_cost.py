@@ -7,6 +7,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
+from lumen import pipeline
 from lumen.__main__ import main
 from lumen.build import build_data, build_module
 from lumen.config import load
@@ -14,7 +15,6 @@ from lumen.cost import cost, flops, outline
 from lumen.diffusion import ControlledDiffusion
 from lumen.errors import BadConfig
 from lumen.footprint import Live, backward, followed, place
-from lumen.pipeline import load as pipeline
 from lumen.registry import conditionings
 from lumen.speeds import GPUS
 
@@ -55,7 +55,7 @@ def _step(diffusion: ControlledDiffusion, live: Live) -> list[int]:
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_memory_is_forecast_as_real_tensors_take_it(checkpointing):
     def built() -> ControlledDiffusion:
-        return ControlledDiffusion(pipeline("none", "tiny"), 3, checkpointing=checkpointing)
+        return ControlledDiffusion(pipeline.load("none", "tiny"), 3, checkpointing=checkpointing)
 
     try:
         real = built()
@@ -70,7 +70,7 @@ def test_memory_is_forecast_as_real_tensors_take_it(checkpointing):
                 place(network, set())
             assert _step(outlined, live) == pytest.approx(taken, rel=1e-3)  # but for a few constants of 512 bytes
     finally:
-        pipeline.__globals__["_load"].cache_clear()  # these have been changed
+        pipeline._load.cache_clear()  # these have been changed
 
 
 def test_halves_are_kept_as_autocast_keeps_them_on_a_gpu():
