@@ -44,7 +44,7 @@ class Table:
 
     def config(self, row: Row, seed: int, anew: Sequence[str] = ()) -> Config:
         """What a row is trained with, or measured anew with under further flags; shared, so nobody may change it."""
-        key = (*self.flags(row, seed), EVAL, *anew)
+        key = (self.base, *self.flags(row, seed), EVAL, *anew)
         if key not in self.configs:
             whole = reload(dump(self.config(row, seed)), anew) if anew else load(self.base, self.flags(row, seed))
             self.configs[key] = whole

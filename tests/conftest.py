@@ -37,6 +37,11 @@ import pytest
 import torch
 
 
+def pytest_xdist_auto_num_workers(config) -> int:
+    """Two processes for the whole suite; a few files are tested sooner in this one, which has imported already."""
+    return 2 if config.args == config.getini("testpaths") else 0
+
+
 @pytest.fixture(scope="session")
 def pipeline():
     """The untrained small Stable Diffusion; shared, so no test may change it."""

@@ -75,8 +75,10 @@ def _kill_twice(home: Path) -> None:
 
 
 def _runs(process: Path, words: str) -> bool:
+    """Whether it is of these words and works where the test does: others may test on this machine."""
     try:
-        return words in (process / "cmdline").read_text().replace("\0", " ")
+        here = (process / "cwd").readlink() == Path.cwd()
+        return here and words in (process / "cmdline").read_text().replace("\0", " ")
     except OSError:
         return False
 
