@@ -10,7 +10,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from backbones.sd import SD
 from lumen.contracts import resize
 from lumen.pca import project
-from lumen.pipeline import encode, load
+from lumen.pipeline import latent, load
 
 PEER = "the whole U-Net with hooks; maps resized, concatenated, centred and projected"
 LIBRARIES = ("diffusers", "torch")
@@ -43,7 +43,7 @@ def inputs(small: bool = False) -> tuple:
 
 @torch.no_grad()
 def peer(backbone: SD, image: Tensor, mean: Tensor, axes: Tensor, scale: Tensor) -> Tensor:
-    z = encode(backbone.vae, image)[0] * backbone.vae.config.scaling_factor
+    z = latent(backbone.vae, image)
     noise = torch.randn((1, *z.shape[1:]), generator=torch.Generator().manual_seed(backbone.seed)).expand_as(z)
     t = torch.full((len(z),), backbone.timestep)
     maps: list[Tensor] = []

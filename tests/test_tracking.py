@@ -74,16 +74,13 @@ def test_an_offline_run_is_ended_when_training_is(tmp_path):
     assert wandb.run is None
 
 
-@pytest.mark.parametrize("agent", [True, False])
-def test_a_run_of_an_agent_that_is_told_to_stop_is_marked_for_the_next_agent(agent, tmp_path, monkeypatch):
+def test_a_run_that_is_told_to_stop_is_marked_for_the_next_agent(tmp_path, monkeypatch):
     marked = []
     monkeypatch.setattr(wandb.Run, "mark_preempting", lambda run: marked.append(run.id))
     with pytest.raises(Stopped), tracking.closing():
         tracking.tracker("offline", tmp_path, {}, IDENTITY)
-        if agent:
-            monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
         raise Stopped
-    assert marked == (["abc"] if agent else []) and wandb.run is None
+    assert marked == ["abc"] and wandb.run is None
 
 
 @pytest.mark.parametrize(
