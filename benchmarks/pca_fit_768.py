@@ -5,7 +5,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from lumen.moments import Moments
-from lumen.pca import axes_of
+from lumen.pca import principal_axes
 
 PEER = "sklearn's PCA(20), solver auto"
 LIBRARIES = ("scikit-learn", "numpy", "scipy", "torch")
@@ -33,7 +33,7 @@ def peer(x: Tensor) -> Tensor:
 def ours(x: Tensor) -> Tensor:
     moments = Moments(x.shape[1])
     moments.update(x)
-    return axes_of(moments, 20)[0]
+    return principal_axes(moments.covariance(), 20)[0]
 
 
 def exact(x: Tensor) -> Tensor:

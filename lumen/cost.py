@@ -1,6 +1,7 @@
 """What a run will take before it is started: parameters, FLOPs, memory, cache, disk; nothing is fetched or trained."""
 
 import copy
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -82,7 +83,8 @@ def outline(config: Config) -> tuple[LayoutModule, str | None]:
     """
     data = _data(config)
     config = replace(config, conditioning={k: v for k, v in config.conditioning.items() if k != "basis"})
-    with torch.device("meta"):
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*to a meta parameter")  # which keeps nothing of a file
         try:
             module, uncounted = build_module(config, data), None
         except WeightsMissing:

@@ -17,7 +17,6 @@ def joint(maps: list[Float[Tensor, "b _ _ _"]]) -> tuple[int, Float[Tensor, " c"
     Args:
         maps: (b, c_i, h_i, w_i) each, the finest last.
     """
-    maps = [m.to(torch.promote_types(m.dtype, torch.float32)) for m in maps]
     size, widths = maps[-1].shape[-2:], [m.shape[1] for m in maps]
     ways = [_resizing(m, size) for m in maps]
     # Resizing leaves a constant as it is, so centring may come before it.

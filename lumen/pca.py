@@ -15,15 +15,8 @@ from torch import Tensor
 from lumen.contracts import resize
 from lumen.errors import BasisMismatch
 from lumen.files import write
-from lumen.moments import Moments
-from lumen.order import generator
 
 TENSORS = ("mean", "axes", "variance", "scale")
-MANY = 512  # channels; of fewer a covariance and its axes take milliseconds
-SPARE = 12  # vectors more than axes, so that the last of them is told from the next as fast as the first
-FIRST = 3  # products after which the axes are sought
-PRODUCTS = 12  # of all vectors with the covariance, before it is cheaper to work it out
-ANGLE = 1e-3  # radians that an axis may be off, at worst; mostly it is a third of that
 
 
 @dataclass
@@ -89,41 +82,6 @@ def principal_axes(cov: Float[Tensor, "c c"], k: int) -> tuple[Float[Tensor, "c 
         values, vectors = map(torch.from_numpy, eigh(cov.numpy(), subset_by_index=(len(cov) - k, len(cov) - 1)))
     else:
         values, vectors = torch.linalg.eigh(cov)
-    return _strongest(values, vectors, k)
-
-
-def axes_of(moments: Moments, k: int) -> tuple[Float[Tensor, "c k"], Float[Tensor, " k"]]:
-    """principal_axes() of their covariance, to an angle of 1e-3 where few vectors of many channels were seen.
-
-    Then the covariance is not worked out, but multiplied by: a block Krylov method. The best axes are sought in the
-    space of some first vectors (more than k, of a fixed seed), their products, the products of those and so on, until
-    what they lack to be eigenvectors is small beside the gap to the next. Where variances are all but equal, it is
-    given up.
-
-    Source: Musco and Musco 2015, arXiv:1504.05477; the angle as Davis and Kahan 1970.
-    """
-    width = k + SPARE
-    if not moments.few or moments.channels < max(MANY, PRODUCTS * width):
-        return principal_axes(moments.covariance(), k)
-    times, block = moments.times(), torch.randn(moments.channels, width, generator=generator("axes")).to(moments.mean)
-    space = images = block[:, :0]
-    for known in range(PRODUCTS):
-        for _ in range(2):  # once leaves what rounding mixed in
-            block = torch.linalg.qr(block - space @ (space.T @ block)).Q
-        space, images = torch.cat([space, block], 1), torch.cat([images, times(block)], 1)
-        block = images[:, -width:]
-        if known < FIRST:
-            continue
-        values, mixture = torch.linalg.eigh(space.T @ images)
-        found = space @ mixture[:, -k:]
-        lack = torch.linalg.vector_norm(images @ mixture[:, -k:] - found * values[-k:])
-        if lack <= ANGLE * (values[-k] - values[-width]):
-            return _strongest(values, found, k)
-    return principal_axes(moments.covariance(), k)
-
-
-def _strongest(values: Tensor, vectors: Tensor, k: int) -> tuple[Float[Tensor, "c k"], Float[Tensor, " k"]]:
-    """The last k, which are the largest, with fixed signs."""
     axes = vectors[:, -k:].flip(1)
     largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
     return axes * largest.sign(), values[-k:].flip(0).clamp(min=0)

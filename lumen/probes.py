@@ -22,8 +22,8 @@ def regression(x: Float[Tensor, "n c"], y: Float[Tensor, "n t"]) -> Callable[[Fl
     c = x.shape[1]
     moments = Moments(c + y.shape[1], x.device)
     for some in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
-        moments.update(torch.cat(some, dim=1).double())
-    covariance, mean = moments.covariance() * (1 - 1 / moments.count), moments.mean
+        moments.update(torch.cat(some, dim=1))
+    covariance, mean = moments.scatter / moments.count, moments.mean
     std = covariance.diagonal()[:c].sqrt().clamp(min=1e-6)
     penalty = PENALTY * torch.eye(c, dtype=std.dtype, device=std.device)
     weight = torch.linalg.solve(covariance[:c, :c] / std / std[:, None] + penalty, covariance[:c, c:] / std[:, None])

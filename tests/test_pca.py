@@ -9,7 +9,7 @@ from lumen.contracts import resize
 from lumen.errors import BasisMismatch
 from lumen.moments import Moments
 from lumen.native import joint
-from lumen.pca import Basis, axes_of, principal_axes, project, vectors_at
+from lumen.pca import Basis, principal_axes, project, vectors_at
 
 N, C, K = 600, 24, 6
 
@@ -50,46 +50,6 @@ def test_axes_do_not_depend_on_the_sign_of_a_solver(vectors):
     there, _ = principal_axes(covariance[order][:, order], K)
     here, _ = principal_axes(covariance, K)
     assert torch.allclose(there, here[order], atol=1e-9)
-
-
-def test_moments_do_not_depend_on_the_batches_that_vectors_came_in(vectors):
-    one, other = Moments(C), Moments(C)
-    drawn = torch.from_numpy(vectors).float()
-    one.update(drawn)
-    for part in drawn.split(37):
-        other.update(part)
-    assert one.count == other.count == N
-    assert torch.equal(one.mean, other.mean) and torch.equal(one.covariance(), other.covariance())
-
-
-@pytest.fixture(scope="module")
-def wide():
-    """More channels than MANY, fewer vectors than are multiplied at once; fp32, with a mean of the deviations' size."""
-    rng = np.random.default_rng(0)
-    mixed = rng.normal(size=(900, 640)) * np.arange(1, 641) ** -0.7 @ np.linalg.qr(rng.normal(size=(640, 640)))[0]
-    return (mixed + rng.normal(size=640)).astype(np.float32)
-
-
-def test_axes_of_few_wide_vectors_are_sklearns_without_their_covariance(wide, monkeypatch):
-    reference = PCA(K, svd_solver="full").fit(wide.astype(float))
-    moments = Moments(640)
-    for part in torch.from_numpy(wide).split(100):
-        moments.update(part)
-    monkeypatch.setattr(Moments, "covariance", lambda _: pytest.fail("it was worked out"))
-    axes, variance = axes_of(moments, K)
-    apart = axes - torch.from_numpy(reference.components_.T) @ (torch.from_numpy(reference.components_) @ axes)
-    assert torch.linalg.svdvals(apart).max() < 1e-3
-    assert np.allclose(variance, reference.explained_variance_, rtol=1e-5)
-    assert np.allclose(moments.mean, wide.astype(float).mean(0), atol=1e-6)
-    assert float(moments.variance()) == pytest.approx(wide.astype(float).var(0, ddof=1).sum(), rel=1e-6)
-    assert torch.equal(axes_of(moments, K)[0], axes)
-
-
-def test_axes_that_are_hard_to_tell_apart_come_from_the_covariance():
-    moments = Moments(640)
-    moments.update(torch.randn(2000, 640, generator=torch.Generator().manual_seed(0)))
-    found, expected = axes_of(moments, K), principal_axes(moments.covariance(), K)
-    assert all(torch.allclose(*pair, atol=1e-4) for pair in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("k", [0, C + 1])

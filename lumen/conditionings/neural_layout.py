@@ -14,7 +14,7 @@ from lumen.errors import BadConfig
 from lumen.moments import Moments
 from lumen.native import joint
 from lumen.order import generator
-from lumen.pca import TENSORS, Basis, axes_of, project, vectors_at
+from lumen.pca import TENSORS, Basis, principal_axes, project, vectors_at
 from lumen.pictures import colours
 from lumen.registry import conditionings
 
@@ -113,7 +113,7 @@ class NeuralLayout(Conditioning):
         for batch in batches:
             maps = self.backbone.maps(batch.image.to(self.mean.device))
             if each is None or each >= maps[-1][0, 0].numel():
-                moments.add(*joint(maps))
+                moments.add(*joint([m.double() for m in maps]))
             else:
                 moments.update(vectors_at(maps, _cells(maps[-1].shape[-2:], each, seed, batch.id)))
         moments.reduce()
@@ -153,14 +153,15 @@ class NeuralLayout(Conditioning):
             self.basis().check(self.backbone.identity, "the basis in this checkpoint")
 
     def _basis(self, moments: Moments, seed: int, fingerprint: str) -> Basis:
-        axes, variance = axes_of(moments, self.axes.shape[1])
+        covariance = moments.covariance()
+        axes, variance = principal_axes(covariance, self.axes.shape[1])
         contract = {
             "backbone": dict(self.backbone.identity),
             "components": self.axes.shape[1],
             "vectors": moments.count,
             "seed": seed,
             "data": fingerprint,
-            "explained": float(variance.sum() / moments.variance()),
+            "explained": float(variance.sum() / covariance.trace()),
         }
         scale = variance.mean().sqrt().clamp(min=1e-12).expand_as(variance)
         return Basis(*(part.float() for part in (moments.mean, axes, variance, scale)), contract)
