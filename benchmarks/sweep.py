@@ -1,7 +1,7 @@
 """Four backbones on `scenes`, one after another from one cache, instead of four runs that share nothing.
 
-Whole commands but for their measuring: networks are loaded, axes fitted, the cache filled, a picture drawn. As in the full table
-each image is looked at nine times.
+Whole commands but for their measuring: networks are loaded, axes fitted, the cache filled, a picture drawn. As in the
+full table each image is looked at nine times.
 """
 
 import contextlib
