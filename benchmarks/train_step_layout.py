@@ -49,7 +49,7 @@ def extracted(backbone: SD, image: torch.Tensor, mean: torch.Tensor, axes: torch
     """The layout at the latents' size, features first and their projection last."""
     vae, unet = backbone.vae, backbone.unet
     z = vae.encode(image).latent_dist.mean * vae.config.scaling_factor
-    t = torch.full((len(z),), backbone.timestep)
+    t = torch.full((len(z),), backbone.timestep, device=z.device)
     found: list[torch.Tensor] = []
     hooks = [
         unet.get_submodule(tap).register_forward_hook(

@@ -93,9 +93,7 @@ class Keeper:
         for kind, (each, seconds) in row.items():
             count = sum(len(self.groups[group]) for _, group in self.missing(kind))
             if count and count * each > room:
-                what = (
-                    f"{WORDS[kind]} of {count} images take {count * each / 1e9:.3g} GB, and {room / 1e9:.3g} are free"
-                )
+                what = f"{WORDS[kind]} of {count} images take {amount(count * each)}, there is room for {amount(room)}"
                 return self._refuse(kinds, f"{what}; raise cache_gb, make room, or run `lumen cache prune`")
             room, wait, kinds = room - count * each, wait + count * seconds, [*kinds, kind]
         if row:
@@ -118,8 +116,8 @@ class Keeper:
             begin: at which part of the data set, from 0 to 1.
         """
         left = sorted({place for kind in kinds for place in self.missing(kind)})
-        start = int(begin * len(left))
-        left = left[start:] + left[:start]
+        start, said = int(begin * len(left)), time.perf_counter()
+        left, count = left[start:] + left[:start], len(left)
         while left:
             busy = []
             for place in left:
@@ -128,6 +126,9 @@ class Keeper:
                         self._make(kinds, place)
                 except RunBusy:
                     busy.append(place)
+                if start == 0 and time.perf_counter() - said > 60:
+                    said = time.perf_counter()
+                    say(f"{1 - len({p for kind in kinds for p in self.missing(kind)}) / count:.0%} of it is there.")
             if len(busy) == len(left):
                 time.sleep(1)
             left = busy
