@@ -29,7 +29,7 @@ class Witness(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Batch, index: int
     ) -> None:
-        look = digest([batch.image, batch.caption])
+        look = digest([batch.image, batch.moments, batch.layout, batch.caption])
         seen = {"batch": index, "samples": batch.id, "looks": look, "losses": float(outputs["loss"]).hex()}
         with open(self.place / f"seen-by-{trainer.global_rank}.jsonl", "a") as file:
             file.write(json.dumps(seen) + "\n")
