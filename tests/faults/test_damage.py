@@ -50,7 +50,7 @@ def test_a_batch_is_not_finite(every, begin, made, result, reference):
     class Spoilt(Callback):
         def on_train_batch_start(self, trainer, module, batch, index) -> None:
             if index == 4:
-                batch.image.fill_(math.nan)
+                (batch.image if batch.moments is None else batch.moments).fill_(math.nan)
 
     run = begin(watchers=[Spoilt()], first=lambda _: None if every == 1 else _look_seldom())
     assert run.wait() == [2]
