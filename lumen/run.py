@@ -55,7 +55,7 @@ def train(config: Config, watchers: Sequence[Callback] = ()) -> dict[str, Any]:
         if first():
             folder.settle(place, config)
         trainer = make_trainer(config, data, module, place, resume, ear)
-        trainer.callbacks.extend(watchers)
+        trainer.callbacks[:0] = watchers  # before all others, so that what they saw is kept before a step is saved
         if trainer.is_global_zero:
             _announce(config, data, module, place, resume)
         with _interruptible():
