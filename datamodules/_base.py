@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from datamodules._check import Report, inspected, report
 from datamodules._geometry import Frame, chance, crop, stretch
 from datamodules._survey import Record, Survey
-from lumen.cache import Rows, stamps
+from lumen.cache import Rows, digest, stamps
 from lumen.contracts import Batch
 from lumen.errors import BadCheckpoint, BadSample, DatasetMissing, Mistake
 from lumen.order import Stream, generator
@@ -136,8 +136,11 @@ class DataModule(LightningDataModule):
     def recipe(self) -> dict[str, Any]:
         """All that a look at a training image depends on besides the content of its files."""
         recipe = {"data": self.name, "size": self.loading.size, "fit": self.fit, "pillow": version("pillow")}
-        drawn = {"seed": self.loading.seed, "flip": self.flip, "views": self.loading.views}
-        return recipe | (drawn if self.windows else {})
+        if not self.windows:
+            return recipe
+        # A window is drawn by the image's id: under another name the same file is seen through another one.
+        ids = digest([record.id for record in self.records("train")])
+        return recipe | {"seed": self.loading.seed, "flip": self.flip, "views": self.loading.views, "ids": ids}
 
     def contents(self, memo: Path) -> list[str]:
         """Of each training image what its files hold, hashed; `memo` is where the hashes are kept."""
@@ -180,12 +183,12 @@ class DataModule(LightningDataModule):
 
     def fingerprint(self) -> str:
         """16 hex digits that change with the images' ids, file sizes and captions: cheap, no file is opened."""
-        digest = hashlib.sha256()
+        state = hashlib.sha256()
         for split in ("train", "val"):
             for record in self.records(split):
                 sizes = sorted((kind, path.stat().st_size) for kind, path in record.files.items())
-                digest.update(repr((split, record.id, sizes, record.captions)).encode())
-        return digest.hexdigest()[:16]
+                state.update(repr((split, record.id, sizes, record.captions)).encode())
+        return state.hexdigest()[:16]
 
     @property
     def command(self) -> str:

@@ -88,6 +88,19 @@ def test_windows_that_are_drawn_anew_cannot_be_kept(place, capsys):
     assert "latents and layouts of 6 images made in" in capsys.readouterr().out
 
 
+def test_a_window_belongs_to_the_name_of_its_image(tmp_path):
+    recipes = []
+    for names in (("aachen",), ("bremen",)):
+        datamodules.factory("cityscapes").fake(tmp_path / names[0])
+        for path in [*(tmp_path / names[0]).rglob("aachen_*")]:
+            path.rename(path.with_name(path.name.replace("aachen", names[0])))
+        said = tmp_path / names[0] / "captions.json"
+        said.write_text(said.read_text().replace('"aachen', f'"{names[0]}'))
+        loading = Loading(size=32, views=2)
+        recipes.append(datamodules.build("cityscapes", root=str(tmp_path / names[0]), loading=loading).recipe())
+    assert recipes[0] != recipes[1] and recipes[0]["ids"] != recipes[1]["ids"]
+
+
 def test_it_says_where_it_does_not_pay_or_fit(place, capsys):
     few = [flag for flag in TINY if flag != "steps=6"] + ["steps=2"]
     assert main(["train", "scenes", *few]) == 0
