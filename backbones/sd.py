@@ -64,7 +64,8 @@ class SD(Backbone):
         # the generator may have cast the networks that they share to half precision
         z = latent(self.vae, fitted(image, self.downscale, self.fit, "sd").to(self.vae.dtype)).to(self.unet.dtype)
         t = torch.full((len(z),), self.timestep, device=z.device)
-        noisy = self.scheduler.add_noise(z, self._noise(z), t)
+        # How latents lie in memory decides how convolutions round: known beforehand as from the autoencoder.
+        noisy = self.scheduler.add_noise(z, self._noise(z), t).contiguous(memory_format=torch.channels_last)
         taps = [self.unet.get_submodule(tap) for tap in self.taps]
         with standing(self.unet, self._attending(z)), outputs(taps) as found:
             self.unet(noisy, t, encoder_hidden_states=self.text.to(z).expand(len(z), -1, -1))

@@ -142,9 +142,9 @@ class DataModule(LightningDataModule):
         ids = digest([record.id for record in self.records("train")])
         return recipe | {"seed": self.loading.seed, "flip": self.flip, "views": self.loading.views, "ids": ids}
 
-    def contents(self, memo: Path) -> list[str]:
-        """Of each training image what its files hold, hashed; `memo` is where the hashes are kept."""
-        return stamps([record.files.values() for record in self.records("train")], memo)
+    def contents(self, records: list[Record], memo: Path) -> list[str]:
+        """Of each image what its files hold, hashed; `memo` is where the hashes are kept."""
+        return stamps([record.files.values() for record in records], memo)
 
     def looked(self, which: list[tuple[int, int]], batch: int) -> "Loader":
         """Looks at training images, as (image, look), in this order: each with all its captions in `extra`."""
@@ -173,9 +173,13 @@ class DataModule(LightningDataModule):
 
     def sample_dataloader(self, images: int) -> "Loader":
         """This rank's share of some random training images, unaugmented: what a layout basis is fitted on."""
-        data = self.dataset("train")
-        order = torch.randperm(len(data), generator=generator(self.loading.seed, "sample"))
-        return self._loader(self._mine(data, order[:images].tolist()))
+        return self._loader(self._mine(View(self, self.sample(images)), range(images)))
+
+    def sample(self, images: int) -> list[Record]:
+        """Which ones they are, of all ranks."""
+        records = self.records("train")
+        order = torch.randperm(len(records), generator=generator(self.loading.seed, "sample"))
+        return [records[i] for i in order[:images]]
 
     def check(self) -> Report:
         """Opens every file of both splits and tells all that is wrong; changes nothing."""
@@ -211,7 +215,7 @@ class DataModule(LightningDataModule):
         data = self.dataset(split)
         return self._loader(self._mine(data, _evenly(len(data), count)))
 
-    def _mine(self, data: "View", positions: list[int]) -> Subset:
+    def _mine(self, data: "View", positions: Sequence[int]) -> Subset:
         """Every world-th position, not padded: an image counted twice would change a metric."""
         rank, world = self._share()
         return Subset(data, positions[rank::world])

@@ -58,9 +58,9 @@ class Scenes(DataModule):
     def asks(self) -> int:
         return len(self.measured())
 
-    def contents(self, memo: Path) -> list[str]:
+    def contents(self, records: list[Record], memo: Path) -> list[str]:
         """There are no files to hash but the renderer's own."""
-        return [f"{_renderer()} {record.id}" for record in self.records("train")]
+        return [f"{_renderer()} {record.id}" for record in records]
 
     def load(self, record: Record) -> dict[str, Any]:
         """A scene, drawn once and kept as long as there is room: drawing takes a third of a small training step."""

@@ -101,8 +101,9 @@ class Conditioning(nn.Module):
 
     channels: int
     hint: Literal["latent", "image"] = "image"  # where the layout enters the ControlNet, unless the config says
-    fitted: bool = True  # False: `fit` must run before `forward`
-    wants: int | None = 0  # training images that `fit` would like to see; None is all of them
+    fitted: bool = True  # False: `learn` must run before `forward`
+    wants: int | None = 0  # training images that `gather` would like to see; None is all of them
+    gathering: dict[str, Any] = {}  # all that `gather` depends on besides images and seed
 
     def __init__(self, **frozen: nn.Module):
         super().__init__()
@@ -127,8 +128,22 @@ class Conditioning(nn.Module):
         """
         return {"arguments": arguments, "networks": self.identity, "own": fingerprint(self)}
 
+    def gather(self, batches: Iterable[Batch], images: int, seed: int) -> Float[Tensor, " n"]:
+        """What is needed of `images` training images to learn from them, which a cache keeps.
+
+        In DDP each rank brings its share, and all get the whole.
+        """
+        return torch.empty(0)
+
+    def learn(self, gathered: Float[Tensor, " n"], seed: int, fingerprint: str) -> None:
+        """Learns what `forward` needs.
+
+        Args:
+            fingerprint: of the data.
+        """
+
     def fit(self, batches: Iterable[Batch], images: int, seed: int, fingerprint: str) -> None:
-        """Learns what `forward` needs from `images` training images; in DDP each rank brings its share."""
+        self.learn(self.gather(batches, images, seed), seed, fingerprint)
 
     def record(self) -> dict[str, float]:
         """Figures worth a line in the results."""

@@ -2,12 +2,16 @@
 
 import shutil
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
+from torch import Tensor
 
 from lumen.build import build_data, build_module, device, precision
 from lumen.cache import Rows, Shelf, amount, digest, groups, size
@@ -16,6 +20,7 @@ from lumen.errors import BadConfig, Mistake, RunBusy
 from lumen.folder import claim
 from lumen.module import LayoutModule, fit
 from lumen.schema import Config
+from lumen.standins import encoded
 
 TOGETHER = 16  # images that a network looks at at once, where bits do not matter
 WORDS = {"moments": "latents", "layout": "layouts"}  # by the field of a batch
@@ -30,9 +35,9 @@ class Keeping(Callback):
 
     def on_fit_start(self, trainer: Trainer, module: LayoutModule) -> None:
         config, data = self.config, trainer.datamodule
-        fit(module.conditioning, data, config.seed)
         if config.cache == "never":
             return
+        fit(module.conditioning, data, config.seed, Gathered(config, data, module, trainer))
         looked = config.steps * config.accumulate * config.batch * trainer.world_size
         keeper = Keeper(config, data, module, trainer.precision)
         kinds = keeper.chosen(looked) if trainer.is_global_zero else []
@@ -44,6 +49,36 @@ class Keeping(Callback):
                 say(keeper.saved(kinds, looked))
 
 
+class Gathered:
+    """What a conditioning gathers of training images, kept for every run that would gather the same, whatever its N.
+
+    How many processes gathered it is not asked: sums in float64 give one and eight of them the same axes.
+
+    Args:
+        trainer: of a run of several processes, which take what the first one finds.
+    """
+
+    def __init__(self, config: Config, data: LightningDataModule, module: LayoutModule, trainer: Trainer | None = None):
+        self.config, self.data, self.trainer = config, data, trainer
+        gathering = {"conditioning": module.conditioning.gathering, "seed": config.seed, "together": config.batch}
+        self.root = Path(config.runs) / "cache"
+        recipe = _circumstances(data, module) | gathering | {"dtype": str(torch.float64)}
+        self.shelf = Shelf(self.root, "features", recipe)
+
+    def __call__(self, images: int, gather: Callable[[], Tensor]) -> Tensor:
+        some = self.data.sample(images)
+        key = digest([[record.id for record in some], self.data.contents(some, self.root / "contents.json")])
+        there = self.shelf.has(key)
+        if self.trainer.strategy.broadcast(there) if self.trainer else there:
+            self.shelf.touch()
+            return torch.from_numpy(self.shelf.read(key)[0].copy())
+        start, found = time.perf_counter(), gather()
+        first = self.trainer is None or self.trainer.is_global_zero
+        if first and found.nbytes < _room(self.config):
+            self.shelf.write(key, found.cpu().numpy()[None], {"seconds": time.perf_counter() - start})
+        return found
+
+
 class Keeper:
     """The shelves of one run: latents, which every run on a data set shares, and layouts, which all of one basis do."""
 
@@ -51,11 +86,11 @@ class Keeper:
         self.config, self.data, self.module = config, data, module
         self.root = Path(config.runs) / "cache"
         self.dtype = torch.float32 if precision == "32-true" else torch.float16
-        common = {"look": data.recipe(), "dtype": str(self.dtype), "device": module.device.type}
+        common = _circumstances(data, module) | {"dtype": str(self.dtype)}
         # The last bits of a convolution depend on how many images it is of, though not on which: in float32 always as
         # many as in training, so that a cached run is bit by bit the one that computes all anew.
         self.together = config.batch if self.dtype == torch.float32 else TOGETHER
-        common |= {"lumen": version("lumen"), "together": self.together}
+        common |= {"together": self.together}
         vae, layout = module.diffusion.identity["vae"], module.conditioning.recipe(config.conditioning)
         self.shelves = {
             "moments": Shelf(self.root, WORDS["moments"], common | {"vae": vae}),
@@ -84,12 +119,10 @@ class Keeper:
             return self._refuse(
                 [], f"this run looks at an image {times:.2g} times; cache=always keeps it for other runs"
             )
-        content = self.data.contents(self.root / "contents.json")
+        content = self.data.contents(self.data.records("train"), self.root / "contents.json")
         self.keys = [[digest([look, [content[i] for i in some]]) for some in self.groups] for look in range(self.looks)]
-        self.root.mkdir(parents=True, exist_ok=True)
         row = self._row() if any(self.missing(kind) for kind in WORDS) else {}
-        room = min(self.config.cache_gb * 1e9 - size(self.root), 0.95 * shutil.disk_usage(self.root).free)
-        kinds, wait = [], 0.0
+        kinds, wait, room = [], 0.0, _room(self.config)
         for kind, (each, seconds) in row.items():
             count = sum(len(self.groups[group]) for _, group in self.missing(kind))
             if count and count * each > room:
@@ -145,17 +178,20 @@ class Keeper:
         return f"{networks} of {images} images {took}; {looked} are looked at, which saves about {_duration(seconds)}."
 
     def _make(self, kinds: list[str], place: Place) -> None:
-        """The rows of one group that are not there."""
+        """The rows of one group that are not there; a backbone that looks at latents is given those that are kept."""
         look, group = place
         kinds = [kind for kind in kinds if not self.shelves[kind].has(self._key(place))]
         rows: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
         seconds, captions = dict.fromkeys(kinds, 0.0), []
         began = time.perf_counter()
         images = [*self.groups[group]]
-        full = [images[i % len(images)] for i in range(-(-len(images) // self.together) * self.together)]
-        for batch in self.data.looked([(image, look) for image in full], self.together) if kinds else ():
-            batch = batch.to(self.module.device)
+        full = [i % len(images) for i in range(-(-len(images) // self.together) * self.together)]
+        shelf, key = self.shelves["moments"], self._key(place)
+        known = shelf.read(key) if shelf.has(key) else None
+        for batch in self.data.looked([(images[i], look) for i in full], self.together) if kinds else ():
+            batch, these, full = batch.to(self.module.device), full[: self.together], full[self.together :]
             captions += batch.extra["captions"]
+            batch.moments = None if known is None else torch.from_numpy(known[these]).to(self.module.device)
             for kind in kinds:
                 start = time.perf_counter()
                 rows[kind].append(self._rows(kind, batch))
@@ -167,9 +203,14 @@ class Keeper:
 
     @torch.no_grad()
     def _rows(self, kind: str, batch: Batch) -> np.ndarray:
+        """Of a batch; latents' are remembered with it."""
         module = self.module
-        rows = module.diffusion.moments(batch.image) if kind == "moments" else module.conditioning.kept(batch)
-        rows = rows.to(self.dtype)
+        if kind == "moments":
+            rows = batch.moments = module.diffusion.moments(batch.image).to(self.dtype)
+        else:
+            latents = batch.moments
+            with nullcontext() if latents is None else encoded(module.diffusion.pipeline.vae, latents.float()):
+                rows = module.conditioning.kept(batch).to(self.dtype)
         if not bool(rows.isfinite().all()):
             raise Mistake(
                 f"{WORDS[kind]} of {batch.id[0]} and its like are no finite numbers in {self.dtype}; cache=never."
@@ -202,10 +243,22 @@ def build(config: Config) -> None:
     """Fills the cache as a run of this config would, whatever that run would look at."""
     data = build_data(config)
     module = build_module(config, data).to(device(config))
-    fit(module.conditioning, data, config.seed)
+    fit(module.conditioning, data, config.seed, Gathered(config, data, module))
     keeper = Keeper(config, data, module, precision(config))
     keeper.fill(keeper.chosen(None))
     say(f"{keeper.groups[-1].stop} images x {keeper.looks} looks are in {keeper.root}.")
+
+
+def _circumstances(data: LightningDataModule, module: LayoutModule) -> dict[str, Any]:
+    """What everything that is kept depends on."""
+    return {"look": data.recipe(), "device": module.device.type, "lumen": version("lumen")}
+
+
+def _room(config: Config) -> float:
+    """Bytes that the cache may still take."""
+    root = Path(config.runs) / "cache"
+    root.mkdir(parents=True, exist_ok=True)
+    return min(config.cache_gb * 1e9 - size(root), 0.95 * shutil.disk_usage(root).free)
 
 
 def say(words: str) -> None:

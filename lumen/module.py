@@ -1,5 +1,7 @@
 """The Lightning module: one training and validation loop for every backbone and conditioning."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from lightning.pytorch import LightningDataModule, LightningModule
@@ -12,6 +14,7 @@ from lumen.contracts import Batch, Conditioning
 from lumen.diffusion import ControlledDiffusion
 from lumen.errors import BadCheckpoint
 from lumen.order import seed_of, uniform
+from lumen.standins import encoded
 
 BINS = 4  # equal parts of the noise schedule that the validation loss is reported in
 
@@ -57,7 +60,8 @@ class LayoutModule(LightningModule):
         """Moments of the latents, and the layout, of a batch: from a cache where they came from there."""
         moments = self.diffusion.moments(batch.image) if batch.moments is None else batch.moments.float()
         if batch.layout is None:
-            return moments, self.conditioning(batch)
+            with encoded(self.diffusion.pipeline.vae, moments):
+                return moments, self.conditioning(batch)
         return moments, self.conditioning.layout(batch.layout.float())
 
     def validation_step(self, batch: Batch, index: int) -> None:
@@ -118,12 +122,22 @@ class LayoutModule(LightningModule):
                 )
 
 
-def fit(conditioning: Conditioning, data: LightningDataModule, seed: int) -> None:
-    """Fits a conditioning that is not fitted yet on as many training images as it wants."""
+def fit(
+    conditioning: Conditioning,
+    data: LightningDataModule,
+    seed: int,
+    known: Callable[[int, Callable[[], Tensor]], Tensor] = lambda images, gather: gather(),
+) -> None:
+    """Fits a conditioning that is not fitted yet on as many training images as it wants.
+
+    Args:
+        known: gives what the second argument would gather of this many images, where it has been gathered before.
+    """
     if conditioning.fitted:
         return
     images = len(data.dataset("train"))
     if conditioning.wants is not None:
         images = min(images, conditioning.wants)
     batches = (batch.to("cpu") for batch in data.sample_dataloader(images))
-    conditioning.fit(batches, images, seed, data.fingerprint())
+    gathered = known(images, lambda: conditioning.gather(batches, images, seed))
+    conditioning.learn(gathered, seed, data.fingerprint())

@@ -32,14 +32,23 @@ class Moments:
         """Adds up the moments of all DDP ranks, in the order of the ranks, so that each holds the same bits."""
         if not (dist.is_available() and dist.is_initialized()):
             return
-        mine = torch.cat([self.mean.new_tensor([self.count]), self.mean, self.scatter.flatten()])
+        mine = self.packed()
         shares = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
         dist.all_gather(shares, mine)
-        c = len(self.mean)
-        self.__init__(c, self.mean.device)
+        self.__init__(len(self.mean), self.mean.device)
         for share in shares:
-            count, mean, scatter = share.split([1, c, c * c])
-            self.add(int(count), mean, scatter.view(c, c))
+            self.unpack(share)
+
+    def packed(self) -> Float[Tensor, " n"]:
+        """All that is known, as 1 + c + c c numbers."""
+        return torch.cat([self.mean.new_tensor([self.count]), self.mean, self.scatter.flatten()])
+
+    def unpack(self, packed: Float[Tensor, " n"]) -> "Moments":
+        """Itself, with what others have packed added to it."""
+        c = len(self.mean)
+        count, mean, scatter = packed.to(self.mean).split([1, c, c * c])
+        self.add(int(count), mean, scatter.view(c, c))
+        return self
 
     def add(self, count: int, mean: Float[Tensor, " c"], scatter: Float[Tensor, "c c"]) -> None:
         """Takes what is known of further vectors: how many, their mean, and sums of products about it."""

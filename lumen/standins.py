@@ -64,3 +64,11 @@ def attending(network: nn.Module, text: Float[Tensor, "b n d"]) -> dict[str, Kno
     """The keys and values of every cross-attention of a U-Net to a text that stays."""
     ends = ("attn2.to_k", "attn2.to_v")
     return {name: Known(part(text)) for name, part in network.named_modules() if name.endswith(ends)}
+
+
+@contextmanager
+def encoded(vae: nn.Module, moments: Float[Tensor, "b n h w"]) -> Iterator[None]:
+    """Inside, an autoencoder need not look at a batch whose moments are known: a backbone may ask it for the same."""
+    after = {} if getattr(vae, "quant_conv", None) is None else {"quant_conv": nn.Identity()}
+    with standing(vae, {"encoder": Known(moments), **after}):
+        yield

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers.models.autoencoders.vae import Encoder
 
 from datamodules._base import Loading
 from lumen import cache, checkpoints, keeping
 from lumen.__main__ import main
+from lumen.conditionings.neural_layout import NeuralLayout
 from lumen.errors import Mistake
 from lumen.evidence import digest
 from lumen.registry import datamodules
@@ -21,18 +23,20 @@ TINY = ["size=32", "backbone=dino", "backbone.size=tiny", "backbone.patch=8", "b
 TINY += ["diffusion.weights=none", "diffusion.size=tiny", "conditioning.vectors=60", "validation=2", "warmup=1"]
 TINY += ["lr=1e-3", "accelerator=cpu", "prompt_dropout=0.5", "batch=4", "steps=6", "metrics=[]", "wandb=disabled"]
 TINY += ["sampling.steps=1", "sampling.images=1"]
+SD = ["backbone=sd", "backbone.size=tiny", "backbone.weights=none"]
 
 
 def learnt(run: Path) -> str:
     return digest(checkpoints.read(checkpoints.found(run / "checkpoints")[0])["state_dict"])
 
 
-@pytest.mark.parametrize("flags", [[], ["conditioning.components=2", "conditioning.scale=component"],
+@pytest.mark.parametrize("flags", [[], ["conditioning.components=2", "conditioning.scale=component"], SD,
                                    ["conditioning=canny"], ["conditioning=segmap"]])  # fmt: skip
 def test_a_run_from_the_cache_has_the_same_bits(place, capsys, flags, monkeypatch):
     """One shard for six images and one for the last four, the batch no divisor of either."""
     monkeypatch.setattr(cache, "GROUP", 6)
-    made = [flag for flag in TINY if "vectors" not in flag or not any("conditioning=" in one for one in flags)]
+    own = "backbone" if flags is SD else "conditioning.vectors" if any("conditioning=" in one for one in flags) else "-"
+    made = [flag for flag in TINY if not flag.startswith(own)]
     for how in ("never", "always"):
         assert main(["train", "scenes", *made, *flags, f"cache={how}", f"runs={how}"]) == 0
     assert "latents and layouts of 10 images made in" in capsys.readouterr().out
@@ -42,7 +46,7 @@ def test_a_run_from_the_cache_has_the_same_bits(place, capsys, flags, monkeypatc
     assert not (place / "never/cache").exists()
 
 
-def test_flips_are_two_looks_and_another_n_shares_them(place, capsys):
+def test_flips_are_two_looks_and_another_n_shares_them(place, capsys, monkeypatch):
     assert main(["data", "render", "scenes", "world", "format=coco_stuff", "size=32", "train=6", "val=2"]) == 0
     flags = [flag for flag in TINY if not flag.startswith("data.images")] + ["data.root=world"]
     for how in ("never", "auto"):  # 24 looks at 6 images from 2 sides: twice each
@@ -51,13 +55,14 @@ def test_flips_are_two_looks_and_another_n_shares_them(place, capsys):
     assert "latents and layouts of 12 images made in" in told and "24 are looked at" in told
     never, auto = (next((place / how).glob("coco_stuff/*/seed0")) for how in ("never", "auto"))
     assert learnt(never) == learnt(auto)
+    monkeypatch.setattr(NeuralLayout, "gather", lambda *_: pytest.fail("the moments of features are there"))
     assert main(["train", "coco_stuff", *flags, "runs=auto", "conditioning.components=7"]) == 0
     assert "latents and layouts of 12 images there already" in capsys.readouterr().out
     assert main(["train", "coco_stuff", *flags, "runs=auto", "conditioning.components=21"]) == 0
     assert "latents and layouts of 12 images made in" in capsys.readouterr().out
     assert main(["cache", "ls", "runs=auto"]) == 0
     told = capsys.readouterr().out
-    assert told.count("coco_stuff at 32 px") == 3 and told.count("12 rows") == 3  # latents, and two layouts
+    assert told.count("12 rows") == 3 and told.count("1 rows") == 1  # latents and two layouts, moments of features
 
 
 @pytest.mark.parametrize("name", datamodules.names())
@@ -77,6 +82,19 @@ def test_a_look_is_what_an_epoch_shows(name, tmp_path):
         assert torch.equal(sample["mask"], view.at(index, look)["mask"])
         assert sample["caption"] == caption
     assert seen == set(range(data.looks()))
+
+
+def test_the_autoencoder_looks_at_an_image_once(place, monkeypatch):
+    """What it has made of an image stays for a backbone that looks at latents."""
+    assert main(["cache", "build", "scenes", *TINY]) == 0
+    looked, forward = [], Encoder.forward
+    monkeypatch.setattr(Encoder, "forward", lambda self, image: looked.append(len(image)) or forward(self, image))
+    flags = [flag for flag in TINY if not flag.startswith("backbone")] + SD
+    assert main(["cache", "build", "scenes", *flags]) == 0
+    assert sum(looked) == 2 + 4  # to fit the axes, on images as they are, and to see how long it takes
+    looked.clear()
+    assert main(["cache", "build", "scenes", *flags, "runs=other"]) == 0
+    assert sum(looked) == 2 + 4 + 12  # those, and 10 in whole batches of 4
 
 
 def test_windows_that_are_drawn_anew_cannot_be_kept(place, capsys):
@@ -110,10 +128,13 @@ def test_it_says_where_it_does_not_pay_or_fit(place, capsys):
     assert "nothing kept: latents of 10 images take" in told and "raise cache_gb" in told
     assert main(["train", "scenes", *TINY, "cache_gb=1e-6", "cache=always", "runs=other"]) == 2
     assert "cache=always is not possible: latents of 10 images take" in capsys.readouterr().err
-    row = 8 * 8 * 8 * 4  # eight numbers of 4 bytes for each of 8 x 8 latents: room for those, not for layouts
-    assert main(["train", "scenes", *TINY, f"cache_gb={12 * row / 1e9}", "runs=half"]) == 0
+    row = 8 * 8 * 8 * 4  # eight numbers of 4 bytes for each of 8 x 8 latents: room for those, and 10 kB for features
+    assert main(["train", "scenes", *TINY, f"cache_gb={(12 * row + 1e4) / 1e9}", "runs=half"]) == 0
     assert "latents kept: layouts of 10 images take" in capsys.readouterr().out
-    assert [path.name.partition("-")[0] for path in (place / "half/cache").glob("*-*")] == ["latents"]
+    assert [path.name.partition("-")[0] for path in sorted((place / "half/cache").glob("*-*"))] == [
+        "features",
+        "latents",
+    ]
 
 
 def test_several_at_once_make_each_shard_once(place, monkeypatch, capfd):
@@ -207,7 +228,7 @@ def test_rows_that_do_not_fit_their_type_are_refused(place, monkeypatch, capsys)
     monkeypatch.setattr("lumen.diffusion.ControlledDiffusion.moments", lambda self, image: image * 1e6)
     assert main(["cache", "build", "scenes", *TINY]) == 2
     assert "are no finite numbers in torch.float16; cache=never" in capsys.readouterr().err
-    assert not list(place.glob("runs/cache/*/*.npy")) and issubclass(Mistake, Exception)
+    assert not list(place.glob("runs/cache/la*/*.npy")) and issubclass(Mistake, Exception)
 
 
 def _half(init):

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -18,10 +18,7 @@ from lumen.pca import TENSORS, Basis, principal_axes, project, vectors_at
 from lumen.pictures import colours
 from lumen.registry import conditionings
 
-KEPT = (
-    20,
-    64,
-)  # components that are computed where fewer are shown: one pass over the images serves every N up to them
+KEPT = (20, 64)  # axes that are projected on where fewer are shown: one pass over the images serves every N up to them
 
 
 @conditionings.register
@@ -105,9 +102,13 @@ class NeuralLayout(Conditioning):
         axes = hashlib.sha256(b"".join(t.cpu().numpy().tobytes() for t in (self.mean, self.axes, self.scale)))
         return {"backbone": dict(self.backbone.identity), "axes": axes.hexdigest()[:16]}
 
+    @property
+    def gathering(self) -> dict[str, Any]:
+        return {"backbone": dict(self.backbone.identity), "vectors": self.vectors, "per_image": self.per_image}
+
     @torch.no_grad()
-    def fit(self, batches: Iterable[Batch], images: int, seed: int, fingerprint: str) -> None:
-        """Fits the axes on random cells of `images` training images, of which this rank sees its share."""
+    def gather(self, batches: Iterable[Batch], images: int, seed: int) -> Float[Tensor, " n"]:
+        """The moments of features at random cells of `images` training images, of which this rank sees its share."""
         each = None if self.vectors == "all" else -(-self.vectors // images)
         moments = Moments(self.backbone.channels, self.mean.device)
         for batch in batches:
@@ -117,6 +118,11 @@ class NeuralLayout(Conditioning):
             else:
                 moments.update(vectors_at(maps, _cells(maps[-1].shape[-2:], each, seed, batch.id)))
         moments.reduce()
+        return moments.packed()
+
+    def learn(self, gathered: Float[Tensor, " n"], seed: int, fingerprint: str) -> None:
+        """The axes of such moments, whatever N."""
+        moments = Moments(self.backbone.channels, self.mean.device).unpack(gathered)
         self.use(self._basis(moments, seed, fingerprint), "this basis")
 
     def use(self, basis: Basis, origin: str) -> None:
