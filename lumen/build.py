@@ -93,6 +93,9 @@ def build_module(config: Config, data: LightningDataModule) -> LayoutModule:
         pipeline, conditioning.channels, hint, config.prompt_dropout, how.snr_gamma, config.seed, how.checkpointing,
         config.cache_text,
     )  # fmt: skip
+    if accelerator(config) == "gpu":
+        # As its convolutions want them: a fifth faster by NVIDIA's figures. On a CPU measured figures keep their bits.
+        diffusion.to(memory_format=torch.channels_last)
     if config.compile:
         # The method, not the networks: their names stay, and a backbone reads the same U-Net through hooks, which a
         # compiled network would not see.

@@ -1,5 +1,7 @@
 """The controlled diffusion against diffusers' own classes, and what must stay out of training."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -250,6 +252,21 @@ def test_frozen_networks_move_with_the_module(pipeline):
     moved = {next(network.parameters()).dtype for network in diffusion.networks.values()}
     diffusion.float()
     assert moved == {torch.float64}
+
+
+def test_channels_last_changes_rounding_alone(pipeline):
+    """As on a GPU; in float64, as these random networks make a thousand times more of what float32 leaves off."""
+    plain = copy.deepcopy(awake(ControlledDiffusion(pipeline, K))).double()  # networks of its own: they stay changed
+    last = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+    draw, found = torch.Generator().manual_seed(0), []
+    noisy, text = (torch.randn(size, generator=draw).double() for size in ((3, 4, 8, 8), (3, 77, 32)))
+    for diffusion in (plain, last):
+        predicted = diffusion.denoise(noisy, torch.tensor([5, 300, 900]), text, random_layout().double())
+        predicted.square().mean().backward()
+        found.append([predicted, *(p.grad for p in diffusion.parameters())])
+    assert not torch.equal(found[0][0], found[1][0]) and last.controlnet.conv_in.weight.stride()[1] == 1
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, rtol=0, atol=1e-9 * float(found[0][0].abs().max()))
 
 
 def test_checkpointing_changes_memory_alone(pipeline, batch):
