@@ -57,6 +57,7 @@ class SD(Backbone):
         taps = [_tap(self.unet, layer - (reading == "entering")) for layer in self.layers]
         self.taps, widths, halvings = zip(*taps, strict=True)
         self.widths, self.stride = widths, self.downscale * 2 ** halvings[-1]
+        self.last = f"unet.{self.taps[-1]}.conv" if self.taps[-1].endswith("upsamplers.0") else None
         self.frozen()
 
     @torch.no_grad()

@@ -66,6 +66,7 @@ class Backbone(nn.Module):
     widths: tuple[int, ...]  # channels of each map
     stride: int  # image pixels per cell of the finest map
     identity: dict[str, str]  # what a basis fitted on these features belongs to, with the weights' hash
+    last: str | None = None  # the convolution that gives the finest map, where one does: a projection may join it
 
     def maps(self, image: Float[Tensor, "b 3 H W"]) -> list[Tensor]:
         """Features of an image in [-1, 1], one (b, c_i, h_i, w_i) each, the finest last.

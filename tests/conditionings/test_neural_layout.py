@@ -9,11 +9,12 @@ import pytest
 import torch
 import torch.distributed as dist
 from sklearn.decomposition import PCA
+from torch.utils.flop_counter import FlopCounterMode
 
 from datamodules._base import Loading
 from lumen.errors import BadConfig, BasisMismatch
 from lumen.moments import Moments
-from lumen.pca import Basis
+from lumen.pca import Basis, project
 from lumen.registry import backbones, conditionings, datamodules
 from lumen.scenes.world import CLASSES
 
@@ -64,6 +65,20 @@ def test_a_trained_layout_separates_the_classes_of_the_scenes(name):
     loading = Loading(size=64, batch=48, measured=48)
     scenes = next(iter(datamodules.build("scenes", loading=loading).test_dataloader()))
     assert known(backbones.build(name, weights="scenes"), scenes) > 0.6
+
+
+def test_a_projection_joins_the_convolution_before_it(batch):
+    """Layers as they leave their blocks, the finest from a convolution: fewer operations, the same answer."""
+    backbone = backbones.build("sd", size="tiny", weights="none", reading="block")
+    layout = fitted(backbone, batch, components=8)
+    assert backbone.last and backbones.build("sd", size="tiny", weights="none").last is None
+    with FlopCounterMode(display=False) as plain:
+        expected = project(backbone.maps(batch.image), layout.mean, layout.axes, layout.scale)
+    with FlopCounterMode(display=False) as folded:
+        found = layout.kept(batch)
+    assert torch.allclose(found, expected, atol=1e-5 * float(expected.abs().max()))
+    assert folded.get_total_flops() < plain.get_total_flops()
+    assert [m.shape[1] for m in backbone.maps(batch.image)] == list(backbone.widths)
 
 
 def test_two_fits_give_the_same_bits(backbone, batch):
