@@ -1,5 +1,6 @@
 """LPIPS diversity of ten samples of each of two images, 128 px: 45 distances each."""
 
+import copy
 from itertools import combinations
 from unittest.mock import patch
 
@@ -22,7 +23,7 @@ def inputs(small: bool = False) -> tuple:
     """A trunk without weights: these would have to be fetched, and take as long."""
     torch.manual_seed(0)
     network = _LPIPS(pretrained=True, net="alex", pnet_rand=True).eval().requires_grad_(False)
-    with patch.object(lpips, "_published", lambda _: network):
+    with patch.object(lpips, "_published", lambda _: copy.deepcopy(network)):
         metric = lpips.Diversity("alex")
     painted = torch.rand(2, 10, 3, 64 if small else 128, 64 if small else 128) * 2 - 1
     return network, metric, painted
