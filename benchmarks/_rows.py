@@ -1,10 +1,13 @@
 """What a row is, how it is timed, and where its figures are kept."""
 
+import cProfile
 import json
 import platform
+import pstats
 import re
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from datetime import date
 from importlib import import_module
 from importlib.metadata import version
@@ -20,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lumen.files import write_json
 
 HERE = Path(__file__).parent
+SHOWN = 4  # functions of a profile
 
 
 def rows() -> dict[str, ModuleType]:
@@ -29,7 +33,8 @@ def rows() -> dict[str, ModuleType]:
     share; 0 is bit by bit), TARGET (how many times faster it should be; never a condition), FLOPS where the operations
     are counted (how many times fewer it must be), and `inputs(small=False)`, `peer` and `ours` of them, which give a
     number, a tensor or several. Where both are approximations, `exact` of the inputs gives what they are compared with,
-    and `apart(result, exact)` may say how.
+    and `apart(result, exact)` may say how. Where a script of the peer's is to be had, `script` of its path and the
+    inputs gives the seconds that it takes instead. MISSED says why a target is missed, should it be.
     """
     names = [m.name for m in iter_modules([str(HERE)]) if not m.name.startswith("_")]
     found = {name: import_module(f"benchmarks.{name}") for name in names}
@@ -63,8 +68,12 @@ def compared(row: ModuleType, inputs: tuple) -> dict[str, Any]:
     return found | {"passed": passed}
 
 
-def measured(row: ModuleType) -> dict[str, Any]:
-    """compared(), and the median CPU seconds of both, round by round in turn."""
+def measured(row: ModuleType, script: Path | None = None) -> dict[str, Any]:
+    """compared(), and the median CPU seconds of both, round by round in turn; where a target is missed, on what.
+
+    Args:
+        script: the peer's own, timed in its place.
+    """
     inputs, spent = row.inputs(), {"peer": [], "ours": []}
     found = compared(row, inputs)  # which warms up
     for _ in range(row.ROUNDS):
@@ -73,16 +82,32 @@ def measured(row: ModuleType) -> dict[str, Any]:
             getattr(row, who)(*inputs)
             spent[who].append(time.process_time() - start)
     seconds = {who: median(times) for who, times in spent.items()}
+    if script:
+        seconds["peer"] = row.script(script, *inputs)
+    faster = seconds["peer"] / seconds["ours"]
+    if faster < row.TARGET:
+        found |= {"missed": getattr(row, "MISSED", "by little"), "profile": profile(row.ours, inputs)}
     return found | {
         "what": row.__doc__.partition("\n")[0],
-        "peer": row.PEER,
+        "peer": f"{script.name}, the script itself" if script else row.PEER,
         "cpu_seconds": seconds,
-        "times_faster": seconds["peer"] / seconds["ours"],
+        "times_faster": faster,
         "target": row.TARGET,
         "rounds": row.ROUNDS,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in row.LIBRARIES},
         "date": date.today().isoformat(),
     }
+
+
+def profile(work: Callable[..., Any], inputs: tuple) -> dict[str, float]:
+    """What share of its time is spent in which functions themselves, those with most of it."""
+    profiler = cProfile.Profile()
+    profiler.runcall(work, *inputs)
+    own = Counter()
+    for (file, _, name), (_, _, seconds, _, _) in pstats.Stats(profiler).stats.items():
+        builtin = re.match(r"<(?:built-in )?method '?(?:\w+\.)*(\w+)", name)
+        own[builtin[1] if builtin else f"{Path(file).stem}.{name}"] += seconds
+    return {name: seconds / own.total() for name, seconds in own.most_common(SHOWN)}
 
 
 def device() -> str:

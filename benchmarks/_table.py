@@ -39,9 +39,17 @@ def section() -> str:
         lines = [line(name, figures) for name, figures in sorted(kept["rows"].items())]
         days = sorted({figures["date"] for figures in kept["rows"].values()})
         when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
-        what = [f"- `{name}`: {figures['what']}" for name, figures in sorted(kept["rows"].items())]
+        what = [f"- `{name}`: {figures['what']}{_missed(figures)}" for name, figures in sorted(kept["rows"].items())]
         parts.append("\n".join([f"{kept['device']}, one thread, {when}:", "", HEAD, *lines, "", *what]))
     return "\n\n".join(parts)
+
+
+def _missed(figures: dict[str, Any]) -> str:
+    """Why a row does not reach its target, and where its time goes."""
+    if "missed" not in figures:
+        return ""
+    spent = ", ".join(f"`{name}` {share:.0%}" for name, share in figures["profile"].items())
+    return f" Missed: {figures['missed']} (its time: {spent})."
 
 
 def inside(text: str) -> str:

@@ -2,9 +2,12 @@
 
 Untrained weights, which are as fast as trained ones, and inputs that are no zeros, which would be faster. Ours and the
 peer take turns; a figure is the median. The utilisation is of what the data sheet says, by counted operations. `small`
-takes tiny networks at 64 px on whatever device there is: to see that all of it runs.
+takes tiny networks at 64 px on whatever device there is: to see that all of it runs. --peer PATH times a user's own
+train_controlnet.py of diffusers as well.
 """
 
+import argparse
+import copy
 import json
 import re
 import sys
@@ -20,6 +23,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from backbones.sd import SD
+from benchmarks._script import seconds_per_step
 from benchmarks.train_step_layout import extracted
 from lumen.diffusion import ControlledDiffusion
 from lumen.files import write_json
@@ -40,12 +44,15 @@ class Bench:
     def __init__(self, small: bool):
         torch.manual_seed(0)
         self.pixels, self.batches, self.steps = (64, (2,), 4) if small else (512, (4, 32), 20)
-        self.pipeline = load("none", "tiny" if small else "v1")
+        pipeline = load("none", "tiny" if small else "v1")
         with torch.no_grad():  # what begins at zero would send no gradients
-            self.diffusion = ControlledDiffusion(self.pipeline, 20, "latent", keep_text=True).to(DEVICE)
-            for weight in self.diffusion.parameters():
+            self.plain = ControlledDiffusion(pipeline, 20, "latent", keep_text=True).to(DEVICE)
+            for weight in self.plain.parameters():
                 weight.add_(torch.randn_like(weight) * 0.01)
-        self.backbone = SD(self.pipeline, [2, 5, 8], "entering", 100, "", 42, False).to(DEVICE)
+        # ours as `lumen train` has it, the peers' networks as they are loaded
+        self.diffusion = copy.deepcopy(self.plain).to(memory_format=torch.channels_last)
+        both = (each.pipeline for each in (self.diffusion, self.plain))
+        self.backbone, self.hooked = (SD(p, [2, 5, 8], "entering", 100, "", 42, False).to(DEVICE) for p in both)
         self.axes = torch.linalg.qr(torch.randn(self.backbone.channels, 20, device=DEVICE))[0]
         self.mean = torch.zeros(self.backbone.channels, device=DEVICE)
 
@@ -55,8 +62,9 @@ class Bench:
             yield f"training, batch {b}, all cached", b, {"ours": self.train(b, True), "peer": self.train(b, False)}
         b = self.batches[-1]
         image = torch.rand(b, 3, self.pixels, self.pixels, device=DEVICE) * 2 - 1
-        yield f"moments of latents, batch {b}", b, {"ours": lambda: self.diffusion.moments(image)}
-        peer = lambda: extracted(self.backbone, image, self.mean, self.axes)  # noqa: E731
+        sides = {"ours": lambda: self.diffusion.moments(image), "peer": lambda: self.plain.moments(image)}
+        yield f"moments of latents, batch {b}", b, sides
+        peer = lambda: extracted(self.hooked, image, self.mean, self.axes)  # noqa: E731
         yield f"layouts of layers 2, 5, 8, batch {b}", b, {"ours": lambda: self.layout(image), "peer": peer}
         maps = self.backbone.maps(image)
         yield f"moments of features, batch {b}", b, {"ours": lambda: joint(maps), "peer": lambda: joined(maps)}
@@ -65,7 +73,7 @@ class Bench:
 
     def train(self, b: int, cached: bool) -> Work:
         """A step of AdamW on b images: from what the cache keeps, or encoding them anew as train_controlnet.py."""
-        diffusion, captions = self.diffusion, (CAPTIONS * b)[:b]
+        diffusion, captions = self.diffusion if cached else self.plain, (CAPTIONS * b)[:b]
         image = torch.rand(b, 3, self.pixels, self.pixels, device=DEVICE) * 2 - 1
         moments, layout = diffusion.moments(image), self.layout(image)
         optimizer = torch.optim.AdamW(diffusion.parameters(), lr=1e-6, fused=cached and DEVICE.type == "cuda")
@@ -102,17 +110,18 @@ class Bench:
     def painted(self, layout: Tensor) -> Work:
         """The same by diffusers' pipeline, to which 20 channels at the latents' size are an image of that size."""
         names = ("vae", "text_encoder", "tokenizer", "unet")
-        parts = {name: getattr(self.pipeline, name) for name in names}
+        pipeline = self.plain.pipeline
+        parts = {name: getattr(pipeline, name) for name in names}
         painter = StableDiffusionControlNetPipeline(
             **parts,
-            controlnet=self.diffusion.controlnet,
-            scheduler=DPMSolverMultistepScheduler.from_config(self.pipeline.scheduler.config),
+            controlnet=self.plain.controlnet,
+            scheduler=DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
         )
         painter.set_progress_bar_config(disable=True)
-        captions, cells = (CAPTIONS * len(layout))[: len(layout)], self.pixels // self.pipeline.downscale
+        captions, cells = (CAPTIONS * len(layout))[: len(layout)], self.pixels // pipeline.downscale
         hint = torch.nn.functional.interpolate(layout, (cells, cells), mode="bilinear")
         noise = torch.randn(len(layout), 4, cells, cells, device=DEVICE)
 
@@ -146,8 +155,20 @@ def seconds(work: Work) -> float:
     return time.perf_counter() - start
 
 
+def scripted(bench: Bench, script: Path, b: int) -> float:
+    """Images per second of diffusers' own script at this batch; no layout, but an image steers it."""
+    if DEVICE.type == "cuda":
+        torch.cuda.empty_cache()
+    networks = ControlledDiffusion(bench.plain.pipeline, 3, "image")
+    return b / seconds_per_step(script, networks, bench.pixels, b, DEVICE.type == "cuda")
+
+
 def main(words: list[str]) -> None:
-    bench, found = Bench("small" in words), {}
+    parser = argparse.ArgumentParser("python -m benchmarks.gpu", description=__doc__)
+    parser.add_argument("size", nargs="?", choices=["small"])
+    parser.add_argument("--peer", type=Path)
+    asked = parser.parse_args(words)
+    bench, found = Bench(asked.size == "small"), {}
     name = torch.cuda.get_device_name(0) if DEVICE.type == "cuda" else "CPU"
     for row, images, sides in bench.rows():
         with FlopCounterMode(display=False) as counter:
@@ -163,7 +184,11 @@ def main(words: list[str]) -> None:
         used = flops * rates["ours"] / GPUS[present()].half if present() else None
         found[row] = {"images_per_s": rates, "flops_per_image": flops, "of_the_peak": used}
         print(f"{row:45s} {json.dumps(found[row])}", flush=True)
-    if DEVICE.type == "cuda" and "small" not in words:
+    for b in bench.batches if asked.peer else ():
+        row = f"training, batch {b}, {asked.peer.name}"
+        found[row] = {"images_per_s": {"peer": scripted(bench, asked.peer, b)}}
+        print(f"{row:45s} {json.dumps(found[row])}", flush=True)
+    if DEVICE.type == "cuda" and not asked.size:
         file = re.sub(r"[^A-Za-z0-9.]+", "-", name)
         peak = torch.cuda.max_memory_allocated() / 2**30
         figures = {"device": name, "torch": torch.__version__, "peak_gib": peak, "rows": found}
