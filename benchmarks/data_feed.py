@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from datamodules._base import Loader, Loading
+from datamodules._base import Loading
+from datamodules._views import Loader
 from lumen.cache import Rows, Shelf, groups
 from lumen.pipeline import Pipeline, load
 from lumen.registry import datamodules

@@ -1,8 +1,8 @@
 """What every data set is: samples by key, batches in a reproducible order, a check and an identity."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,15 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset, Subset
 
 from datamodules._check import Report, inspected, report
 from datamodules._geometry import Frame, chance, crop, stretch
 from datamodules._survey import Record, Survey
+from datamodules._views import Kept, Loader, Looked, View, collate
 from lumen.cache import Rows, digest, stamps
 from lumen.contracts import Batch
-from lumen.errors import BadCheckpoint, BadSample, DatasetMissing, Mistake
+from lumen.errors import BadSample, DatasetMissing
 from lumen.order import Stream, generator
 from lumen.questions import Question, by_caption, entries, said
 from lumen.signals import deaf
@@ -50,7 +51,7 @@ class DataModule(LightningDataModule):
     flip = 0.0  # how often a training image is mirrored
     windows = False  # whether a training image is seen through a window that is drawn
     held_out = "val"  # the split that samples are measured on: few data sets publish the labels of another
-    kept: "Kept | None" = None  # what is known of the training images from a cache
+    kept: Kept | None = None  # what is known of the training images from a cache
 
     def __init__(self, root: str, loading: Loading):
         super().__init__()
@@ -126,7 +127,7 @@ class DataModule(LightningDataModule):
         records = self.records(self.held_out)
         return [records[position] for position in _evenly(len(records), self.loading.measured)]
 
-    def dataset(self, split: str) -> "View":
+    def dataset(self, split: str) -> View:
         return View(self, self.records(split))
 
     def looks(self) -> int | None:
@@ -146,17 +147,17 @@ class DataModule(LightningDataModule):
         """Of each image what its files hold, hashed; `memo` is where the hashes are kept."""
         return stamps([record.files.values() for record in records], memo)
 
-    def looked(self, which: list[tuple[int, int]], batch: int) -> "Loader":
+    def looked(self, which: list[tuple[int, int]], batch: int) -> Loader:
         """Looks at training images, as (image, look), in this order: each with all its captions in `extra`."""
         return self._loader(Looked(self.dataset("train"), which), batch=batch)
 
-    def from_cache(self, rows: dict[str, Rows]) -> "Kept":
+    def from_cache(self, rows: dict[str, Rows]) -> Kept:
         """The training images as a cache knows them."""
         view, (first, *_) = self.dataset("train"), rows.values()
         told = [said for facts in first.facts for said in facts["captions"]]
         return Kept(view, [r.captions or said for r, said in zip(view.records, told, strict=True)], rows)
 
-    def train_dataloader(self) -> "Loader":
+    def train_dataloader(self) -> Loader:
         """The training images in the run's order, from where the trainer's own count says it stands."""
         how, data = self.loading, self.kept or self.dataset("train")
         rank, world = self._share()
@@ -165,13 +166,13 @@ class DataModule(LightningDataModule):
             order.start = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
         return self._loader(data, sampler=order)
 
-    def val_dataloader(self) -> "Loader":
+    def val_dataloader(self) -> Loader:
         return self._spread("val", self.loading.validation)
 
-    def test_dataloader(self) -> "Loader":
+    def test_dataloader(self) -> Loader:
         return self._spread(self.held_out, self.loading.measured)
 
-    def sample_dataloader(self, images: int) -> "Loader":
+    def sample_dataloader(self, images: int) -> Loader:
         """This rank's share of some random training images, unaugmented: what a layout basis is fitted on."""
         return self._loader(self._mine(View(self, self.sample(images)), range(images)))
 
@@ -210,17 +211,17 @@ class DataModule(LightningDataModule):
         place = {data.records[position].id: i for i, position in enumerate(places)}
         return collate([data[places[(place[i] + 1) % len(places)]] for i in batch.id])
 
-    def _spread(self, split: str, count: int) -> "Loader":
+    def _spread(self, split: str, count: int) -> Loader:
         """This rank's share of `count` images that lie evenly in a split."""
         data = self.dataset(split)
         return self._loader(self._mine(data, _evenly(len(data), count)))
 
-    def _mine(self, data: "View", positions: Sequence[int]) -> Subset:
+    def _mine(self, data: View, positions: Sequence[int]) -> Subset:
         """Every world-th position, not padded: an image counted twice would change a metric."""
         rank, world = self._share()
         return Subset(data, positions[rank::world])
 
-    def _loader(self, data: Dataset, sampler: Stream | None = None, batch: int | None = None) -> "Loader":
+    def _loader(self, data: Dataset, sampler: Stream | None = None, batch: int | None = None) -> Loader:
         how = self.loading
         loader = Loader(
             data,
@@ -234,152 +235,6 @@ class DataModule(LightningDataModule):
         )
         loader.moves = self.trainer is None
         return loader
-
-
-class View(Dataset):
-    """A split as samples: `view[i]` is image i as it is, `view[i, epoch]` one random look at it."""
-
-    def __init__(self, module: DataModule, records: list[Record]):
-        self.module, self.records = module, records
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
-        index, epoch = key if isinstance(key, tuple) else (key, None)
-        module, parts = self.module, self.module.load(self.records[index])
-        captions = parts.pop("captions")
-        if epoch is None:
-            return self._seen(index, parts, module.frame(parts["image"].size, None), module.prompt(captions))
-        frame = module.frame(parts["image"].size, self._draw(index, self._turn(epoch), captions)[1])
-        return self._seen(index, parts, frame, self.drawn(index, epoch, captions)[0])
-
-    def drawn(self, index: int, epoch: int, captions: Sequence[str]) -> tuple[str, int]:
-        """What an image is called in an epoch, and which of the looks at it the epoch takes."""
-        module, (number, draw) = self.module, self._draw(index, epoch, captions)
-        caption = captions[number] if captions else module.prompt(captions)
-        if module.windows:
-            return caption, self._turn(epoch)
-        return caption, int(chance(module.flip, draw)) if 0 < module.flip < 1 else 0
-
-    def at(self, index: int, look: int) -> dict[str, Any]:
-        """An image as a look shows it, with all its captions."""
-        module, parts = self.module, self.module.load(self.records[index])
-        captions = parts.pop("captions")
-        draw = self._draw(index, look, captions)[1] if module.windows else None
-        frame = module.frame(parts["image"].size, draw)
-        if draw is None:
-            frame = replace(frame, mirrored=bool(look) or module.flip == 1)
-        return self._seen(index, parts | {"captions": tuple(captions)}, frame, "")
-
-    def _turn(self, epoch: int) -> int:
-        """Which of the windows of an image an epoch looks through."""
-        views = self.module.loading.views
-        return epoch % views if self.module.windows and views else epoch
-
-    def _draw(self, index: int, epoch: int, captions: Sequence[str]) -> tuple[int, torch.Generator]:
-        """Which caption, and what draws the frame after it.
-
-        Keyed by the image and the epoch: neither workers nor batches nor ranks change what is drawn.
-        """
-        draw = generator(self.module.loading.seed, "augment", self.records[index].id, epoch)
-        return int(torch.randint(max(1, len(captions)), (), generator=draw)), draw
-
-    def _seen(self, index: int, parts: dict[str, Any], frame: Frame, caption: str) -> dict[str, Any]:
-        seen = self.module.seen(parts, frame)
-        sample = {"image": seen.pop("image"), "mask": seen.pop("mask")}
-        return sample | {"caption": caption, "id": self.records[index].id, "extra": seen}
-
-    def __getitems__(self, keys: list) -> list[dict[str, Any]] | Mistake:
-        """The samples of a batch; a mistake is handed over as a value, see Loader."""
-        try:
-            return [self[key] for key in keys]
-        except Mistake as mistake:
-            return mistake
-
-
-class Looked(Dataset):
-    """Looks at images, by their place in a list of (image, look)."""
-
-    def __init__(self, view: View, which: list[tuple[int, int]]):
-        self.view, self.which = view, which
-
-    def __len__(self) -> int:
-        return len(self.which)
-
-    def __getitems__(self, places: list[int]) -> list[dict[str, Any]] | Mistake:
-        try:
-            return [self.view.at(*self.which[place]) for place in places]
-        except Mistake as mistake:
-            return mistake
-
-
-class Kept(Dataset):
-    """The training images as a cache knows them; an image is read only where the cache has no layouts.
-
-    Args:
-        captions: of each image.
-        rows: by name, "moments" and perhaps "layout".
-    """
-
-    def __init__(self, view: View, captions: list[Sequence[str]], rows: dict[str, Rows]):
-        self.view, self.captions, self.rows = view, captions, rows
-
-    def __len__(self) -> int:
-        return len(self.view)
-
-    def __getitems__(self, keys: list[tuple[int, int]]) -> Batch | Mistake:
-        view = self.view
-        drawn = [view.drawn(index, epoch, self.captions[index]) for index, epoch in keys]
-        which = [(index, look) for (index, _), (_, look) in zip(keys, drawn, strict=True)]
-        found = {name: rows.gather(which) for name, rows in self.rows.items()}
-        if "layout" not in found:
-            batch = collate(view.__getitems__(keys))
-            return batch if isinstance(batch, Mistake) else replace(batch, **found)
-        return Batch(None, [said for said, _ in drawn], [view.records[index].id for index, _ in keys], **found)
-
-
-class Loader(DataLoader):
-    """A DataLoader that raises a worker's mistake as it was said: PyTorch would bury it in a traceback's text."""
-
-    moves = True  # whether whoever takes the batches would not move them, and with that make numbers of the bytes
-
-    def __iter__(self) -> Iterator[Batch]:
-        for batch in super().__iter__():
-            if isinstance(batch, Mistake):
-                break
-            yield batch.to("cpu") if self.moves else batch
-        else:
-            return
-        # The workers end here: left to the garbage collector, in a cycle with the traceback, they take 10 s.
-        self._iterator = None
-        raise batch
-
-    def state_dict(self) -> dict[str, int]:
-        """What the order of the images depends on; where it stands is the trainer's to count."""
-        names = ("images", "batch", "seed", "world")
-        return {name: getattr(self.sampler, name) for name in names if hasattr(self.sampler, name)}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        changed = [f"{k} was {state[k]} and is {v}" for k, v in self.state_dict().items() if state.get(k, v) != v]
-        if changed:
-            raise BadCheckpoint(
-                f"the run cannot go on in the same order: {', '.join(changed)}; set it back, or start a new run."
-            )
-
-
-def collate(samples: list[dict[str, Any]] | Batch | Mistake) -> Batch | Mistake:
-    """Samples of one size to a batch, the image as bytes; `extra` becomes one list per key."""
-    if isinstance(samples, Batch | Mistake):
-        return samples
-    kinds = sorted({kind for sample in samples for kind in sample["extra"]})
-    return Batch(
-        image=torch.stack([s["image"] for s in samples]),
-        caption=[s["caption"] for s in samples],
-        id=[s["id"] for s in samples],
-        mask=torch.stack([s["mask"] for s in samples]).long(),
-        extra={kind: [s["extra"].get(kind) for s in samples] for kind in kinds},
-    )
 
 
 def _evenly(images: int, count: int) -> list[int]:

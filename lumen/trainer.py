@@ -151,7 +151,7 @@ def frozen(module: LayoutModule) -> dict[str, torch.nn.Module]:
 
 def fixed(data: LightningDataModule, count: int = 4) -> Batch:
     """The validation images that every picture of a run shows, the same at every step and in every run."""
-    from datamodules._base import collate
+    from datamodules._views import collate
 
     view = data.dataset("val")
     return collate([view[i * len(view) // count] for i in range(min(count, len(view)))])
