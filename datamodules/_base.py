@@ -174,7 +174,8 @@ class DataModule(LightningDataModule):
 
     def sample_dataloader(self, images: int) -> Loader:
         """This rank's share of some random training images, unaugmented: what a layout basis is fitted on."""
-        return self._loader(self._mine(View(self, self.sample(images)), range(images)))
+        some = self.sample(images)
+        return self._loader(self._mine(View(self, some), range(len(some))))
 
     def sample(self, images: int) -> list[Record]:
         """Which ones they are, of all ranks."""
