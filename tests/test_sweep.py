@@ -137,7 +137,7 @@ def test_the_exit_code_says_whether_to_repeat_the_command(codes, code, place, mo
         return ended(codes.get(name, 0))
 
     monkeypatch.setattr(trial, "start", start)
-    monkeypatch.setattr("lumen.__main__._print_table", lambda rows: None)
+    monkeypatch.setattr("lumen.commands.tables._print_table", lambda rows: None)
     assert main(["ablate", "table1", "base=scenes", "accelerator=cpu"]) == code
     told = capsys.readouterr()
     assert told.out.count("stopped; the same command goes on with it") == sum(c in (75, 130) for c in codes.values())
