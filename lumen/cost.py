@@ -20,8 +20,9 @@ from lumen.contracts import Batch
 from lumen.errors import DatasetMissing, WeightsMissing
 from lumen.footprint import Live, backward, followed, place
 from lumen.module import LayoutModule
-from lumen.pipeline import latent, moments
+from lumen.pipeline import moments, sampled
 from lumen.schema import Config
+from lumen.standins import encoded
 
 HALVES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": None}
 CACHED = ("layout", "autoencoder")  # what a cache of latents and layouts spares
@@ -106,8 +107,9 @@ def flops(module: LayoutModule, size: int) -> tuple[dict[str, int], int]:
         _placed(module, live)
         image, t = torch.empty(1, 3, size, size), torch.zeros(1, dtype=torch.long)
         with torch.no_grad():
-            rows, found["layout"] = _counted(lambda: _kept(module, image))
             latents, found["autoencoder"] = _counted(lambda: moments(diffusion.pipeline.vae, image))
+            with encoded(diffusion.pipeline.vae, latents):
+                rows, found["layout"] = _counted(lambda: _kept(module, image))
             layout, z = module.conditioning.layout(rows), latents[:, : diffusion.pipeline.unet.config.in_channels]
             text, found["text encoder"] = _counted(lambda: diffusion.pipeline.embed([""]))
         with FlopCounterMode(display=False) as counter:
@@ -149,15 +151,16 @@ def memory(module: LayoutModule, config: Config, half: torch.dtype | None) -> tu
 
 def _step(module, image, accumulate, live: Live, mixed, peaks, half, unseen) -> None:
     """A micro-batch as in LayoutModule.training_step: the gradients of the last one are there until it goes back."""
-    diffusion, b = module.diffusion, len(image)
+    diffusion, vae, b = module.diffusion, module.diffusion.pipeline.vae, len(image)
     with torch.autocast("cpu", dtype=half, enabled=half is not None):
-        layout = _layout(module, image)
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            known = moments(vae, image)
+        peaks["latents"] = live.lap() + unseen
+        with encoded(vae, known):
+            layout = _layout(module, image)
         peaks["layout"] = live.lap() + unseen
         with torch.no_grad():
-            with torch.autocast("cpu", enabled=False):
-                z = latent(diffusion.pipeline.vae, image)
-            text = diffusion.pipeline.embed([""] * b)
-            peaks["latents"] = live.lap() + unseen
+            z, text = sampled(vae, known), diffusion.pipeline.embed([""] * b)
         predicted = diffusion.denoise(z, torch.zeros(b, dtype=torch.long), text, layout)
         loss = F.mse_loss(predicted.float(), z)
     mixed.kept = None

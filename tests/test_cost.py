@@ -44,6 +44,12 @@ def test_a_training_step_of_sd_1_5_is_the_sum_of_its_parts(published):
     assert step == pytest.approx(2265.2, abs=0.1)
 
 
+def test_a_backbone_that_looks_at_latents_is_given_them():
+    flags = ["backbone=sd", "diffusion.size=tiny", *SMALL]
+    found = flops(outline(load("coco_stuff", flags, complete=False))[0], 32)[0]
+    assert 0 < found["layout"] < found["unet"]  # a part of the U-Net, and no autoencoder
+
+
 def _step(diffusion: ControlledDiffusion, live: Live) -> list[int]:
     """Bytes after the forward pass, at the peak, and after the backward pass."""
     z, text = torch.zeros(2, 4, 16, 16), torch.zeros(2, 77, 32)
