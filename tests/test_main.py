@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -149,8 +150,11 @@ def test_an_interrupted_run_goes_on(finished, place, monkeypatch, told, stop, co
 
 
 @pytest.mark.long
-def test_a_run_that_is_begun_compiled_goes_on_uncompiled_as_the_run_that_never_was(finished, place, monkeypatch):
-    """Through Dynamo without a code generator, whose rounding would be its own."""
+def test_a_run_that_is_begun_compiled_goes_on_uncompiled_as_the_run_that_never_was(finished, place):
+    """Through Dynamo without a code generator, whose rounding would be its own.
+
+    In a process of its own: after a compiled backward pass no fork of a process can go back, and other tests fork.
+    """
     step, compiled = LayoutModule.training_step, []
 
     def interrupted(self, batch, index):
@@ -159,11 +163,17 @@ def test_a_run_that_is_begun_compiled_goes_on_uncompiled_as_the_run_that_never_w
             signal.raise_signal(signal.SIGINT)
         return step(self, batch, index)
 
+    def begun() -> None:
+        torch.compile = partial(torch.compile, backend="eager")
+        LayoutModule.training_step = interrupted
+        code = main([*command, "compile=true"])
+        sys.exit(code if all(compiled) else 1)
+
     command = ["train", "scenes", *TINY, *JUDGED, f"steps={STEPS}", "ema=0.5"]
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    monkeypatch.setattr(LayoutModule, "training_step", interrupted)
-    assert main([*command, "compile=true"]) == 130 and all(compiled)
-    monkeypatch.setattr(LayoutModule, "training_step", step)
+    child = get_context("fork").Process(target=begun)
+    child.start()
+    child.join()
+    assert child.exitcode == 130
     assert main(command) == 0
     assert evidence(next(place.glob("runs/scenes/*/seed0"))) == evidence(finished)
 
