@@ -72,35 +72,37 @@ def inputs(small: bool = False) -> tuple:
     image = torch.rand((2, 3, size, size), generator=generator) * 2 - 1
     hint = torch.rand((2, 3, size, size), generator=generator)
     diffusion.loss(moments := diffusion.moments(image), CAPTIONS, hint, keys(0))  # embeds the captions
-    return diffusion, copy.deepcopy(diffusion.controlnet), image, moments, hint
+    return diffusion, copy.deepcopy(diffusion.controlnet), image, moments, hint, 2 if small else STEPS
 
 
 def keys(step: int) -> list[tuple]:
     return [(0, i, step) for i in range(2)]
 
 
-def peer(diffusion: ControlledDiffusion, controlnet: ControlNetModel, image, moments, hint) -> list[torch.Tensor]:
+def peer(diffusion: ControlledDiffusion, controlnet: ControlNetModel, image, moments, hint, steps: int) -> list:
     controlnet = copy.deepcopy(controlnet)
-    plain(diffusion.pipeline, controlnet, image, lambda: hint)
+    plain(diffusion.pipeline, controlnet, image, lambda: hint, steps)
     return list(controlnet.parameters())
 
 
-def ours(diffusion: ControlledDiffusion, controlnet: ControlNetModel, image, moments, hint) -> list[torch.Tensor]:
+def ours(diffusion: ControlledDiffusion, controlnet: ControlNetModel, image, moments, hint, steps: int) -> list:
     diffusion.controlnet.load_state_dict(controlnet.state_dict())
-    kept(diffusion, moments, lambda: hint)
+    kept(diffusion, moments, lambda: hint, steps)
     return [parameter.detach().clone() for parameter in diffusion.controlnet.parameters()]
 
 
-def script(path: Path, diffusion: ControlledDiffusion, controlnet: ControlNetModel, image, moments, hint) -> float:
+def script(path: Path, diffusion: ControlledDiffusion, controlnet, image, moments, hint, steps: int) -> float:
     diffusion.controlnet.load_state_dict(controlnet.state_dict())
-    return STEPS * seconds_per_step(path, diffusion, image.shape[-1], len(image))
+    return steps * seconds_per_step(path, diffusion, image.shape[-1], len(image))
 
 
-def plain(frozen: Pipeline, controlnet: ControlNetModel, image: torch.Tensor, hint: Hint) -> list[torch.Tensor]:
+def plain(
+    frozen: Pipeline, controlnet: ControlNetModel, image: torch.Tensor, hint: Hint, steps: int
+) -> list[torch.Tensor]:
     """Some steps of train_controlnet.py; their losses."""
     optimizer = torch.optim.AdamW(controlnet.parameters(), lr=1e-3, weight_decay=1e-2)
     losses = []
-    for step in range(STEPS):
+    for step in range(steps):
         distribution = frozen.vae.encode(image).latent_dist
         posterior, noise = (normal(distribution.mean.shape[1:], [(*k, what) for k in keys(step)]) for what in DRAWS)
         latents = (distribution.mean + distribution.std * posterior) * frozen.vae.config.scaling_factor
@@ -124,12 +126,12 @@ def plain(frozen: Pipeline, controlnet: ControlNetModel, image: torch.Tensor, hi
     return losses
 
 
-def kept(diffusion: ControlledDiffusion, moments: torch.Tensor, hint: Hint) -> list[torch.Tensor]:
+def kept(diffusion: ControlledDiffusion, moments: torch.Tensor, hint: Hint, steps: int) -> list[torch.Tensor]:
     """As many of ours, from what a cache keeps; their losses."""
     optimizer = torch.optim.AdamW(diffusion.controlnet.parameters(), lr=1e-3, weight_decay=1e-2)
     return [
         stepped(diffusion.loss(moments, CAPTIONS, hint(), keys(step)).mean(), diffusion.controlnet, optimizer)
-        for step in range(STEPS)
+        for step in range(steps)
     ]
 
 

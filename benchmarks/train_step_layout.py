@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from backbones.sd import SD
-from benchmarks.train_step_cached import CAPTIONS, begun, kept, keys, plain
+from benchmarks.train_step_cached import CAPTIONS, STEPS, begun, kept, keys, plain
 from lumen.diffusion import ControlledDiffusion
 from lumen.pca import project
 
@@ -35,17 +35,18 @@ def inputs(small: bool = False) -> tuple:
     moments = diffusion.moments(image)
     diffusion.loss(moments, CAPTIONS, layout, keys(0))  # embeds the captions
     start = {name: tensor.clone() for name, tensor in diffusion.controlnet.state_dict().items()}
-    return diffusion, start, image, moments, layout, backbone, mean, axes
+    return diffusion, start, image, moments, layout, backbone, mean, axes, 2 if small else STEPS
 
 
-def peer(diffusion: ControlledDiffusion, start: dict, image, moments, layout, backbone: SD, mean, axes) -> list:
+def peer(diffusion: ControlledDiffusion, start: dict, image, moments, layout, backbone: SD, mean, axes, steps) -> list:
     diffusion.controlnet.load_state_dict(start)
-    return plain(diffusion.pipeline, diffusion.controlnet, image, lambda: extracted(backbone, image, mean, axes))
+    hint = lambda: extracted(backbone, image, mean, axes)  # noqa: E731
+    return plain(diffusion.pipeline, diffusion.controlnet, image, hint, steps)
 
 
-def ours(diffusion: ControlledDiffusion, start: dict, image, moments, layout, backbone: SD, mean, axes) -> list:
+def ours(diffusion: ControlledDiffusion, start: dict, image, moments, layout, backbone: SD, mean, axes, steps) -> list:
     diffusion.controlnet.load_state_dict(start)
-    return kept(diffusion, moments, lambda: layout)
+    return kept(diffusion, moments, lambda: layout, steps)
 
 
 @torch.no_grad()
