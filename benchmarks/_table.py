@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks._rows import rows
+
 HEAD = """\
 | row | peer | peer, CPU s | ours, CPU s | times faster | target | FLOPs | difference |
 |---|---|---|---|---|---|---|---|"""
@@ -36,20 +38,22 @@ def section() -> str:
     parts = []
     for path in sorted(RESULTS.glob("*.json")):
         kept = json.loads(path.read_text())
-        lines = [line(name, figures) for name, figures in sorted(kept["rows"].items())]
+        every = sorted(kept["rows"].items())
+        lines = [line(name, figures) for name, figures in every]
         days = sorted({figures["date"] for figures in kept["rows"].values()})
         when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
-        what = [f"- `{name}`: {figures['what']}{_missed(figures)}" for name, figures in sorted(kept["rows"].items())]
+        what = [f"- `{name}`: {figures['what']}{_missed(name, figures)}" for name, figures in every]
         parts.append("\n".join([f"{kept['device']}, one thread, {when}:", "", HEAD, *lines, "", *what]))
     return "\n\n".join(parts)
 
 
-def _missed(figures: dict[str, Any]) -> str:
+def _missed(name: str, figures: dict[str, Any]) -> str:
     """Why a row does not reach its target, and where its time goes."""
-    if "missed" not in figures:
+    if "profile" not in figures:
         return ""
-    spent = ", ".join(f"`{name}` {share:.0%}" for name, share in figures["profile"].items())
-    return f" Missed: {figures['missed']} (its time: {spent})."
+    spent = sorted(figures["profile"].items(), key=lambda part: -part[1])
+    times = ", ".join(f"`{function}` {share:.0%}" for function, share in spent)
+    return f" Missed: {getattr(rows()[name.removesuffix('_script')], 'MISSED', 'by little')} (its time: {times})."
 
 
 def inside(text: str) -> str:

@@ -6,6 +6,7 @@ from benchmarks.sampler import inputs as whole
 __all__ = ["LIBRARIES", "PEER", "ROUNDS", "inputs", "ours", "peer"]
 APART = 1e-4
 TARGET = 1.3
+MISSED = "without the ControlNet in half of the steps there are 1.23 times fewer operations, and no faster ones"
 FLOPS = 1.17
 
 

@@ -17,6 +17,7 @@ LIBRARIES = ("diffusers", "torch")
 ROUNDS = 5
 APART = 1e-5
 TARGET = 1.5
+MISSED = "all that comes before the last layer asked for must run: 1.47 times fewer operations, and no faster ones"
 FLOPS = 1.45
 
 

@@ -35,6 +35,7 @@ class Trial:
     state: Literal["waiting", "running", "done", "failed", "busy", "stopped", "sent"] = "waiting"
     failures: dict[str, str] = field(default_factory=dict)  # what each command that failed said last
     code: int = 0  # how the last command ended
+    spared: str = ""  # what its training took from the cache, in its own words
 
     @property
     def home(self) -> Path:
@@ -80,6 +81,8 @@ class Trial:
                 return "stopped"
             if self.code == MISTAKE and _held(place):
                 return "busy"  # somebody has typed the command by hand
+            if place == self.home:
+                self.spared = _last_of_cache(self.log)
             if self.code != 0:
                 self.failures[command] = _last_words(self.log, self.code)
                 if place == self.home:
@@ -149,6 +152,12 @@ def _last_words(log: Path, code: int) -> str:
     if code < 0:
         return f"ended by signal {-code} ({signal.strsignal(-code)})"
     return [f"exit code {code}", *lines[-1:], *errors[-1:]][-1]
+
+
+def _last_of_cache(log: Path) -> str:
+    """What a run said last of its cache, or nothing."""
+    said = re.findall(r"[\r\n]cache: ([^\r\n]+)", _tail(log, 2**26))
+    return said[-1] if said else ""
 
 
 def _tail(path: Path, size: int = 20000) -> str:

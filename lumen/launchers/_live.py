@@ -65,6 +65,7 @@ def _said(trial: Trial) -> str:
     if trial.state == "failed":
         return f"failed: {next(iter(trial.failures.values()))}"
     return {
+        "done": "; ".join(filter(None, ["done", trial.spared])),
         "running": f"running, log: {trial.log}",
         "busy": "left out, another process is at it",
         "stopped": "stopped; the same command goes on with it",

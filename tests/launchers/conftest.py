@@ -38,7 +38,9 @@ with open("order", "a") as file:
     if word == "meets":  # ends when another trial has begun
         while len(pathlib.Path("order").read_text().split("+")) < 3:
             time.sleep(0.02)
-    if word == "done" or word == "meets":
+    if word == "keeps":
+        print("cache: 13.6 MB are made in about 6 s; stopped, it goes on.\\rEpoch 0\\ncache: which saves about 47 s.")
+    if word in ("done", "meets", "keeps"):
         figures = {"share": os.environ.get("OMP_NUM_THREADS"), "run": os.environ.get("WANDB_RUN_ID")}
         (place / "metrics.json").write_text(json.dumps(figures))
         sys.exit(0)

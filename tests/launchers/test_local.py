@@ -52,6 +52,12 @@ def test_what_fails_is_tried_once_more_and_a_mistake_is_not(quick, table, place)
     assert trials[1].log.read_text().count("$ quick runs/twice 1 1 done") == 2
 
 
+def test_what_the_cache_saved_is_said_of_each_run(quick, table, capsys):
+    run(table, [quick("a", "1", "keeps"), quick("b", "done")])
+    told = capsys.readouterr().out
+    assert "[1/2" in told and "a: done; which saves about 47 s.\n" in told and told.endswith("b: done\n")
+
+
 def test_a_measuring_that_fails_leaves_the_training_done(quick, table):
     trial = quick("a", "done", then="1")
     run(table, [trial])
