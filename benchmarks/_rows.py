@@ -69,7 +69,7 @@ def compared(row: ModuleType, inputs: tuple) -> dict[str, Any]:
 
 
 def measured(row: ModuleType, script: Path | None = None) -> dict[str, Any]:
-    """compared(), and the median CPU seconds of both, round by round in turn; where a target is missed, on what.
+    """compared(), the median CPU seconds of both in turn, and where it misses its target a profile of ours.
 
     Args:
         script: the peer's own, timed in its place.
