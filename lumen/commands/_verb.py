@@ -18,11 +18,11 @@ def verb(name: str) -> Callable[[Verb], Verb]:
     return add
 
 
-def one(words: list[str], what: str, verb: Verb) -> str:
+def one(words: list[str], what: str, asking: Verb) -> str:
     """The only word of a command."""
     if len(words) != 1:
         got = f"not {len(words)}: {', '.join(map(repr, words))}" if words else "none was given"
-        raise UnknownName(f"one {what} is needed, {got}; write: {usage(verb)}.")
+        raise UnknownName(f"one {what} is needed, {got}; write: {usage(asking)}.")
     return words[0]
 
 
@@ -38,6 +38,6 @@ def whole(name: str, text: str) -> int:
     return int(text)
 
 
-def usage(verb: Verb, whole: bool = False) -> str:
-    """How a verb is typed, and with `whole` what it does."""
-    return verb.__doc__ if whole else verb.__doc__.partition(": ")[0]
+def usage(function: Verb, explained: bool = False) -> str:
+    """How a verb is typed, or its whole line of help."""
+    return function.__doc__ if explained else function.__doc__.partition(": ")[0]

@@ -51,7 +51,7 @@ def prune_cache(words: list[str], flags: dict[str, str]) -> int:
     return 0
 
 
-def _cache(words: list[str], flags: dict[str, str], verb: Verb) -> Path:
+def _cache(words: list[str], flags: dict[str, str], asking: Verb) -> Path:
     if words or flags.keys() - {"runs"}:
-        raise BadConfig(f"not {[*words, *strings(flags)]}; write: {usage(verb)}.")
+        raise BadConfig(f"not {[*words, *strings(flags)]}; write: {usage(asking)}.")
     return Path(flags.get("runs", "runs")) / "cache"

@@ -82,9 +82,9 @@ def _print_table(rows: "Table", parts: str | None = None) -> None:
         print("\n".join(["", *(f"file: {path}" for path in save(collect(rows)))]))
 
 
-def _table(words: list[str], flags: dict[str, str], verb: Verb) -> "Table":
+def _table(words: list[str], flags: dict[str, str], asking: Verb) -> "Table":
     from lumen.table import read
 
     base, seeds = flags.pop("base", None), whole("seeds", flags.pop("seeds", "1"))
     only = [name for name in flags.pop("rows", "").split(",") if name]
-    return read(one(words, "TABLE", verb), base, seeds, strings(flags), only)
+    return read(one(words, "TABLE", asking), base, seeds, strings(flags), only)
