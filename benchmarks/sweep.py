@@ -20,7 +20,7 @@ APART = 0.0  # validation losses after the last step, bit by bit
 TARGET = 2.0
 FLOPS = 1.1
 MISSED = (
-    "frozen networks are a quarter of the operations of a step on `scenes`, so four runs cannot take half; at 512 px "
+    "frozen networks are a fifth of the operations of a run on `scenes`, so four runs cannot take half; at 512 px "
     "they are 33 to 70 %"
 )
 QUIET = ["metrics=[]", "wandb=disabled", "accelerator=cpu", "validation=2", "sampling.images=1", "sampling.steps=1"]
