@@ -15,10 +15,11 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
-from backbones._dense import Normalise, chosen, fitted, grid, outputs
-from lumen.contracts import Backbone
-from lumen.registry import backbones
-from lumen.weights import fingerprint, folder, outlined, reading
+from lumen.core.hashing import fingerprint
+from lumen.core.interfaces import Backbone
+from lumen.core.registry import backbones
+from lumen.features.extraction import Normalise, chosen, fitted, grid, outputs
+from lumen.features.pretrained import folder, outlined, reading
 
 # open_clip's name of each architecture and the hub id of OpenAI's weights in its format; their
 # commits could not be looked up where this was written: pin one with `revision`.

@@ -2,8 +2,8 @@
 
 from typing import Literal
 
-from backbones._vit import ViT, vit
-from lumen.registry import backbones
+from lumen.core.registry import backbones
+from lumen.features.vit import ViT, vit
 
 
 @backbones.register

@@ -8,13 +8,14 @@ from diffusers import UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from backbones._dense import chosen, fitted, outputs
-from lumen.contracts import Backbone
-from lumen.errors import BadConfig
-from lumen.pipeline import Pipeline, latent, load
-from lumen.registry import backbones
-from lumen.standins import Known, attending, standing
-from lumen.weights import fingerprint
+from lumen.core.errors import BadConfig
+from lumen.core.hashing import fingerprint
+from lumen.core.interfaces import Backbone
+from lumen.core.patching import Known, standing
+from lumen.core.registry import backbones
+from lumen.diffusion.activation_reuse import attending
+from lumen.diffusion.stable_diffusion import Pipeline, latent, load
+from lumen.features.extraction import chosen, fitted, outputs
 
 
 class SD(Backbone):

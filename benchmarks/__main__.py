@@ -17,7 +17,7 @@ import torch
 
 from benchmarks import _table
 from benchmarks._rows import keep, measured, rows
-from lumen.errors import Mistake
+from lumen.core.errors import Mistake
 
 
 def main(words: list[str]) -> int:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lumen.files import write_json
+from lumen.core.files import write_json
 
 HERE = Path(__file__).parent
 SHOWN = 4  # functions of a profile

@@ -13,8 +13,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image
 
-from lumen.diffusion import ControlledDiffusion
-from lumen.errors import Mistake
+from lumen.core.errors import Mistake
+from lumen.generators.controlnet import ControlledDiffusion
 
 STEPS = (4, 24)  # of two runs, whose difference is of steps alone
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lumen.native import joint
+from lumen.features.joint_moments import joint
 
 PEER = "resized to 64², concatenated, centred, X'X"
 LIBRARIES = ("torch",)

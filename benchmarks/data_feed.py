@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from datamodules._base import Loading
-from datamodules._views import Loader
-from lumen.cache import Rows, Shelf, groups
-from lumen.pipeline import Pipeline, load
-from lumen.registry import datamodules
+from lumen.core.registry import datamodules
+from lumen.data.cache import Rows, Shelf, groups
+from lumen.data.datamodule import Loading
+from lumen.data.loader import Loader
+from lumen.diffusion.stable_diffusion import Pipeline, load
 
 PEER = "PIL and torchvision as in train_controlnet.py: a JPEG and a PNG per image, in the main process"
 LIBRARIES = ("pillow", "torch", "torchvision")

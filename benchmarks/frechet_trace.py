@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from scipy.linalg import sqrtm
 
-from lumen.metrics.fid import frechet
+from lumen.evaluation.metrics.fid import frechet
 
 PEER = "numpy.cov and scipy.linalg.sqrtm, as pytorch-fid and clean-fid"
 LIBRARIES = ("numpy", "scipy", "torch")

@@ -25,12 +25,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from backbones.sd import SD
 from benchmarks._script import seconds_per_step
 from benchmarks.train_step_layout import extracted
-from lumen.diffusion import ControlledDiffusion
-from lumen.files import write_json
-from lumen.native import joint
-from lumen.pca import project
-from lumen.pipeline import load
-from lumen.speeds import GPUS, present
+from lumen.core.files import write_json
+from lumen.diffusion.stable_diffusion import load
+from lumen.features.joint_moments import joint
+from lumen.features.pca import project
+from lumen.generators.controlnet import ControlledDiffusion
+from lumen.runs.cost.hardware import GPUS, present
 
 Work = Callable[[], object]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

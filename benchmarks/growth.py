@@ -17,14 +17,14 @@ from statistics import median
 import torch
 from matplotlib.figure import Figure
 
-from lumen.build import build_data, build_module
-from lumen.config import load
-from lumen.contracts import Batch
-from lumen.files import write_json
-from lumen.plots import image
-from lumen.results import collect
-from lumen.samples import Samples, save_samples
-from lumen.table import Row, Table
+from lumen.config.experiment import load
+from lumen.core.files import write_json
+from lumen.core.interfaces import Batch
+from lumen.evaluation.scores import Samples, save_samples
+from lumen.runs.build import build_data, build_module
+from lumen.sweeps.reports.plots import image
+from lumen.sweeps.results import collect
+from lumen.sweeps.table import Row, Table
 
 PLACE = Path(__file__).parent / "results" / "growth.png"
 ROUNDS = 2

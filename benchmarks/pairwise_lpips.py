@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.functional.image.lpips import _LPIPS
 
-from lumen.contracts import Batch
-from lumen.metrics import lpips
+from lumen.core.interfaces import Batch
+from lumen.evaluation.metrics import lpips
 
 PEER = "torchmetrics' LPIPS network on every pair"
 LIBRARIES = ("torchmetrics", "torch")

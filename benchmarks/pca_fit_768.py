@@ -4,8 +4,8 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from lumen.moments import Moments
-from lumen.pca import principal_axes
+from lumen.features.moments import Moments
+from lumen.features.pca import principal_axes
 
 PEER = "sklearn's PCA(20), solver auto"
 LIBRARIES = ("scikit-learn", "numpy", "scipy", "torch")

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lumen.pca import project
+from lumen.features.pca import project
 
 PEER = "resized to 64², concatenated, 1x1 convolution with the mean in its bias"
 LIBRARIES = ("torch",)

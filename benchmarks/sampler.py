@@ -4,8 +4,8 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionControlNetPipeline
 from torch import Tensor
 
-from lumen.diffusion import ControlledDiffusion
-from lumen.pipeline import load
+from lumen.diffusion.stable_diffusion import load
+from lumen.generators.controlnet import ControlledDiffusion
 
 PEER = "diffusers' StableDiffusionControlNetPipeline"
 LIBRARIES = ("diffusers", "torch")

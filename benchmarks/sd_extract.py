@@ -8,9 +8,9 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from backbones.sd import SD
-from lumen.contracts import resize
-from lumen.pca import project
-from lumen.pipeline import latent, load
+from lumen.core.resize import resize
+from lumen.diffusion.stable_diffusion import latent, load
+from lumen.features.pca import project
 
 PEER = "the whole U-Net with hooks; maps resized, concatenated, centred and projected"
 LIBRARIES = ("diffusers", "torch")

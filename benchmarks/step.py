@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from lightning.pytorch import Trainer
 from lightning.pytorch.loops.fetchers import _PrefetchDataFetcher
 
-from lumen import run
 from lumen.conditionings.neural_layout import NeuralLayout
-from lumen.config import load
-from lumen.diffusion import ControlledDiffusion
-from lumen.module import LayoutModule
-from lumen.tracking import Journal, Tracker
+from lumen.config.experiment import load
+from lumen.generators.controlnet import ControlledDiffusion
+from lumen.runs import train as run
+from lumen.training.loggers import Journal, Tracker
+from lumen.training.tasks.layout_to_image import LayoutModule
 
 spent: dict[str, float] = defaultdict(float)
 

@@ -10,8 +10,8 @@ import tempfile
 
 import torch
 
-from lumen import run
-from lumen.config import load
+from lumen.config.experiment import load
+from lumen.runs import train as run
 
 PEER = "lumen train with cache=never, four times"
 LIBRARIES = ("lightning", "torch")

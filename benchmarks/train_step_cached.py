@@ -14,9 +14,9 @@ from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DCondi
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmarks._script import seconds_per_step
-from lumen.diffusion import ControlledDiffusion
-from lumen.order import normal, uniform
-from lumen.pipeline import Pipeline, load
+from lumen.core.random import normal, uniform
+from lumen.diffusion.stable_diffusion import Pipeline, load
+from lumen.generators.controlnet import ControlledDiffusion
 
 PEER = "train_controlnet.py of diffusers: autoencoder and text encoder at every step"
 LIBRARIES = ("diffusers", "torch", "transformers")

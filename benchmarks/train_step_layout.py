@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from backbones.sd import SD
 from benchmarks.train_step_cached import CAPTIONS, STEPS, begun, kept, keys, plain
-from lumen.diffusion import ControlledDiffusion
-from lumen.pca import project
+from lumen.features.pca import project
+from lumen.generators.controlnet import ControlledDiffusion
 
 PEER = "train_controlnet.py of diffusers, and layers 2, 5, 8 of the U-Net by hooks"
 LIBRARIES = ("diffusers", "torch", "transformers")

@@ -4,13 +4,13 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from datamodules._base import DataModule, Loading
-from datamodules._classes import ADE20K
-from datamodules._fake import write_json, write_pair
-from datamodules._files import PICTURES, label_map, lookup, picture
-from datamodules._survey import Survey
-from lumen.contracts import IGNORE
-from lumen.registry import datamodules
+from lumen.core.interfaces import IGNORE
+from lumen.core.registry import datamodules
+from lumen.data.class_names import ADE20K
+from lumen.data.datamodule import DataModule, Loading
+from lumen.data.fake import write_json, write_pair
+from lumen.data.index import Survey
+from lumen.data.readers import PICTURES, label_map, lookup, picture
 
 PARTS = {"train": "training", "val": "validation"}
 CLASS_OF = {0: IGNORE} | {id: id - 1 for id in range(1, 151)}

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import torch
 
-from datamodules._base import DataModule, Loading
-from datamodules._classes import CITYSCAPES
-from datamodules._fake import write_json, write_pair
-from datamodules._files import consecutive, label_map, lookup, picture
-from datamodules._geometry import Frame, chance, crop, window
-from datamodules._survey import Survey
-from lumen.contracts import IGNORE
-from lumen.registry import datamodules
+from lumen.core.interfaces import IGNORE
+from lumen.core.registry import datamodules
+from lumen.data.class_names import CITYSCAPES
+from lumen.data.datamodule import DataModule, Loading
+from lumen.data.fake import write_json, write_pair
+from lumen.data.index import Survey
+from lumen.data.readers import consecutive, label_map, lookup, picture
+from lumen.data.transforms import Frame, chance, crop, window
 
 
 @datamodules.register

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from datamodules._base import DataModule, Loading
-from datamodules._classes import CITYSCAPES
-from datamodules._fake import save, write_json, write_pair
-from datamodules._files import boxes, disparity, document, label_map, lookup, picture
-from datamodules._geometry import Frame, chance, window
-from datamodules._survey import Survey
-from lumen.contracts import IGNORE
-from lumen.registry import datamodules
+from lumen.core.interfaces import IGNORE
+from lumen.core.registry import datamodules
+from lumen.data.class_names import CITYSCAPES
+from lumen.data.datamodule import DataModule, Loading
+from lumen.data.fake import save, write_json, write_pair
+from lumen.data.index import Survey
+from lumen.data.readers import boxes, disparity, document, label_map, lookup, picture
+from lumen.data.transforms import Frame, chance, window
 
 # Ids run to 33; 255 is what the licence plate's -1 becomes in one byte.
 CLASS_OF = dict.fromkeys((*range(34), 255), IGNORE) | {id: train for train, id in enumerate(CITYSCAPES)}

@@ -4,12 +4,12 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from datamodules._base import DataModule, Loading
-from datamodules._classes import COCO_STUFF
-from datamodules._fake import write_json, write_pair
-from datamodules._files import PICTURES, consecutive, label_map, lookup, picture
-from datamodules._survey import Survey
-from lumen.registry import datamodules
+from lumen.core.registry import datamodules
+from lumen.data.class_names import COCO_STUFF
+from lumen.data.datamodule import DataModule, Loading
+from lumen.data.fake import write_json, write_pair
+from lumen.data.index import Survey
+from lumen.data.readers import PICTURES, consecutive, label_map, lookup, picture
 
 # Thing ids that were given a name and never drawn: with them there are 182 classes, without them 171.
 UNUSED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)

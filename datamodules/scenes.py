@@ -7,18 +7,18 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from datamodules._base import DataModule, Loading
-from datamodules._check import Report
-from datamodules._survey import Record
-from lumen.contracts import Batch
-from lumen.errors import BadConfig
-from lumen.questions import Question
-from lumen.registry import datamodules
+from lumen.core.errors import BadConfig
+from lumen.core.interfaces import Batch
+from lumen.core.registry import datamodules
+from lumen.data.datamodule import DataModule, Loading
+from lumen.data.index import Record
+from lumen.data.integrity import Report
+from lumen.data.questions import Question
 from lumen.scenes import world
-from lumen.scenes.edits import edited
+from lumen.scenes.caption_edits import edited
+from lumen.scenes.captions import captions
 from lumen.scenes.questions import questions
 from lumen.scenes.render import render
-from lumen.scenes.words import captions
 from lumen.scenes.world import CLASSES, SPLITS, seeds
 
 KEPT = 4096 * 64**2  # pixels of scenes that stay in memory, at 13 bytes each

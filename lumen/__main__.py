@@ -7,10 +7,10 @@ import sys
 # cores a small network trains ten times slower. Sleeping at once would cost a quiet machine a third; so, a short spin.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
-from lumen.commands import about, cache, data, runs, tables  # noqa: F401  (each adds its verbs)
-from lumen.commands._verb import VERBS, usage
-from lumen.errors import BadConfig, Mistake, UnknownName, known
-from lumen.signals import STOPPED, Stopped, started
+from lumen.cli import cache, data, info, runs, tables  # noqa: F401  (each adds its verbs)
+from lumen.cli.command import VERBS, usage
+from lumen.core.errors import BadConfig, Mistake, UnknownName, known
+from lumen.core.signals import STOPPED, Stopped, started
 
 
 def main(arguments: list[str] | None = None) -> int:

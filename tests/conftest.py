@@ -28,6 +28,7 @@ checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))
 sys.modules["checker"] = checker
 # Before anything of the house is imported, or its annotations would go unchecked. The renderer has no shapes.
 rooms = [m.name for m in iter_modules(find_spec("lumen").submodule_search_locations) if m.name != "scenes"]
+rooms += ["scenes.recipes"]
 install_import_hook([*(f"lumen.{room}" for room in rooms), "backbones", "datamodules"], "checker.check")
 
 from collections.abc import Callable
@@ -45,7 +46,7 @@ def pytest_xdist_auto_num_workers(config) -> int:
 @pytest.fixture(scope="session")
 def pipeline():
     """The untrained small Stable Diffusion; shared, so no test may change it."""
-    from lumen.pipeline import load
+    from lumen.diffusion.stable_diffusion import load
 
     return load("none", "tiny")
 
@@ -53,7 +54,7 @@ def pipeline():
 @pytest.fixture(scope="session")
 def backbone():
     """A small untrained ViT of 32 channels on cells of 8 px."""
-    from lumen.registry import backbones
+    from lumen.core.registry import backbones
 
     return backbones.build("dino", size="tiny", patch=8, weights="none")
 
@@ -61,7 +62,7 @@ def backbone():
 @pytest.fixture
 def batch():
     """Three random images of 32 px with captions."""
-    from lumen.contracts import Batch
+    from lumen.core.interfaces import Batch
 
     image = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     return Batch(image=image, caption=["a red ball", "a house", ""], id=["a", "b", "c"])

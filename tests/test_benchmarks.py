@@ -5,8 +5,8 @@ import pytest
 from benchmarks import _script, _table
 from benchmarks._rows import compared, profile, rows
 from benchmarks._script import seconds_per_step
-from lumen.diffusion import ControlledDiffusion
-from lumen.errors import Mistake
+from lumen.core.errors import Mistake
+from lumen.generators.controlnet import ControlledDiffusion
 
 ROWS = rows()
 

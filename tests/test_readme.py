@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lumen.__main__ import VERBS, main
-from lumen.registry import datamodules
+from lumen.core.registry import datamodules
 
 README = Path(__file__).parents[1] / "README.md"
 SMALL = [

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from lumen.__main__ import main
-from lumen.registry import backbones
+from lumen.core.registry import backbones
 
 SMALL = ["backbone.size=tiny", "backbone.weights=none", "diffusion.weights=none", "diffusion.size=tiny", "size=64"]
 SMALL += ["batch=4", "steps=16", "lr=1e-2", "warmup=2", "prompt_dropout=0", "validation=4", "workers=0"]

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lumen.contracts import Batch, Conditioning
-from lumen.registry import conditionings
+from lumen.core.interfaces import Batch, Conditioning
+from lumen.core.registry import conditionings
 
 
 @conditionings.register

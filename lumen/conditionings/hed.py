@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lumen import edges
-from lumen.contracts import Batch, Conditioning
-from lumen.errors import WeightsMissing
-from lumen.registry import conditionings
-from lumen.weights import folder
+from lumen.core.errors import WeightsMissing
+from lumen.core.interfaces import Batch, Conditioning
+from lumen.core.registry import conditionings
+from lumen.features import hed as edges
+from lumen.features.pretrained import folder
 
 
 @conditionings.register

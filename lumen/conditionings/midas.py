@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lumen.contracts import Batch, Conditioning
-from lumen.evaluator import Evaluator
-from lumen.registry import conditionings
+from lumen.core.interfaces import Batch, Conditioning
+from lumen.core.registry import conditionings
+from lumen.features.dense_prediction import Evaluator
 
 
 @conditionings.register

@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lumen.contracts import Backbone, Batch, Conditioning
-from lumen.errors import BadConfig
-from lumen.moments import Moments
-from lumen.native import joint
-from lumen.order import generator
-from lumen.pca import TENSORS, Basis, principal_axes, project, vectors_at
-from lumen.pictures import colours
-from lumen.registry import conditionings
-from lumen.standins import standing
+from lumen.core.errors import BadConfig
+from lumen.core.interfaces import Backbone, Batch, Conditioning
+from lumen.core.patching import standing
+from lumen.core.random import generator
+from lumen.core.registry import conditionings
+from lumen.core.visualize import colours
+from lumen.features.joint_moments import joint
+from lumen.features.moments import Moments
+from lumen.features.pca import TENSORS, Basis, principal_axes, project, vectors_at
 
 KEPT = (20, 64)  # axes that are projected on where fewer are shown: one pass over the images serves every N up to them
 

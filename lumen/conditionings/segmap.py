@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lumen.contracts import IGNORE, Batch, Conditioning
-from lumen.errors import BadSample
-from lumen.registry import conditionings
+from lumen.core.errors import BadSample
+from lumen.core.interfaces import IGNORE, Batch, Conditioning
+from lumen.core.registry import conditionings
 
 
 @conditionings.register

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lumen.errors import Mistake, known
-from lumen.files import beside, write_json
+from lumen.core.errors import Mistake, known
+from lumen.core.files import beside, write_json
 from lumen.scenes.render import Scene, render
 from lumen.scenes.world import CLASSES, seeds
 

@@ -3,10 +3,10 @@
 import numpy as np
 
 from lumen.scenes.camera import Camera
-from lumen.scenes.rays import SHAPES, Vector, crop
+from lumen.scenes.objects import Thing, linear
+from lumen.scenes.ray_casting import SHAPES, Vector, crop
 from lumen.scenes.sky import MOODS
 from lumen.scenes.texture import blend, column, noise
-from lumen.scenes.things import Thing, linear
 from lumen.scenes.world import World
 
 PAINT = {

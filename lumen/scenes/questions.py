@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from lumen.questions import Question
-from lumen.scenes.things import COLOURS, KINDS
-from lumen.scenes.words import name
+from lumen.data.questions import Question
+from lumen.scenes.captions import name
+from lumen.scenes.objects import COLOURS, KINDS
 from lumen.scenes.world import GROUNDS, SKIES, pick
 
 YES, NO = "yes", "no"

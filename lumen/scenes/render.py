@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from lumen.scenes.camera import Camera
+from lumen.scenes.captions import captions, describe
 from lumen.scenes.ground import ground_light
-from lumen.scenes.rays import Hits, Vector, along, crop, dot, trace
+from lumen.scenes.ray_casting import Hits, Vector, along, crop, dot, trace
 from lumen.scenes.sky import MOODS, sky_light, snowfall
 from lumen.scenes.texture import blend, noise
-from lumen.scenes.words import captions, describe
 from lumen.scenes.world import CLASSES, World, seen, world
 
 

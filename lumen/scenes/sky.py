@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from lumen.scenes.camera import Camera
-from lumen.scenes.rays import Vector, dot
+from lumen.scenes.objects import linear
+from lumen.scenes.ray_casting import Vector, dot
 from lumen.scenes.texture import blend, cells, column, noise, smooth
-from lumen.scenes.things import linear
 from lumen.scenes.world import World
 
 Colour = tuple[float, float, float]

@@ -5,10 +5,10 @@ from math import cos, pi, radians, sin
 
 import numpy as np
 
-from lumen.errors import Mistake
+from lumen.core.errors import Mistake
 from lumen.scenes.camera import Camera
-from lumen.scenes.rays import Hits, Solid, Vector, trace
-from lumen.scenes.things import COLOURS, KINDS, Thing, built
+from lumen.scenes.objects import COLOURS, KINDS, Thing, built
+from lumen.scenes.ray_casting import Hits, Solid, Vector, trace
 
 GROUNDS = ("grass", "sand", "water", "road")
 SKIES = ("clear", "overcast", "sunset", "night", "fog", "snow")

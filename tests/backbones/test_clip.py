@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torchvision.transforms.functional import normalize
 
 from backbones.clip import TINY
-from lumen.errors import WeightsMissing
-from lumen.registry import backbones
+from lumen.core.errors import WeightsMissing
+from lumen.core.registry import backbones
 
 SIZES = [(64, 64), (96, 96), (64, 128)]  # the first is the size it was made for
 

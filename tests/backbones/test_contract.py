@@ -9,9 +9,9 @@ import huggingface_hub.constants
 import pytest
 import torch
 
-from lumen import pipeline
-from lumen.errors import BadSize, WeightsMissing
-from lumen.registry import backbones
+from lumen.core.errors import BadSize, WeightsMissing
+from lumen.core.registry import backbones
+from lumen.diffusion import stable_diffusion as pipeline
 
 NAMES = backbones.names()
 SIZES = [(112, 224), (224, 112), (112, 112)]  # multiples of 14 and of 16

@@ -6,9 +6,9 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from lumen import pipeline
-from lumen.errors import BadConfig
-from lumen.registry import backbones
+from lumen.core.errors import BadConfig
+from lumen.core.registry import backbones
+from lumen.diffusion import stable_diffusion as pipeline
 
 SIZES = [(64, 64), (96, 160), (36, 40)]  # the last halves to odd sides
 

@@ -7,9 +7,9 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.nn.functional import interpolate
 from torchvision.transforms.functional import normalize
 
-from backbones._vit import TINY
-from lumen.errors import BadConfig, WeightsMissing
-from lumen.registry import backbones
+from lumen.core.errors import BadConfig, WeightsMissing
+from lumen.core.registry import backbones
+from lumen.features.vit import TINY
 
 VARIANTS = [
     ("dino", {"patch": 16}, "vit_small_patch16_224.dino"),
@@ -125,7 +125,7 @@ def test_a_hub_id_is_read_from_the_cache_at_its_revision(tmp_path, monkeypatch):
 
 
 def test_scenes_is_the_packages_own_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr("lumen.weights.SCENES", tmp_path)
+    monkeypatch.setattr("lumen.features.pretrained.SCENES", tmp_path)
     with pytest.raises(WeightsMissing, match="which is no folder"):
         backbones.build("dino", weights="scenes")
     backbone, network = pair(*VARIANTS[0])

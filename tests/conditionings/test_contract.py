@@ -15,16 +15,16 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import pipeline as transformers_pipeline
 
-from datamodules._base import Loading
-from lumen import edges
 from lumen.__main__ import main
-from lumen.build import build_conditioning, build_data, build_module
-from lumen.config import load
-from lumen.contracts import IGNORE, Batch
-from lumen.errors import BadCheckpoint, BasisMismatch, WeightsMissing
-from lumen.registry import conditionings, datamodules
+from lumen.config.experiment import load
+from lumen.core.errors import BadCheckpoint, BasisMismatch, WeightsMissing
+from lumen.core.interfaces import IGNORE, Batch
+from lumen.core.registry import conditionings, datamodules
+from lumen.data.datamodule import Loading
+from lumen.features import hed as edges
+from lumen.features.pretrained import SCENES
+from lumen.runs.build import build_conditioning, build_data, build_module
 from lumen.scenes.world import CLASSES
-from lumen.weights import SCENES
 
 NAMES = conditionings.names()
 TINY = ["size=32", "diffusion.weights=none", "batch=2", "data.images=4", "validation=2", "steps=1", "warmup=1"]

@@ -11,11 +11,11 @@ import torch.distributed as dist
 from sklearn.decomposition import PCA
 from torch.utils.flop_counter import FlopCounterMode
 
-from datamodules._base import Loading
-from lumen.errors import BadConfig, BasisMismatch
-from lumen.moments import Moments
-from lumen.pca import Basis, project
-from lumen.registry import backbones, conditionings, datamodules
+from lumen.core.errors import BadConfig, BasisMismatch
+from lumen.core.registry import backbones, conditionings, datamodules
+from lumen.data.datamodule import Loading
+from lumen.features.moments import Moments
+from lumen.features.pca import Basis, project
 from lumen.scenes.world import CLASSES
 
 

@@ -1,7 +1,7 @@
 import pytest
 
-from datamodules._base import Loading
-from lumen.registry import datamodules
+from lumen.core.registry import datamodules
+from lumen.data.datamodule import Loading
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from datamodules._geometry import Frame, crop, window
-from lumen.contracts import IGNORE
-from lumen.order import generator
+from lumen.core.interfaces import IGNORE
+from lumen.core.random import generator
+from lumen.data.transforms import Frame, crop, window
 
 COLOURS = torch.from_numpy(np.random.default_rng(3).integers(0, 256, (256, 3))).float()
 WAYS = [

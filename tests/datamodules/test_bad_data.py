@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules import _files
-from lumen.errors import BadSample, DatasetMissing
-from lumen.registry import datamodules
+from lumen.core.errors import BadSample, DatasetMissing
+from lumen.core.registry import datamodules
+from lumen.data import readers as _files
 
 ON_DISK = [name for name in datamodules.names() if "root" in datamodules.arguments(name)]
 STRANGE = {"coco_stuff": 11, "ade20k": 200, "cityscapes": 40, "bdd100k": 19}

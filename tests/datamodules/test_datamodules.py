@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from datamodules._base import DataModule
-from lumen.contracts import IGNORE, Batch
-from lumen.errors import BadCheckpoint, DatasetMissing
-from lumen.registry import datamodules
+from lumen.core.errors import BadCheckpoint, DatasetMissing
+from lumen.core.interfaces import IGNORE, Batch
+from lumen.core.registry import datamodules
+from lumen.data.datamodule import DataModule
 
 NAMES = datamodules.names()
 ON_DISK = [name for name in NAMES if "root" in datamodules.arguments(name)]

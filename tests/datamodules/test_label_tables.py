@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from datamodules._classes import ADE20K, COCO_STUFF
-from lumen.contracts import IGNORE
+from lumen.core.interfaces import IGNORE
+from lumen.data.class_names import ADE20K, COCO_STUFF
 
 # The train id of labelIds 0-33, one after another (cityscapesScripts, helpers/labels.py).
 x = IGNORE

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lumen.contracts import IGNORE
+from lumen.core.interfaces import IGNORE
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*the prompts are empty")
 # Split sizes, captions of a validation image, and classes that are in the first validation photo.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lumen.errors import Mistake
+from lumen.core.errors import Mistake
 from lumen.scenes import CLASSES, render, seeds
 from lumen.scenes.export import ADE20K, CITYSCAPES, COCO_STUFF, FORMATS, write
 

@@ -5,9 +5,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from lumen.scenes.edits import edited
+from lumen.scenes.caption_edits import edited
+from lumen.scenes.captions import captions, describe
 from lumen.scenes.questions import NO, YES, questions
-from lumen.scenes.words import captions, describe
 from lumen.scenes.world import world
 
 SEEDS = range(300)

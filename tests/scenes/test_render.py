@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lumen.errors import Mistake
+from lumen.core.errors import Mistake
 from lumen.scenes import CLASSES, render, seeds
 from lumen.scenes.world import GROUNDS, SKIES, world
 

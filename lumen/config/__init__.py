@@ -1,0 +1,1 @@
+"""One validated, typed config from YAML files and key=value overrides."""

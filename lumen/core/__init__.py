@@ -1,0 +1,1 @@
+"""Interfaces, registry and small libraries that every other package builds on."""

@@ -1,0 +1,1 @@
+"""Machinery that all data sets share: index, readers, transforms, datasets, loader, sampler, cache."""

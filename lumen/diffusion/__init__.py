@@ -1,0 +1,1 @@
+"""Frozen Stable Diffusion, shared by generators and the SD backbone."""

@@ -1,0 +1,1 @@
+"""Evaluation of a trained task: generated images, their scores, and what they are compared with."""

@@ -1,0 +1,1 @@
+"""Dense features of pretrained networks: weights, extraction, moments, PCA."""

@@ -1,0 +1,1 @@
+"""Cost estimate of a run before it starts."""

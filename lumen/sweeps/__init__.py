@@ -1,0 +1,1 @@
+"""Tables of runs: trials, launchers, results, reports."""

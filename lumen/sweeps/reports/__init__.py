@@ -1,0 +1,1 @@
+"""Reports of a table: text, plots, HTML, W&B."""

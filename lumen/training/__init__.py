@@ -1,0 +1,1 @@
+"""Training: tasks, callbacks, checkpoints, loggers, precomputed features."""
