@@ -56,12 +56,12 @@ class CLIP(Backbone):
         self.layers = chosen(layer, len(net.transformer.resblocks), "clip")
         self.stride = net.patch_size[0]
         width = net.output_dim if facet == "maskclip" else net.transformer.width
-        self.widths = (width,) * len(self.layers)
+        self.map_channels = (width,) * len(self.layers)
         self.normalise = Normalise(net.preprocess_cfg["mean"], net.preprocess_cfg["std"])
-        self.frozen()
+        self.freeze()
 
     @torch.no_grad()
-    def maps(self, image: Float[Tensor, "b 3 H W"]) -> list[Tensor]:
+    def feature_maps(self, image: Float[Tensor, "b 3 H W"]) -> list[Tensor]:
         image = self.normalise(fitted(image, self.stride, self.fit, "clip"))
         shape = image.shape[-2] // self.stride, image.shape[-1] // self.stride
         blocks = self.net.transformer.resblocks

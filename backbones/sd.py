@@ -56,13 +56,13 @@ class SD(Backbone):
         self._prompt: tuple = (None, {})  # in which precision it was attended to, and the keys and values
         self._text_encoder = (pipeline.text_encoder,)  # done with, but part of what the features depend on
         taps = [_tap(self.unet, layer - (reading == "entering")) for layer in self.layers]
-        self.taps, widths, halvings = zip(*taps, strict=True)
-        self.widths, self.stride = widths, self.downscale * 2 ** halvings[-1]
-        self.last = f"unet.{self.taps[-1]}.conv" if self.taps[-1].endswith("upsamplers.0") else None
-        self.frozen()
+        self.taps, map_channels, halvings = zip(*taps, strict=True)
+        self.map_channels, self.stride = map_channels, self.downscale * 2 ** halvings[-1]
+        self.final_conv = f"unet.{self.taps[-1]}.conv" if self.taps[-1].endswith("upsamplers.0") else None
+        self.freeze()
 
     @torch.no_grad()
-    def maps(self, image: Float[Tensor, "b 3 H W"]) -> list[Tensor]:
+    def feature_maps(self, image: Float[Tensor, "b 3 H W"]) -> list[Tensor]:
         # the generator may have cast the networks that they share to half precision
         z = latent(self.vae, fitted(image, self.downscale, self.fit, "sd").to(self.vae.dtype)).to(self.unet.dtype)
         t = torch.full((len(z),), self.timestep, device=z.device)
@@ -97,10 +97,10 @@ class SD(Backbone):
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        widths = self.unet.config.block_out_channels
+        map_channels = self.unet.config.block_out_channels
         return {
             "name": "sd",
-            "architecture": f"unet {' '.join(map(str, widths))} / {self.downscale}",
+            "architecture": f"unet {' '.join(map(str, map_channels))} / {self.downscale}",
             "layers": ",".join(map(str, self.layers)),
             "reading": self.reading,
             "timestep": f"{self.timestep} (signal {self.scheduler.alphas_cumprod[self.timestep]:.6f})",

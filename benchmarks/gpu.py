@@ -66,7 +66,7 @@ class Bench:
         yield f"moments of latents, batch {b}", b, sides
         peer = lambda: extracted(self.hooked, image, self.mean, self.axes)  # noqa: E731
         yield f"layouts of layers 2, 5, 8, batch {b}", b, {"ours": lambda: self.layout(image), "peer": peer}
-        maps = self.backbone.maps(image)
+        maps = self.backbone.feature_maps(image)
         yield f"moments of features, batch {b}", b, {"ours": lambda: joint(maps), "peer": lambda: joined(maps)}
         layout, n = self.layout(image[: min(b, 16)]), min(b, 16)
         yield f"samples, {self.steps} steps, batch {n}", n, {"ours": self.sample(layout), "peer": self.painted(layout)}
@@ -95,7 +95,7 @@ class Bench:
 
     @torch.no_grad()
     def layout(self, image: Tensor) -> Tensor:
-        return project(self.backbone.maps(image), self.mean, self.axes, torch.ones(20, device=DEVICE))
+        return project(self.backbone.feature_maps(image), self.mean, self.axes, torch.ones(20, device=DEVICE))
 
     def sample(self, layout: Tensor) -> Work:
         captions, size = (CAPTIONS * len(layout))[: len(layout)], (self.pixels, self.pixels)

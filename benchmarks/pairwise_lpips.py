@@ -25,14 +25,14 @@ def inputs(small: bool = False) -> tuple:
     network = _LPIPS(pretrained=True, net="alex", pnet_rand=True).eval().requires_grad_(False)
     with patch.object(lpips, "_published", lambda _: copy.deepcopy(network)):
         metric = lpips.Diversity("alex")
-    painted = torch.rand(2, 10, 3, 64 if small else 128, 64 if small else 128) * 2 - 1
-    return network, metric, painted
+    generated = torch.rand(2, 10, 3, 64 if small else 128, 64 if small else 128) * 2 - 1
+    return network, metric, generated
 
 
-def peer(network: nn.Module, metric: lpips.Diversity, painted: Tensor) -> Tensor:
-    pairs = [network(one, other).flatten() for one, other in combinations(painted.unbind(1), 2)]
+def peer(network: nn.Module, metric: lpips.Diversity, generated: Tensor) -> Tensor:
+    pairs = [network(one, other).flatten() for one, other in combinations(generated.unbind(1), 2)]
     return torch.stack(pairs).mean(0)
 
 
-def ours(network: nn.Module, metric: lpips.Diversity, painted: Tensor) -> Tensor:
-    return metric.each(Batch(painted[:, 0], ["", ""], ["a", "b"]), painted)
+def ours(network: nn.Module, metric: lpips.Diversity, generated: Tensor) -> Tensor:
+    return metric.per_image(Batch(generated[:, 0], ["", ""], ["a", "b"]), generated)

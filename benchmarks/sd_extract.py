@@ -63,4 +63,4 @@ def peer(backbone: SD, image: Tensor, mean: Tensor, axes: Tensor, scale: Tensor)
 
 
 def ours(backbone: SD, image: Tensor, mean: Tensor, axes: Tensor, scale: Tensor) -> Tensor:
-    return project(backbone.maps(image), mean, axes, scale)
+    return project(backbone.feature_maps(image), mean, axes, scale)

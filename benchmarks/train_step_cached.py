@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DCondi
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmarks._script import seconds_per_step
-from lumen.core.random import normal, uniform
+from lumen.core.random import keyed_normal, keyed_uniform
 from lumen.diffusion.stable_diffusion import Pipeline, load
 from lumen.generators.controlnet import ControlledDiffusion
 
@@ -104,9 +104,9 @@ def plain(
     losses = []
     for step in range(steps):
         distribution = frozen.vae.encode(image).latent_dist
-        posterior, noise = (normal(distribution.mean.shape[1:], [(*k, what) for k in keys(step)]) for what in DRAWS)
+        posterior, noise = (keyed_normal(distribution.mean.shape[1:], [(*k, what) for k in keys(step)]) for what in DRAWS)
         latents = (distribution.mean + distribution.std * posterior) * frozen.vae.config.scaling_factor
-        timesteps = (uniform([(*k, "timestep") for k in keys(step)]) * 1000).long()
+        timesteps = (keyed_uniform([(*k, "timestep") for k in keys(step)]) * 1000).long()
         noisy = frozen.scheduler.add_noise(latents, noise, timesteps)
         ids = frozen.tokenizer(CAPTIONS, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
         text = frozen.text_encoder(ids.input_ids, return_dict=False)[0]

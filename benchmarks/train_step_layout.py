@@ -31,7 +31,7 @@ def inputs(small: bool = False) -> tuple:
     image = torch.rand((2, 3, size, size), generator=generator) * 2 - 1
     axes = torch.linalg.qr(torch.randn((backbone.channels, 20), generator=generator))[0]
     mean = backbone.features(image).mean((0, 2, 3))
-    layout = project(backbone.maps(image), mean, axes, torch.ones(20))
+    layout = project(backbone.feature_maps(image), mean, axes, torch.ones(20))
     moments = diffusion.moments(image)
     diffusion.loss(moments, CAPTIONS, layout, keys(0))  # embeds the captions
     start = {name: tensor.clone() for name, tensor in diffusion.controlnet.state_dict().items()}

@@ -76,22 +76,22 @@ class NeuralLayout(Conditioning):
         return bool(self.axes.any())
 
     @property
-    def wants(self) -> int | None:
+    def num_fit_images(self) -> int | None:
         """How many training images `fit` would like to see; None is all of them."""
         return None if self.vectors == "all" else -(-self.vectors // self.per_image)
 
     def forward(self, batch: Batch) -> Float[Tensor, "b k h w"]:
-        return self.layout(self.kept(batch))
+        return self.to_layout(self.encode(batch))
 
     @torch.no_grad()
-    def kept(self, batch: Batch) -> Float[Tensor, "b n h w"]:
+    def encode(self, batch: Batch) -> Float[Tensor, "b n h w"]:
         """Coordinates along all axes that there are, divided by one number for all: the same for every N and scale."""
         # In fp32 whatever the precision of training: 8 bits of mantissa move a layout by one per cent, and
         # it would not be the layout that the basis was fitted for.
         with torch.autocast(batch.image.device.type, enabled=False), self._folded() as (mean, axes):
-            return project(self.backbone.maps(batch.image), mean, axes, self.scale)
+            return project(self.backbone.feature_maps(batch.image), mean, axes, self.scale)
 
-    def layout(self, kept: Float[Tensor, "b n h w"]) -> Float[Tensor, "b k h w"]:
+    def to_layout(self, kept: Float[Tensor, "b n h w"]) -> Float[Tensor, "b k h w"]:
         """The first N of them, in the scale asked for."""
         variance = self.variance.double()
         shown = variance[: self.channels]
@@ -100,22 +100,22 @@ class NeuralLayout(Conditioning):
         factor = variance.mean().sqrt() / divisor[self.scaling].clamp(min=1e-12)
         return kept[:, : self.channels] * factor.expand_as(shown).to(kept)[:, None, None]
 
-    def recipe(self, arguments: dict) -> dict:
+    def cache_key(self, arguments: dict) -> dict:
         """Backbone and axes alone: N and scale come after."""
         axes = hashlib.sha256(b"".join(t.cpu().numpy().tobytes() for t in (self.mean, self.axes, self.scale)))
         return {"backbone": dict(self.backbone.identity), "axes": axes.hexdigest()[:16]}
 
     @property
-    def gathering(self) -> dict[str, Any]:
+    def statistics_key(self) -> dict[str, Any]:
         return {"backbone": dict(self.backbone.identity), "vectors": self.vectors, "per_image": self.per_image}
 
     @torch.no_grad()
-    def gather(self, batches: Iterable[Batch], images: int, seed: int) -> Float[Tensor, " n"]:
+    def compute_statistics(self, batches: Iterable[Batch], images: int, seed: int) -> Float[Tensor, " n"]:
         """The moments of features at random cells of `images` training images, of which this rank sees its share."""
         each = None if self.vectors == "all" else -(-self.vectors // images)
         moments = Moments(self.backbone.channels, self.mean.device)
         for batch in batches:
-            maps = self.backbone.maps(batch.image.to(self.mean.device))
+            maps = self.backbone.feature_maps(batch.image.to(self.mean.device))
             if each is None or each >= maps[-1][0, 0].numel():
                 moments.add(*joint([m.double() for m in maps]))
             else:
@@ -123,7 +123,7 @@ class NeuralLayout(Conditioning):
         moments.reduce()
         return moments.packed()
 
-    def learn(self, gathered: Float[Tensor, " n"], seed: int, fingerprint: str) -> None:
+    def fit_from_statistics(self, gathered: Float[Tensor, " n"], seed: int, fingerprint: str) -> None:
         """The axes of such moments, whatever N."""
         moments = Moments(self.backbone.channels, self.mean.device).unpack(gathered)
         self.use(self._basis(moments, seed, fingerprint), "this basis")
@@ -145,10 +145,10 @@ class NeuralLayout(Conditioning):
         """All that is known, as it goes to a file: it serves every N up to its own."""
         return Basis(self.mean, self.axes, self.variance, self.scale, self.contract)
 
-    def shown(self, layout: Float[Tensor, "b k h w"]) -> Float[Tensor, "b 3 h w"]:
+    def visualize(self, layout: Float[Tensor, "b k h w"]) -> Float[Tensor, "b 3 h w"]:
         return colours(layout)
 
-    def record(self) -> dict[str, float]:
+    def summary_metrics(self) -> dict[str, float]:
         share = self.variance[: self.channels].sum() / self.variance.sum()
         explained = float(share) * self.contract["explained"]
         return {"layout/components": self.channels, "layout/explained_variance": explained}
@@ -168,7 +168,7 @@ class NeuralLayout(Conditioning):
         Where a convolution gives the finest map it gives coordinates instead: exact but for rounding, and for layers
         2, 5 and 8 of SD 1.5 as they leave their blocks 29 of 606 GFLOP less.
         """
-        if (name := self.backbone.last) is None:
+        if (name := self.backbone.final_conv) is None:
             yield self.mean, self.axes
             return
         conv, scale = self.backbone.get_submodule(name), self.scale.double()

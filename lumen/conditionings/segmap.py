@@ -43,7 +43,7 @@ class SegMap(Conditioning):
         ids = torch.where(batch.mask == IGNORE, len(self.palette) - 1, batch.mask)
         return self.palette[ids].permute(0, 3, 1, 2).contiguous()
 
-    def shown(self, layout: Float[Tensor, "b k H W"]) -> Float[Tensor, "b 3 H W"]:
+    def visualize(self, layout: Float[Tensor, "b k H W"]) -> Float[Tensor, "b 3 H W"]:
         return layout if self.form == "colours" else torch.einsum("bkhw,kc->bchw", layout, self.palette[:-1])
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from lumen.core.random import generator
 
 
-def drawn(
+def bootstrap_resamples(
     figure: Callable[[Tensor], Tensor], rows: Float[Tensor, "b ..."], draws: int = 1000
 ) -> Float[Tensor, " draws"]:
     """Figures of as many rows, one per image, drawn anew with replacement: the bootstrap.
@@ -22,12 +22,12 @@ def drawn(
     return torch.stack([figure(rows[some]) for some in draw]).double()
 
 
-def within(drawn: Float[Tensor, " draws"], share: float = 0.95) -> list[float]:
+def percentile_interval(bootstrap_resamples: Float[Tensor, " draws"], share: float = 0.95) -> list[float]:
     """Where the middle `share` of figures lies: the percentile interval."""
-    return drawn.quantile(torch.tensor([(1 - share) / 2, (1 + share) / 2]).to(drawn)).tolist()
+    return bootstrap_resamples.quantile(torch.tensor([(1 - share) / 2, (1 + share) / 2]).to(bootstrap_resamples)).tolist()
 
 
-def redrawn(figure: Float[Tensor, ""], influence: Float[Tensor, " b"], draws: int) -> Float[Tensor, " draws"]:
+def influence_bootstrap(figure: Float[Tensor, ""], influence: Float[Tensor, " b"], draws: int) -> Float[Tensor, " draws"]:
     """Figures of b images drawn anew, to first order: the figure + mean(c * influence), image i being drawn c_i times.
 
     A plain bootstrap would be off: copies of images raise a distance of distributions, as fewer images do, and make
@@ -41,6 +41,6 @@ def redrawn(figure: Float[Tensor, ""], influence: Float[Tensor, " b"], draws: in
     """
     images = len(influence)
     # the draws of Metric.drawn, as counts
-    drawn = torch.randint(images, (draws, images), generator=generator("bootstrap"))
-    counts = torch.zeros(draws, images, dtype=torch.float64).scatter_add_(1, drawn, torch.ones_like(drawn).double())
+    bootstrap_resamples = torch.randint(images, (draws, images), generator=generator("bootstrap"))
+    counts = torch.zeros(draws, images, dtype=torch.float64).scatter_add_(1, bootstrap_resamples, torch.ones_like(bootstrap_resamples).double())
     return figure + counts.to(influence) @ influence / images

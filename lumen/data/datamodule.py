@@ -154,11 +154,11 @@ class DataModule(LightningDataModule):
         """Looks at training images, as (image, look), in this order: each with all its captions in `extra`."""
         return self._loader(Looked(self.dataset("train"), which), batch=batch)
 
-    def from_cache(self, rows: dict[str, Rows]) -> Kept:
+    def from_cache(self, rows: dict[str, Rows], needs_images: bool) -> Kept:
         """The training images as a cache knows them."""
         view, (first, *_) = self.dataset("train"), rows.values()
         told = [said for facts in first.facts for said in facts["captions"]]
-        return Kept(view, [r.captions or said for r, said in zip(view.records, told, strict=True)], rows)
+        return Kept(view, [r.captions or said for r, said in zip(view.records, told, strict=True)], rows, needs_images)
 
     def train_dataloader(self) -> Loader:
         """The training images in the run's order, from where the trainer's own count says it stands."""

@@ -98,15 +98,16 @@ class Looked(Dataset):
 
 
 class Kept(Dataset):
-    """The training images as a cache knows them; an image is read only where the cache has no layouts.
+    """Training images whose frozen outputs come from a cache.
 
     Args:
         captions: of each image.
-        rows: by name, "moments" and perhaps "layout".
+        rows: cached outputs by name.
+        needs_images: whether the images are read as well.
     """
 
-    def __init__(self, view: View, captions: list[Sequence[str]], rows: dict[str, Rows]):
-        self.view, self.captions, self.rows = view, captions, rows
+    def __init__(self, view: View, captions: list[Sequence[str]], rows: dict[str, Rows], needs_images: bool):
+        self.view, self.captions, self.rows, self.needs_images = view, captions, rows, needs_images
 
     def __len__(self) -> int:
         return len(self.view)
@@ -115,8 +116,8 @@ class Kept(Dataset):
         view = self.view
         drawn = [view.drawn(index, epoch, self.captions[index]) for index, epoch in keys]
         which = [(index, look) for (index, _), (_, look) in zip(keys, drawn, strict=True)]
-        found = {name: rows.gather(which) for name, rows in self.rows.items()}
-        if "layout" not in found:
+        cached = {name: rows.gather(which) for name, rows in self.rows.items()}
+        if self.needs_images:
             batch = collate(view.__getitems__(keys))
-            return batch if isinstance(batch, Mistake) else replace(batch, **found)
-        return Batch(None, [said for said, _ in drawn], [view.records[index].id for index, _ in keys], **found)
+            return batch if isinstance(batch, Mistake) else replace(batch, cached=cached)
+        return Batch(None, [said for said, _ in drawn], [view.records[index].id for index, _ in keys], cached=cached)

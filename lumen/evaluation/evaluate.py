@@ -64,7 +64,7 @@ def judged(
             for kind in found.keys() & SHARED:
                 write_json(shared / f"{kind}.json", {k: v for k, v in figures.items() if k.startswith(f"{kind}/")})
     with suppress(Mistake):
-        write(seen, save({f"{name}/{i}": x for name, m in metrics.items() for i, x in m.kept.items()}))
+        write(seen, save({f"{name}/{i}": x for name, m in metrics.items() for i, x in m.reference_cache.items()}))
     return figures
 
 
@@ -120,4 +120,4 @@ def _remember(metrics: dict[str, Metric], path: Path) -> None:
     with suppress(OSError, SafetensorError):
         for key, value in load_file(path).items():
             name, _, identifier = key.partition("/")
-            metrics[name].kept[identifier] = value
+            metrics[name].reference_cache[identifier] = value

@@ -12,7 +12,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from lumen.core.errors import Diverged
 from lumen.core.interfaces import Batch, Metric
-from lumen.core.random import seed_of
+from lumen.core.random import stable_seed
 from lumen.diffusion.stable_diffusion import latent
 from lumen.evaluation.scores import Pieces, Samples
 from lumen.training.tasks.layout_to_image import LayoutModule
@@ -48,7 +48,7 @@ class Measurement(LightningModule):
         self.kind, self.module, self.sampling, self.seed, self.other = kind, module, sampling, seed, other
         self.pieces = pieces
         self.count = 1 if kind in ("real", "vae") else samples
-        self.judges = nn.ModuleDict({m.title: m for m in metrics.values() if m.samples <= self.count})
+        self.judges = nn.ModuleDict({m.key: m for m in metrics.values() if m.samples_per_image <= self.count})
         self.names: list[tuple[str, str]] = []  # id and caption of each image of this rank
         self.found: Samples | None = None
         self.figures: dict[str, float | list[float]] = {}
@@ -62,7 +62,7 @@ class Measurement(LightningModule):
         rows = self.pieces.load(batch.id)
         if rows is None:
             painted = self.painted(batch)
-            rows = {title: judge.judge(batch, painted) for title, judge in self.judges.items()}
+            rows = {title: judge.score(batch, painted) for title, judge in self.judges.items()}
             self.pieces.save(batch.id, rows)
         self.names += zip(batch.id, batch.caption, strict=True)
         for title, judge in self.judges.items():
@@ -78,7 +78,7 @@ class Measurement(LightningModule):
         self.found = Samples(list(ids), list(captions), rows)
         for title, judge in self.judges.items():
             rows, key = self.found.rows[title], f"{self.kind}/{title}"
-            figures = {key: judge.figure(rows)} | {f"{key}/{name}": part for name, part in judge.parts(rows).items()}
+            figures = {key: judge.aggregate(rows)} | {f"{key}/{name}": part for name, part in judge.breakdown(rows).items()}
             self.log_dict({name: figure.float() for name, figure in figures.items()}, rank_zero_only=True)
             self.figures |= {name: float(figure) for name, figure in figures.items()}
             self.figures[f"{key}_95"] = judge.interval(rows)
@@ -115,7 +115,7 @@ class Measurement(LightningModule):
             return batch.image
         if self.kind == "vae":
             return self._round_trip(batch.image)
-        seeds = [seed_of(self.seed, "measure", i, k) for i in batch.id]
+        seeds = [stable_seed(self.seed, "measure", i, k) for i in batch.id]
         size = tuple(batch.image.shape[-2:])
         return self.module.diffusion.sample(batch.caption, layout, seeds, size, **self.sampling)
 

@@ -38,13 +38,13 @@ class ViT(Backbone):
         self.name, self.net, self.facet, self.fit = name, net, facet, fit
         self.layers = chosen(layer, len(net.blocks), name)
         self.stride = net.patch_embed.patch_size[0]
-        self.widths = (net.embed_dim,) * len(self.layers)
+        self.map_channels = (net.embed_dim,) * len(self.layers)
         card = resolve_model_data_config(net)
         self.normalise = Normalise(card["mean"], card["std"])
-        self.frozen()
+        self.freeze()
 
     @torch.no_grad()
-    def maps(self, image: Float[Tensor, "b 3 H W"]) -> list[Tensor]:
+    def feature_maps(self, image: Float[Tensor, "b 3 H W"]) -> list[Tensor]:
         image = self.normalise(fitted(image, self.stride, self.fit, self.name))
         if self.facet == "token":
             return self.net.forward_intermediates(

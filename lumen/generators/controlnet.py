@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lumen.core.hashing import fingerprint
 from lumen.core.patching import Known, standing
-from lumen.core.random import normal, seed_of, uniform
+from lumen.core.random import keyed_normal, stable_seed, keyed_uniform
 from lumen.core.resize import resize
 from lumen.diffusion.activation_reuse import attending, shared
 from lumen.diffusion.stable_diffusion import Pipeline, moments, sampled, sent
@@ -54,7 +54,7 @@ class ControlledDiffusion(nn.Module):
         self.hint, self.prompt_dropout, self.snr_gamma = hint, prompt_dropout, snr_gamma
         stages = int(math.log2(pipeline.downscale)) + 1 if hint == "image" else 1
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed_of(seed, "controlnet"))
+            torch.default_generator.manual_seed(stable_seed(seed, "controlnet"))
             self.controlnet = ControlNetModel.from_unet(
                 pipeline.unet,
                 conditioning_channels=channels,
@@ -102,13 +102,13 @@ class ControlledDiffusion(nn.Module):
         shape = (self.pipeline.unet.config.in_channels, *moments.shape[-2:])
         weighted = timesteps is None
         with torch.no_grad():
-            draws = (normal(shape, [(*k, what) for k in keys]) for what in ("posterior", "noise"))
+            draws = (keyed_normal(shape, [(*k, what) for k in keys]) for what in ("posterior", "noise"))
             posterior, noise = (sent(draw, moments.device) for draw in draws)
             z = sampled(self.pipeline.vae, moments, posterior)
             if timesteps is None:
-                share = uniform([(*k, "timestep") for k in keys])
+                share = keyed_uniform([(*k, "timestep") for k in keys])
                 timesteps = (share * scheduler.config.num_train_timesteps).long()
-                drop = uniform([(*k, "prompt") for k in keys]) < self.prompt_dropout
+                drop = keyed_uniform([(*k, "prompt") for k in keys]) < self.prompt_dropout
                 caption = ["" if gone else c for c, gone in zip(caption, drop.tolist(), strict=True)]
             timesteps = sent(timesteps, moments.device)
             text = self._text(caption)

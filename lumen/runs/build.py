@@ -46,20 +46,20 @@ def build_metrics(config: Config, data: LightningDataModule) -> dict[str, Metric
     images, each = min(config.measure.images, len(data.dataset(data.held_out))), config.measure.samples
     judges = {name: _metric(name, arguments, data) for name, arguments in config.metrics.items()}
     for name, judge in list(judges.items()):
-        if judge.samples > each:
+        if judge.samples_per_image > each:
             raise BadConfig(
-                f"{name} compares {judge.samples} samples of an image, and measure.samples is {each}; raise it, or "
+                f"{name} compares {judge.samples_per_image} samples of an image, and measure.samples is {each}; raise it, or "
                 f"leave {name} out of metrics."
             )
-        if judge.least > images * each:
+        if judge.min_samples > images * each:
             arguments = {
-                key: value for key, value in config.metrics[name].items() if key in metrics.arguments(judge.instead)
+                key: value for key, value in config.metrics[name].items() if key in metrics.arguments(judge.fallback)
             }
             rank_zero_warn(
-                f"{name} needs {judge.least} samples or more, and there are {images * each} ({images} images, "
-                f"{each} of each); {judge.instead} is measured in its place. Raise measure.images to have {name}."
+                f"{name} needs {judge.min_samples} samples or more, and there are {images * each} ({images} images, "
+                f"{each} of each); {judge.fallback} is measured in its place. Raise measure.images to have {name}."
             )
-            judges.setdefault(judge.instead, _metric(judge.instead, arguments, data))
+            judges.setdefault(judge.fallback, _metric(judge.fallback, arguments, data))
             del judges[name]
     return judges
 

@@ -99,7 +99,7 @@ def _measure(
     if pictures.step != trainer.global_step:  # else training has just ended with a validation
         trainer.validate(module, datamodule=data, verbose=False, weights_only=True)
     figures = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-    figures |= module.conditioning.record()
+    figures |= module.conditioning.summary_metrics()
     figures |= judged(trainer, data, module, judges, config, place)
     drawn = {"images": pictures.count, **pictures.sampling}
     result = {"steps": step, "sampling": drawn, "precision": trainer.precision, **figures}

@@ -10,7 +10,7 @@ from PIL import Image
 from lumen.config.schema import Config
 from lumen.core.files import beside
 from lumen.core.interfaces import Batch, Conditioning
-from lumen.core.random import seed_of
+from lumen.core.random import stable_seed
 from lumen.core.visualize import components, grid, stacked
 from lumen.data.readers import picture
 from lumen.runs.build import build_conditioning, build_data, build_module, device
@@ -40,7 +40,7 @@ def _sheets(conditioning: Conditioning, batch: Batch) -> list[Image.Image]:
     """A photo beside its layout, and where that has components, each of them."""
     layout = conditioning(batch)
     if not hasattr(conditioning, "basis"):
-        return [grid(batch.image, conditioning.shown(layout), [], [""])]
+        return [grid(batch.image, conditioning.visualize(layout), [], [""])]
     share = (conditioning.variance / conditioning.variance.sum()).tolist()
     return components(batch.image[0], layout[0], share)
 
@@ -57,8 +57,8 @@ def draw_samples(place: Path, config: Config, path: Path, prompt: str, out: Path
     count = sampling.pop("images")
     with torch.no_grad():
         layout = module.conditioning(batch)
-        seeds = [seed_of(config.seed, "sample", k) for k in range(count)]
+        seeds = [stable_seed(config.seed, "sample", k) for k in range(count)]
         size = tuple(batch.image.shape[-2:])
         samples = [module.diffusion.sample([prompt], layout, [seed], size, **sampling) for seed in seeds]
     with beside(out) as draft:
-        grid(batch.image, module.conditioning.shown(layout), samples, [prompt]).save(draft, format="PNG")
+        grid(batch.image, module.conditioning.visualize(layout), samples, [prompt]).save(draft, format="PNG")

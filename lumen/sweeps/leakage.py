@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 from torch.nn.functional import one_hot
 
 from lumen.config.schema import Config
-from lumen.core.bootstrap import drawn, within
+from lumen.core.bootstrap import bootstrap_resamples, percentile_interval
 from lumen.core.errors import BadConfig
 from lumen.core.files import write
 from lumen.core.interfaces import Batch, Conditioning
@@ -89,7 +89,7 @@ def judged(taught: Cells, held: Cells, key: Key, classes: int) -> dict[str, tupl
         else:
             figure, read = explained, regression(x, y)
             rows = errors(truth, read(asked), owner, held.images)
-        found[measure] = float(figure(rows)), within(drawn(figure, rows))
+        found[measure] = float(figure(rows)), percentile_interval(bootstrap_resamples(figure, rows))
     return found
 
 

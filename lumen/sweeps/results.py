@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lumen.config.identity import flat
-from lumen.core.bootstrap import within
+from lumen.core.bootstrap import percentile_interval
 from lumen.core.errors import Mistake
 from lumen.core.random import generator
 from lumen.core.registry import metrics
@@ -136,7 +136,7 @@ def _column(runs: dict[str, list[Run]], column: str) -> dict[str, Cell]:
         for name in there.keys() - {best}:
             if drawn[name] is not None and drawn[best] is not None:
                 # The paired bootstrap: both are drawn on the same images, so what makes an image hard cancels out.
-                low, high = within(drawn[best] - drawn[name])
+                low, high = percentile_interval(drawn[best] - drawn[name])
                 there[name].apart = low > 0 or high < 0
     return cells
 
@@ -145,7 +145,7 @@ def _cell(runs: list[Run], column: str, drawn: Tensor | None) -> Cell:
     values = [run.figures[column] for run in runs if column in run.figures]
     if not values:
         return Cell()
-    interval = within(drawn) if drawn is not None else None
+    interval = percentile_interval(drawn) if drawn is not None else None
     if interval is None and len(values) == 1:
         interval = runs[0].figures.get(f"{column}_95")
     return Cell(mean(values), stdev(values) if len(values) > 1 else None, interval and tuple(interval))
@@ -157,7 +157,7 @@ def _drawn(runs: list[Run], column: str) -> Float[Tensor, " draws"] | None:
     rows = [run.rows.get(title) for run in runs]
     if not rows or any(each is None for each in rows):
         return None
-    drawn = torch.stack([metrics.factory(_metric(column)).drawn(each) for each in rows])
+    drawn = torch.stack([metrics.factory(_metric(column)).bootstrap_resamples(each) for each in rows])
     seeds = torch.randint(len(rows), drawn.shape, generator=generator("bootstrap seeds"))
     return drawn.gather(0, seeds).mean(0) if len(rows) > 1 else drawn[0]
 

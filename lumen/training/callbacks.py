@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lumen.core.errors import Diverged
 from lumen.core.files import beside
 from lumen.core.interfaces import Batch
-from lumen.core.random import seed_of
+from lumen.core.random import stable_seed
 from lumen.core.visualize import grid, save_grid
 
 
@@ -168,14 +168,14 @@ class Pictures(Callback):
             other = self._sample(module, batch, layout.roll(1, dims=0), 0)
         if len(layout) > 1:
             module.log("val/response", (samples[0] - other).abs().mean() / 2, rank_zero_only=True)
-        picture = grid(batch.image, module.conditioning.shown(layout), samples, batch.caption)
+        picture = grid(batch.image, module.conditioning.visualize(layout), samples, batch.caption)
         with beside(self.folder / "grid.png") as draft:
             save_grid(picture, batch.caption, draft)
         if self.show is not None:
             self.show(picture, self.step)
 
     def _sample(self, module: LightningModule, batch: Batch, layout: Tensor, k: int) -> Tensor:
-        seeds = [seed_of(self.seed, "grid", i, k) for i in batch.id]
+        seeds = [stable_seed(self.seed, "grid", i, k) for i in batch.id]
         return module.diffusion.sample(batch.caption, layout, seeds, batch.image.shape[-2:], **self.sampling)
 
 

@@ -22,8 +22,8 @@ def fit(
     if conditioning.fitted:
         return
     images = len(data.dataset("train"))
-    if conditioning.wants is not None:
-        images = min(images, conditioning.wants)
+    if conditioning.num_fit_images is not None:
+        images = min(images, conditioning.num_fit_images)
     batches = (batch.to("cpu") for batch in data.sample_dataloader(images))
-    gathered = known(images, lambda: conditioning.gather(batches, images, seed))
-    conditioning.learn(gathered, seed, data.fingerprint())
+    gathered = known(images, lambda: conditioning.compute_statistics(batches, images, seed))
+    conditioning.fit_from_statistics(gathered, seed, data.fingerprint())

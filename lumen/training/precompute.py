@@ -61,7 +61,7 @@ class Gathered:
 
     def __init__(self, config: Config, data: LightningDataModule, module: LayoutModule, trainer: Trainer | None = None):
         self.config, self.data, self.trainer = config, data, trainer
-        gathering = {"conditioning": module.conditioning.gathering, "seed": config.seed, "together": config.batch}
+        gathering = {"conditioning": module.conditioning.statistics_key, "seed": config.seed, "together": config.batch}
         self.root = Path(config.runs) / "cache"
         recipe = _circumstances(data, module) | gathering | {"dtype": str(torch.float64)}
         self.shelf = Shelf(self.root, "features", recipe)
@@ -92,7 +92,7 @@ class Keeper:
         # many as in training, so that a cached run is bit by bit the one that computes all anew.
         self.together = config.batch if self.dtype == torch.float32 else TOGETHER
         common |= {"together": self.together}
-        vae, layout = module.diffusion.identity["vae"], module.conditioning.recipe(config.conditioning)
+        vae, layout = module.diffusion.identity["vae"], module.conditioning.cache_key(config.conditioning)
         self.shelves = {
             "moments": Shelf(self.root, WORDS["moments"], common | {"vae": vae}),
             "layout": Shelf(self.root, WORDS["layout"], common | {"conditioning": layout}),
@@ -211,7 +211,7 @@ class Keeper:
         else:
             latents = batch.moments
             with nullcontext() if latents is None else encoded(module.diffusion.pipeline.vae, latents.float()):
-                rows = module.conditioning.kept(batch).to(self.dtype)
+                rows = module.conditioning.encode(batch).to(self.dtype)
         if not bool(rows.isfinite().all()):
             raise Mistake(
                 f"{WORDS[kind]} of {batch.id[0]} and its like are no finite numbers in {self.dtype}; cache=never."

@@ -29,8 +29,8 @@ def picture(*sides, count=1):
 @pytest.mark.parametrize("name", NAMES)
 def test_features_have_the_channels_and_stride_they_say(name, sides):
     backbone = build(name)
-    maps = backbone.maps(picture(*sides, count=2))
-    assert tuple(each.shape[1] for each in maps) == backbone.widths
+    maps = backbone.feature_maps(picture(*sides, count=2))
+    assert tuple(each.shape[1] for each in maps) == backbone.map_channels
     cells = [side // backbone.stride for side in sides]
     features = backbone.features(picture(*sides, count=2))
     assert list(features.shape) == [2, backbone.channels, *cells]

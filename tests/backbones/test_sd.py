@@ -57,7 +57,7 @@ def test_by_default_layers_2_5_8_are_what_enters_them_before_the_skip(parts, sid
         width = block.resnets[1].out_channels
         block.resnets[2].register_forward_pre_hook(lambda m, inputs, width=width: seen.append(inputs[0][:, :width]))
     full(parts, picture(*sides))
-    close(tiny().maps(picture(*sides)), seen)
+    close(tiny().feature_maps(picture(*sides)), seen)
 
 
 @pytest.mark.parametrize("sides", SIZES)
@@ -67,7 +67,7 @@ def test_the_block_reading_is_what_leaves_them(parts, sides):
     for block in parts.unet.up_blocks[:3]:
         block.register_forward_hook(lambda m, inputs, out: seen.append(out))
     full(parts, picture(*sides))
-    close(tiny(reading="block").maps(picture(*sides)), seen)
+    close(tiny(reading="block").feature_maps(picture(*sides)), seen)
 
 
 @pytest.mark.parametrize(
@@ -80,10 +80,10 @@ def test_timestep_noise_and_prompt_are_those_asked_for(parts, arguments):
     parts.unet.up_blocks[1].attentions[1].register_forward_hook(lambda m, i, out: seen.append(out[0]))
     full(parts, picture(64, 64), **arguments)
     ours = tiny(layers=[5], **arguments)
-    close(ours.maps(picture(64, 64)), seen)
+    close(ours.feature_maps(picture(64, 64)), seen)
     assert ours.identity != tiny(layers=[5]).identity
     with pytest.raises(AssertionError):
-        close(tiny(layers=[5]).maps(picture(64, 64)), seen)
+        close(tiny(layers=[5]).feature_maps(picture(64, 64)), seen)
 
 
 @torch.no_grad()
@@ -103,10 +103,10 @@ def test_every_layer_is_the_original_codes(parts):
     full(parts, picture(64, 64))
     for layer in range(12):
         leaving, entering = tiny(layers=[layer], reading="block"), tiny(layers=[layer])
-        close(leaving.maps(picture(64, 64)), [seen[layer]])
-        close(entering.maps(picture(64, 64)), [seen[layer - 1]])
+        close(leaving.feature_maps(picture(64, 64)), [seen[layer]])
+        close(entering.feature_maps(picture(64, 64)), [seen[layer - 1]])
         for backbone, truth in [(leaving, seen[layer]), (entering, seen[layer - 1])]:
-            assert backbone.widths == (truth.shape[1],) and backbone.stride == 64 // truth.shape[-1]
+            assert backbone.map_channels == (truth.shape[1],) and backbone.stride == 64 // truth.shape[-1]
 
 
 @torch.no_grad()
@@ -124,16 +124,16 @@ def test_the_prompt_is_attended_to_once_per_precision_and_no_bit_changes(monkeyp
     image, backbone, asked = picture(64, 64), tiny(prompt="a snowy road"), []
     with monkeypatch.context() as plainly:
         plainly.setattr("backbones.sd.attending", lambda *_: {})
-        expected = tiny(prompt="a snowy road").maps(image)
+        expected = tiny(prompt="a snowy road").feature_maps(image)
     keys = backbone.unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn2.to_k")
     handle = keys.register_forward_hook(lambda *_: asked.append(1))
     for each in (image, image[:1], image):
-        found = backbone.maps(each)
+        found = backbone.feature_maps(each)
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True)) and len(asked) == 1
     with torch.autocast("cpu", torch.bfloat16):
-        half = backbone.maps(image)
+        half = backbone.feature_maps(image)
     torch.testing.assert_close(half, expected, atol=0.2, rtol=0.2)
-    assert all(torch.equal(one, other) for one, other in zip(backbone.maps(image), expected, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(backbone.feature_maps(image), expected, strict=True))
     handle.remove()
 
 
@@ -168,7 +168,7 @@ def test_a_folder_gives_back_its_network(parts, tmp_path):
     parts.unet.up_blocks[2].attentions[1].register_forward_hook(lambda m, i, out: seen.append(out[0]))
     with torch.no_grad():
         full(parts, picture(64, 64))
-    close(backbone.maps(picture(64, 64))[-1:], seen)
+    close(backbone.feature_maps(picture(64, 64))[-1:], seen)
 
 
 def test_a_timestep_it_has_not_is_a_sentence():
@@ -184,8 +184,8 @@ def test_full_size_architectures_are_the_published_ones(size, context, parameter
         entering = backbones.build("sd", size=size, weights="none")
         leaving = backbones.build("sd", size=size, weights="none", reading="block")
         image = torch.empty(1, 3, 512, 512)
-        assert [tuple(m.shape[1:]) for m in entering.maps(image)] == [(1280, 8, 8), (1280, 16, 16), (640, 32, 32)]
-        assert [tuple(m.shape[1:]) for m in leaving.maps(image)] == [(1280, 16, 16), (1280, 32, 32), (640, 64, 64)]
+        assert [tuple(m.shape[1:]) for m in entering.feature_maps(image)] == [(1280, 8, 8), (1280, 16, 16), (640, 32, 32)]
+        assert [tuple(m.shape[1:]) for m in leaving.feature_maps(image)] == [(1280, 16, 16), (1280, 32, 32), (640, 64, 64)]
     assert (entering.channels, entering.stride, entering.downscale) == (3200, 16, 8)
     assert entering.taps == ("up_blocks.0.resnets.1", "up_blocks.1.attentions.1", "up_blocks.2.attentions.1")
     assert (leaving.channels, leaving.stride) == (3200, 8)

@@ -66,7 +66,7 @@ def test_a_layout_has_the_channels_it_says_and_can_be_shown(name, scenes):
     layout = conditioning(scenes)
     assert layout.dtype == torch.float32 and layout.shape[:2] == (6, conditioning.channels)
     assert layout.isfinite().all() and not layout.requires_grad
-    shown = conditioning.shown(layout)
+    shown = conditioning.visualize(layout)
     assert shown.shape == (6, 3, *layout.shape[2:]) and shown.min() >= 0 and shown.max() <= 1
     if conditioning.hint == "image":
         assert layout.shape[2:] == scenes.image.shape[2:] and layout.min() >= 0 and layout.max() <= 1
@@ -293,7 +293,7 @@ def test_label_maps_give_the_labels_back(scenes):
     assert torch.equal(layout.argmax(1)[known], scenes.mask[known]) and not known.all()
     painted = build("segmap", form="colours")
     colours = painted(scenes)
-    assert colours.shape == scenes.image.shape and torch.equal(fitted("segmap").shown(layout), colours)
+    assert colours.shape == scenes.image.shape and torch.equal(fitted("segmap").visualize(layout), colours)
     nearest = torch.cdist(colours.permute(0, 2, 3, 1)[known], painted.palette[:-1]).argmin(1)
     assert torch.equal(nearest, scenes.mask[known])
     assert not colours.permute(0, 2, 3, 1)[~known].any()

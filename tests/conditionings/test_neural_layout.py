@@ -43,7 +43,7 @@ def test_it_is_sklearns_pca_of_the_features(backbone, batch, components, scale):
         "component": np.sqrt(reference.explained_variance_),
     }[scale]
     assert np.allclose(layout(batch).permute(0, 2, 3, 1), expected * signs / divisor, atol=1e-4)
-    explained = layout.record()["layout/explained_variance"]
+    explained = layout.summary_metrics()["layout/explained_variance"]
     assert explained == pytest.approx(reference.explained_variance_ratio_.sum(), rel=1e-6)
 
 
@@ -71,14 +71,14 @@ def test_a_projection_joins_the_convolution_before_it(batch):
     """Layers as they leave their blocks, the finest from a convolution: fewer operations, the same answer."""
     backbone = backbones.build("sd", size="tiny", weights="none", reading="block")
     layout = fitted(backbone, batch, components=8)
-    assert backbone.last and backbones.build("sd", size="tiny", weights="none").last is None
+    assert backbone.final_conv and backbones.build("sd", size="tiny", weights="none").final_conv is None
     with FlopCounterMode(display=False) as plain:
-        expected = project(backbone.maps(batch.image), layout.mean, layout.axes, layout.scale)
+        expected = project(backbone.feature_maps(batch.image), layout.mean, layout.axes, layout.scale)
     with FlopCounterMode(display=False) as folded:
-        found = layout.kept(batch)
+        found = layout.encode(batch)
     assert torch.allclose(found, expected, atol=1e-5 * float(expected.abs().max()))
     assert folded.get_total_flops() < plain.get_total_flops()
-    assert [m.shape[1] for m in backbone.maps(batch.image)] == list(backbone.widths)
+    assert [m.shape[1] for m in backbone.feature_maps(batch.image)] == list(backbone.map_channels)
 
 
 def test_two_fits_give_the_same_bits(backbone, batch):

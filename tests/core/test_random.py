@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lumen.core.random import generator, normal, uniform
+from lumen.core.random import generator, keyed_normal, keyed_uniform
 from lumen.data.sampler import Stream
 
 
@@ -35,10 +35,10 @@ def test_every_epoch_shows_every_image_once_in_a_new_order():
 
 def test_a_row_of_noise_depends_on_its_key_alone():
     keys = [(0, "a", 5), (0, "b", 5), (1, "a", 5), (0, "a", 6)]
-    noise = normal((2, 3), keys)
-    assert torch.equal(noise[1], normal((2, 3), keys[1:2])[0])
+    noise = keyed_normal((2, 3), keys)
+    assert torch.equal(noise[1], keyed_normal((2, 3), keys[1:2])[0])
     assert len({tuple(row.flatten().tolist()) for row in noise}) == 4
-    assert len(set(uniform(keys).tolist())) == 4
+    assert len(set(keyed_uniform(keys).tolist())) == 4
 
 
 def test_keys_do_not_run_together():
@@ -47,6 +47,6 @@ def test_keys_do_not_run_together():
 
 
 def test_noise_is_standard_normal_and_uniform_is_uniform():
-    many = normal((8,), [(i,) for i in range(4000)])
+    many = keyed_normal((8,), [(i,) for i in range(4000)])
     assert many.mean().abs() < 0.02 and (many.std() - 1).abs() < 0.02
-    assert (uniform([(i,) for i in range(4000)]).mean() - 0.5).abs() < 0.02
+    assert (keyed_uniform([(i,) for i in range(4000)]).mean() - 0.5).abs() < 0.02

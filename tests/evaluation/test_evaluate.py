@@ -8,7 +8,7 @@ import torch
 
 from lumen.core.errors import Diverged
 from lumen.core.interfaces import Conditioning, Metric
-from lumen.core.random import seed_of
+from lumen.core.random import stable_seed
 from lumen.core.registry import datamodules
 from lumen.data.datamodule import Loading
 from lumen.diffusion.stable_diffusion import latent
@@ -36,11 +36,11 @@ class Brightness(Metric):
     def __init__(self):
         super().__init__(torch.nn.Identity())
 
-    def each(self, batch, painted):
+    def per_image(self, batch, painted):
         return painted.mean((1, 2, 3, 4))
 
     @staticmethod
-    def figure(rows):
+    def aggregate(rows):
         return rows.mean()
 
 
@@ -71,7 +71,7 @@ def painted(kind, module, batch, k=0):
 
 
 def sampled(module, batch, layout, k=0):
-    seeds = [seed_of(5, "measure", i, k) for i in batch.id]
+    seeds = [stable_seed(5, "measure", i, k) for i in batch.id]
     return module.diffusion.sample(batch.caption, layout, seeds, (32, 32), **SAMPLING)
 
 

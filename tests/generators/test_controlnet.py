@@ -9,7 +9,7 @@ from diffusers import ControlNetModel, DDPMScheduler, StableDiffusionControlNetP
 from diffusers.models.attention_processor import AttnProcessor2_0
 
 from lumen.core.patching import standing
-from lumen.core.random import normal, seed_of, uniform
+from lumen.core.random import keyed_normal, stable_seed, keyed_uniform
 from lumen.core.resize import resize
 from lumen.diffusion.activation_reuse import shared
 from lumen.diffusion.stable_diffusion import Pipeline, latent
@@ -42,7 +42,7 @@ def test_the_loss_is_the_one_of_a_plain_diffusers_loop(pipeline, batch, predicti
     pipeline = with_scheduler(pipeline, prediction_type=prediction)
     ours = ControlledDiffusion(pipeline, K, prompt_dropout=0.5, seed=3)
     with torch.random.fork_rng():
-        torch.manual_seed(seed_of(3, "controlnet"))
+        torch.manual_seed(stable_seed(3, "controlnet"))
         theirs = ControlNetModel.from_unet(
             pipeline.unet, conditioning_channels=K, conditioning_embedding_out_channels=(32,)
         )
@@ -64,10 +64,10 @@ def test_the_loss_is_the_one_of_a_plain_diffusers_loop(pipeline, batch, predicti
 def plain(controlnet, pipeline, batch, layout, keys):
     """One training step of diffusers' train_controlnet.py, with noise by key and half of the prompts dropped."""
     shape = (4, 8, 8)
-    z = latent(pipeline.vae, batch.image, normal(shape, [(*k, "posterior") for k in keys])).detach()
-    noise = normal(shape, [(*k, "noise") for k in keys])
-    timesteps = (uniform([(*k, "timestep") for k in keys]) * 1000).long()
-    kept = uniform([(*k, "prompt") for k in keys]) >= 0.5
+    z = latent(pipeline.vae, batch.image, keyed_normal(shape, [(*k, "posterior") for k in keys])).detach()
+    noise = keyed_normal(shape, [(*k, "noise") for k in keys])
+    timesteps = (keyed_uniform([(*k, "timestep") for k in keys]) * 1000).long()
+    kept = keyed_uniform([(*k, "prompt") for k in keys]) >= 0.5
     prompts = [c if keep else "" for c, keep in zip(batch.caption, kept, strict=True)]
     text = pipeline.embed(prompts)
     noisy = pipeline.scheduler.add_noise(z, noise, timesteps)
@@ -289,7 +289,7 @@ def test_min_snr_weights(pipeline, batch, prediction, power):
     ratio = torch.div(
         *(d.loss(d.moments(batch.image), batch.caption, random_layout(), keys) for d in (weighted, plain))
     )
-    kept = pipeline.scheduler.alphas_cumprod[(uniform([(*k, "timestep") for k in keys]) * 1000).long()]
+    kept = pipeline.scheduler.alphas_cumprod[(keyed_uniform([(*k, "timestep") for k in keys]) * 1000).long()]
     snr = kept / (1 - kept)
     assert torch.allclose(ratio, snr.clamp(max=5) / (snr + power), rtol=1e-5)
     # At timesteps that are given, as in validation, the error is the same whatever training weighs it by.

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lumen.core.bootstrap import redrawn
+from lumen.core.bootstrap import influence_bootstrap
 from lumen.core.interfaces import Batch, Metric
 from lumen.core.registry import metrics
 from lumen.evaluation.feature_extractors import features, suffix
@@ -24,29 +24,29 @@ class FrechetDistance(Metric):
     """
 
     higher_is_better = False
-    instead = "kid"
+    fallback = "kid"
 
     def __init__(self, network: str = "inception", resize: Literal["clean", "original"] = "clean"):
         super().__init__(features(network, resize))
         self.network = network
-        self.least = self.evaluator.width + 1  # else covariances are singular, and the number of samples says most
+        self.min_samples = self.evaluator.width + 1  # else covariances are singular, and the number of samples says most
 
     @property
-    def title(self) -> str:
-        return super().title + ("" if self.network == "inception" else suffix(self.network))
+    def key(self) -> str:
+        return super().key + ("" if self.network == "inception" else suffix(self.network))
 
-    def each(self, batch: Batch, painted: Float[Tensor, "b n 3 H W"]) -> Float[Tensor, "b m c"]:
+    def per_image(self, batch: Batch, generated: Float[Tensor, "b n 3 H W"]) -> Float[Tensor, "b m c"]:
         """Features of the image, then of its samples: m is n + 1."""
-        made = [self.evaluator(some) for some in painted.unbind(1)]
-        return torch.stack([self.once(batch, self.evaluator), *made], dim=1)
+        made = [self.evaluator(some) for some in generated.unbind(1)]
+        return torch.stack([self.cached_reference(batch, self.evaluator), *made], dim=1)
 
     @staticmethod
-    def figure(rows: Float[Tensor, "b m c"]) -> Float[Tensor, ""]:
-        return frechet(rows[:, 0], rows[:, 1:].flatten(0, 1))
+    def aggregate(scores: Float[Tensor, "b m c"]) -> Float[Tensor, ""]:
+        return frechet(scores[:, 0], scores[:, 1:].flatten(0, 1))
 
     @classmethod
-    def drawn(cls, rows: Float[Tensor, "b m c"]) -> Float[Tensor, " draws"]:
-        return redrawn(cls.figure(rows), _influence(rows), cls.draws)
+    def bootstrap_resamples(cls, scores: Float[Tensor, "b m c"]) -> Float[Tensor, " draws"]:
+        return influence_bootstrap(cls.aggregate(scores), _influence(scores), cls.num_resamples)
 
 
 def frechet(a: Float[Tensor, "n c"], b: Float[Tensor, "m c"]) -> Float[Tensor, ""]:
@@ -64,13 +64,13 @@ def frechet(a: Float[Tensor, "n c"], b: Float[Tensor, "m c"]) -> Float[Tensor, "
     return gap @ gap + root.square().sum() + other.trace() - 2 * values.sqrt().sum()
 
 
-def _influence(rows: Float[Tensor, "b m c"]) -> Float[Tensor, " b"]:
+def _influence(scores: Float[Tensor, "b m c"]) -> Float[Tensor, " b"]:
     """b times the derivative of the figure by each image's share of the whole.
 
     The trace of the root is the sum of the singular values s of X Y' = U s V', X and Y being the centred features; row
     i of X has the share sum_k U_ik^2 s_k of it, which grows with the root of the row's weight.
     """
-    a, b = rows[:, 0].double(), rows[:, 1:].flatten(0, 1).double()
+    a, b = scores[:, 0].double(), scores[:, 1:].flatten(0, 1).double()
     gap = a.mean(0) - b.mean(0)
     x, y = ((some - some.mean(0)) / (len(some) - 1) ** 0.5 for some in (a, b))
     (p, one), (q, other) = torch.linalg.qr(x), torch.linalg.qr(y)
@@ -78,5 +78,5 @@ def _influence(rows: Float[Tensor, "b m c"]) -> Float[Tensor, " b"]:
     u, v = p @ u, q @ v.T
     real = 2 * (a - a.mean(0)) @ gap + len(a) * (x.square().sum(1) - u.square() @ values)
     made = 2 * (b.mean(0) - b) @ gap + len(b) * (y.square().sum(1) - v.square() @ values)
-    influence = real + made.view(len(rows), -1).mean(1)
+    influence = real + made.view(len(scores), -1).mean(1)
     return influence - influence.mean()

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lumen.core.bootstrap import redrawn
+from lumen.core.bootstrap import influence_bootstrap
 from lumen.core.interfaces import Batch, Metric
 from lumen.core.registry import metrics
 from lumen.evaluation.feature_extractors import features, suffix
@@ -36,27 +36,27 @@ class KernelDistance(Metric):
         self.network = network
 
     @property
-    def title(self) -> str:
-        return super().title + ("" if self.network == "inception" else suffix(self.network))
+    def key(self) -> str:
+        return super().key + ("" if self.network == "inception" else suffix(self.network))
 
-    def each(self, batch: Batch, painted: Float[Tensor, "b n 3 H W"]) -> Float[Tensor, "b m c"]:
+    def per_image(self, batch: Batch, generated: Float[Tensor, "b n 3 H W"]) -> Float[Tensor, "b m c"]:
         """Features of the image, then of its samples: m is n + 1."""
-        made = [self.evaluator(some) for some in painted.unbind(1)]
-        return torch.stack([self.once(batch, self.evaluator), *made], dim=1)
+        made = [self.evaluator(some) for some in generated.unbind(1)]
+        return torch.stack([self.cached_reference(batch, self.evaluator), *made], dim=1)
 
     @staticmethod
-    def figure(rows: Float[Tensor, "b m c"]) -> Float[Tensor, ""]:
-        return _pairs(rows).sum() / (len(rows) * (len(rows) - 1))
+    def aggregate(scores: Float[Tensor, "b m c"]) -> Float[Tensor, ""]:
+        return _pairs(scores).sum() / (len(scores) * (len(scores) - 1))
 
     @classmethod
-    def drawn(cls, rows: Float[Tensor, "b m c"]) -> Float[Tensor, " draws"]:
-        alone = _pairs(rows).sum(1) / (len(rows) - 1)
-        return redrawn(alone.mean(), 2 * (alone - alone.mean()), cls.draws)
+    def bootstrap_resamples(cls, scores: Float[Tensor, "b m c"]) -> Float[Tensor, " draws"]:
+        alone = _pairs(scores).sum(1) / (len(scores) - 1)
+        return influence_bootstrap(alone.mean(), 2 * (alone - alone.mean()), cls.num_resamples)
 
 
-def _pairs(rows: Float[Tensor, "b m c"]) -> Float[Tensor, "b b"]:
+def _pairs(scores: Float[Tensor, "b m c"]) -> Float[Tensor, "b b"]:
     """What every pair of different images brings: both real, plus both painted, less one real and the other painted."""
-    share = [1.0, *[-1 / (rows.shape[1] - 1)] * (rows.shape[1] - 1)]
-    sides = list(zip(share, rows.double().unbind(1), strict=True))
-    kernels = (s * t * (x @ y.T / rows.shape[2] + 1) ** 3 for (s, x), (t, y) in product(sides, repeat=2))
+    share = [1.0, *[-1 / (scores.shape[1] - 1)] * (scores.shape[1] - 1)]
+    sides = list(zip(share, scores.double().unbind(1), strict=True))
+    kernels = (s * t * (x @ y.T / scores.shape[2] + 1) ** 3 for (s, x), (t, y) in product(sides, repeat=2))
     return 1000 * sum(kernels).fill_diagonal_(0)

@@ -26,7 +26,7 @@ class Diversity(Metric):
     """
 
     higher_is_better = True
-    samples = 2
+    samples_per_image = 2
 
     def __init__(self, trunk: str = "alex"):
         network = _published(trunk) if trunk in TRUNKS else Stages(trunk)
@@ -35,17 +35,17 @@ class Diversity(Metric):
         self.trunk = trunk
 
     @property
-    def title(self) -> str:
-        return super().title + ("" if self.trunk in TRUNKS else suffix(self.trunk))
+    def key(self) -> str:
+        return super().key + ("" if self.trunk in TRUNKS else suffix(self.trunk))
 
-    def each(self, batch: Batch, painted: Float[Tensor, "b n 3 H W"]) -> Float[Tensor, " b"]:
-        features = [_stages(self.evaluator, sample) for sample in painted.unbind(1)]
+    def per_image(self, batch: Batch, generated: Float[Tensor, "b n 3 H W"]) -> Float[Tensor, " b"]:
+        features = [_stages(self.evaluator, sample) for sample in generated.unbind(1)]
         pairs = [_distance(self.evaluator, one, other) for one, other in combinations(features, 2)]
         return torch.stack(pairs).mean(0)
 
     @staticmethod
-    def figure(rows: Float[Tensor, " b"]) -> Float[Tensor, ""]:
-        return rows.double().mean()
+    def aggregate(scores: Float[Tensor, " b"]) -> Float[Tensor, ""]:
+        return scores.double().mean()
 
 
 class Stages(nn.Module):

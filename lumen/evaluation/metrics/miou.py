@@ -37,7 +37,7 @@ class MeanIoU(Metric):
         self.belongs = truth
 
     @property
-    def title(self) -> str:
+    def key(self) -> str:
         return "miou-panoptic" if self.space.merged else "miou"
 
     def found(self, images: Float[Tensor, "b 3 H W"], size: tuple[int, int]) -> Int[Tensor, "b h w"]:
@@ -46,28 +46,28 @@ class MeanIoU(Metric):
         labels = self.evaluator.processor.post_process_semantic_segmentation(output, [size] * len(images))
         return self.meaning.to(images.device)[torch.stack(labels)]
 
-    def each(self, batch: Batch, painted: Float[Tensor, "b n 3 H W"]) -> Float[Tensor, "b 3 c"]:
+    def per_image(self, batch: Batch, generated: Float[Tensor, "b n 3 H W"]) -> Float[Tensor, "b 3 c"]:
         """Pixels of each class per image: rightly found, found, labelled."""
-        count = painted.shape[1]
+        count = generated.shape[1]
         none = len(self.space.names)
         truth = self.belongs.to(batch.mask.device)[batch.mask].repeat_interleave(count, dim=0)
-        found = self.found(painted.flatten(0, 1), tuple(truth.shape[-2:]))
+        found = self.found(generated.flatten(0, 1), tuple(truth.shape[-2:]))
         found = torch.where(truth == none, none, found)
         right = torch.where(found == truth, truth, none)
         counted = [_counted(x.view(len(batch.id), -1), none + 1)[:, :-1] for x in (right, found, truth)]
         return torch.stack(counted, dim=1)
 
     @staticmethod
-    def figure(rows: Float[Tensor, "b 3 c"]) -> Float[Tensor, ""]:
-        return _iou(rows).nanmean()
+    def aggregate(scores: Float[Tensor, "b 3 c"]) -> Float[Tensor, ""]:
+        return _iou(scores).nanmean()
 
-    def parts(self, rows: Float[Tensor, "b 3 c"]) -> dict[str, Float[Tensor, ""]]:
+    def breakdown(self, scores: Float[Tensor, "b 3 c"]) -> dict[str, Float[Tensor, ""]]:
         """The figure of every class that is labelled or found anywhere."""
-        return {name: iou for name, iou in zip(self.space.names, _iou(rows), strict=True) if not iou.isnan()}
+        return {name: iou for name, iou in zip(self.space.names, _iou(scores), strict=True) if not iou.isnan()}
 
 
-def _iou(rows: Float[Tensor, "b 3 c"]) -> Float[Tensor, " c"]:
-    right, found, truth = rows.double().sum(0)
+def _iou(scores: Float[Tensor, "b 3 c"]) -> Float[Tensor, " c"]:
+    right, found, truth = scores.double().sum(0)
     return right / (found + truth - right)
 
 

@@ -33,11 +33,11 @@ class ScaleInvariantDepth(Metric):
         depth = self.evaluator.depth(images)
         return depth.maximum(LEAST * depth.mean((1, 2), keepdim=True).clamp(min=LEAST))
 
-    def each(self, batch: Batch, painted: Float[Tensor, "b n 3 H W"]) -> Float[Tensor, " b"]:
-        reference = self.once(batch, self.seen).log()
-        ratios = torch.stack([self.seen(some).log() - reference for some in painted.unbind(1)], dim=1)
+    def per_image(self, batch: Batch, generated: Float[Tensor, "b n 3 H W"]) -> Float[Tensor, " b"]:
+        reference = self.cached_reference(batch, self.seen).log()
+        ratios = torch.stack([self.seen(some).log() - reference for some in generated.unbind(1)], dim=1)
         return 100 * ratios.flatten(2).std(2, correction=0).mean(1)
 
     @staticmethod
-    def figure(rows: Float[Tensor, " b"]) -> Float[Tensor, ""]:
-        return rows.double().mean()
+    def aggregate(scores: Float[Tensor, " b"]) -> Float[Tensor, ""]:
+        return scores.double().mean()

@@ -54,28 +54,28 @@ class Tifa(Metric):
             super().__init__(Answerer(path))
         self.questions = questions
 
-    def each(self, batch: Batch, painted: Float[Tensor, "b n 3 H W"]) -> Float[Tensor, "b 2 kinds"]:
+    def per_image(self, batch: Batch, generated: Float[Tensor, "b n 3 H W"]) -> Float[Tensor, "b 2 kinds"]:
         """Of each kind of question, how many are answered rightly, as a mean over samples, and how many there are."""
         asked = self.questions(batch)
-        rows = torch.zeros(len(asked), 2, len(KINDS))
+        scores = torch.zeros(len(asked), 2, len(KINDS))
         some = [i for i, questions in enumerate(asked) if questions]
-        for sample in painted[some].unbind(1) if some else ():
+        for sample in generated[some].unbind(1) if some else ():
             for i, answers in zip(some, self.evaluator.answer(sample, [asked[i] for i in some]), strict=True):
                 for said, question in zip(answers, asked[i], strict=True):
-                    rows[i, :, KINDS.index(question.kind)] += torch.tensor([said == question.answer, 1.0])
-        return (rows / painted.shape[1]).to(painted.device)
+                    scores[i, :, KINDS.index(question.kind)] += torch.tensor([said == question.answer, 1.0])
+        return (scores / generated.shape[1]).to(generated.device)
 
     @staticmethod
-    def figure(rows: Float[Tensor, "b 2 kinds"]) -> Float[Tensor, ""]:
-        right, asked = rows.double().sum(2).unbind(1)
+    def aggregate(scores: Float[Tensor, "b 2 kinds"]) -> Float[Tensor, ""]:
+        right, asked = scores.double().sum(2).unbind(1)
         return (right / asked).nanmean()
 
-    def parts(self, rows: Float[Tensor, "b 2 kinds"]) -> dict[str, Float[Tensor, ""]]:
+    def breakdown(self, scores: Float[Tensor, "b 2 kinds"]) -> dict[str, Float[Tensor, ""]]:
         """The share of right answers to all questions of a kind, whatever their image: upstream's accuracy_by_type."""
-        right, asked = rows.double().sum(0)
+        right, asked = scores.double().sum(0)
         return {kind.replace("/", " or "): right[k] / asked[k] for k, kind in enumerate(KINDS) if asked[k]}
 
     @classmethod
-    def drawn(cls, rows: Float[Tensor, "b 2 kinds"]) -> Float[Tensor, " draws"]:
+    def bootstrap_resamples(cls, scores: Float[Tensor, "b 2 kinds"]) -> Float[Tensor, " draws"]:
         """Of the images that anything is asked about: a draw might have none of them."""
-        return super().drawn(rows[rows[:, 1].sum(1) > 0])
+        return super().bootstrap_resamples(scores[scores[:, 1].sum(1) > 0])

@@ -110,7 +110,7 @@ def flops(module: LayoutModule, size: int) -> tuple[dict[str, int], int]:
             latents, found["autoencoder"] = _counted(lambda: moments(diffusion.pipeline.vae, image))
             with encoded(diffusion.pipeline.vae, latents):
                 rows, found["layout"] = _counted(lambda: _kept(module, image))
-            layout, z = module.conditioning.layout(rows), latents[:, : diffusion.pipeline.unet.config.in_channels]
+            layout, z = module.conditioning.to_layout(rows), latents[:, : diffusion.pipeline.unet.config.in_channels]
             text, found["text encoder"] = _counted(lambda: diffusion.pipeline.embed([""]))
         with FlopCounterMode(display=False) as counter:
             loss = F.mse_loss(diffusion.denoise(z, t, text, layout), z)
@@ -191,7 +191,7 @@ def kept(precision: str, values: int) -> int:
 
 
 def _layout(module: LayoutModule, image: Float[Tensor, "b 3 H W"]) -> Tensor:
-    return module.conditioning.layout(_kept(module, image))
+    return module.conditioning.to_layout(_kept(module, image))
 
 
 def _kept(module: LayoutModule, image: Float[Tensor, "b 3 H W"]) -> Tensor:
@@ -199,7 +199,7 @@ def _kept(module: LayoutModule, image: Float[Tensor, "b 3 H W"]) -> Tensor:
     conditioning = module.conditioning
     if "backbone" not in conditioning.networks:
         return image.new_empty(len(image), conditioning.channels, *image.shape[-2:])
-    return conditioning.kept(Batch(image=image, caption=[""] * len(image), id=["image"] * len(image)))
+    return conditioning.encode(Batch(image=image, caption=[""] * len(image), id=["image"] * len(image)))
 
 
 def _networks(module: LayoutModule) -> dict[str, nn.Module]:

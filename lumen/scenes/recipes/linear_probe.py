@@ -74,7 +74,7 @@ def untrained(name: str, learnt: Backbone, weights: str = "scenes") -> Backbone:
                 twin.net = open_clip.create_model(f"local-dir:{path}", load_weights=False).visual
             case "dino" | "dinov2":
                 twin.net = timm.create_model(f"local-dir:{path}", num_classes=0, dynamic_img_size=True)
-    return twin.frozen()
+    return twin.freeze()
 
 
 def shares(semantic: UInt8[np.ndarray, "n H W"], grid: tuple[int, int]) -> Float[Tensor, "n k h w"]:

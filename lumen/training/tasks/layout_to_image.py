@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from lumen.core.errors import BadCheckpoint
 from lumen.core.interfaces import Batch, Conditioning
-from lumen.core.random import seed_of, uniform
+from lumen.core.random import stable_seed, keyed_uniform
 from lumen.diffusion.activation_reuse import encoded
 from lumen.generators.controlnet import ControlledDiffusion
 from lumen.training.fit_conditioning import fit
@@ -46,7 +46,7 @@ class LayoutModule(LightningModule):
 
     def on_train_batch_start(self, batch: Batch, index: int) -> None:
         """What is drawn without a key, as by dropout, follows from the step as well: a continued run draws the same."""
-        torch.manual_seed(seed_of(self.seed, self.global_rank, index))
+        torch.manual_seed(stable_seed(self.seed, self.global_rank, index))
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         moments, layout = self.seen(batch)
@@ -61,7 +61,7 @@ class LayoutModule(LightningModule):
         if batch.layout is None:
             with encoded(self.diffusion.pipeline.vae, moments):
                 return moments, self.conditioning(batch)
-        return moments, self.conditioning.layout(batch.layout.float())
+        return moments, self.conditioning.to_layout(batch.layout.float())
 
     def validation_step(self, batch: Batch, index: int) -> None:
         """The loss of each image at one fixed timestep and noise per bin: comparable between steps, runs and ranks."""
@@ -70,7 +70,7 @@ class LayoutModule(LightningModule):
         total = 0
         for part in range(BINS):
             keys = [("validation", i, part) for i in batch.id]
-            timesteps = ((part + uniform([(*k, "timestep") for k in keys])) * last / BINS).long()
+            timesteps = ((part + keyed_uniform([(*k, "timestep") for k in keys])) * last / BINS).long()
             loss = self.diffusion.loss(moments, batch.caption, layout, keys, timesteps).mean()
             name = f"val/loss_t{part * last // BINS:04d}-{(part + 1) * last // BINS - 1:04d}"
             self.log(name, loss, on_epoch=True, sync_dist=True, batch_size=len(layout))

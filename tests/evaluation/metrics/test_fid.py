@@ -47,7 +47,7 @@ def test_fid_is_that_of_torch_fidelity_and_of_scipy(images):
     some = rows(images, 2, 20)
     statistics = [fid_features_to_statistics(x) for x in (some[:, 0], some[:, 1:].flatten(0, 1))]
     theirs = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
-    figure = float(FrechetDistance.figure(some))
+    figure = float(FrechetDistance.aggregate(some))
     assert figure == pytest.approx(theirs, rel=1e-6)
     if images > 20:  # of a singular product there is no root
         (m, a), (n, b) = (each.values() for each in statistics)
@@ -63,7 +63,7 @@ def test_kid_is_torch_fidelitys_statistic_of_pairs():
     real, made = rows(30, 1, 20).unbind(1)
     kernels = [kernel_poly(x.numpy(), y.numpy()) for x, y in ((real, real), (real, made), (made, made))]
     expected = 1000 * mmd2(*kernels, mmd_est="u-statistic")
-    assert float(KernelDistance.figure(torch.stack([real, made], 1))) == pytest.approx(expected, rel=1e-9)
+    assert float(KernelDistance.aggregate(torch.stack([real, made], 1))) == pytest.approx(expected, rel=1e-9)
 
 
 def test_kid_of_several_samples_is_the_mean_over_those_of_every_pair_of_images():
@@ -74,13 +74,13 @@ def test_kid_of_several_samples_is_the_mean_over_those_of_every_pair_of_images()
             (x, *a), (y, *b) = some[i], some[j]
             cross = np.mean([k(x, t) for t in b]) + np.mean([k(s, y) for s in a])
             total += k(x, y) + np.mean([k(s, t) for s in a for t in b]) - cross
-    assert float(KernelDistance.figure(some)) == pytest.approx(1000 * total / 20, rel=1e-9)
+    assert float(KernelDistance.aggregate(some)) == pytest.approx(1000 * total / 20, rel=1e-9)
 
 
 def test_kid_of_samples_of_the_same_images_is_unbiased():
     """As far as samples are distributed like images it is 0 in the mean, however much they owe to their own image."""
     several = [rows(20, 2, 8, key, bond=0.9, wider=1.0) for key in range(400)]
-    ours = torch.stack([KernelDistance.figure(some) for some in several])
+    ours = torch.stack([KernelDistance.aggregate(some) for some in several])
     assert abs(float(ours.mean())) < 3 * float(ours.std()) / 20
     kernels = [
         [kernel_poly(x.numpy(), y.numpy()) for x, y in ((a, a), (a, b), (b, b))]
@@ -94,10 +94,10 @@ def test_kid_of_samples_of_the_same_images_is_unbiased():
 def test_a_draw_is_to_first_order_the_figure_of_the_images_drawn(metric, monkeypatch):
     monkeypatch.setattr(metric, "draws", 200)
     some = rows(300, 2, 3, wider=2)
-    plain, ours = Metric.drawn.__func__(metric, some), metric.drawn(some)
+    plain, ours = Metric.bootstrap_resamples.__func__(metric, some), metric.bootstrap_resamples(some)
     assert np.corrcoef(plain, ours)[0, 1] > 0.93
     assert float(ours.std()) == pytest.approx(float(plain.std()), rel=0.15)
-    assert float(ours.median()) == pytest.approx(float(metric.figure(some)), abs=0.2 * float(ours.std()))
+    assert float(ours.median()) == pytest.approx(float(metric.aggregate(some)), abs=0.2 * float(ours.std()))
 
 
 @BOTH
@@ -105,7 +105,7 @@ def test_a_draw_is_to_first_order_the_figure_of_the_images_drawn(metric, monkeyp
 def test_intervals_hold_the_expected_figure_nearly_always(metric, images):
     """With fewer images than the 16 features, and with more."""
     several = [rows(images, 2, 16, key) for key in range(200)]
-    expected = torch.stack([metric.figure(some) for some in several]).mean()
+    expected = torch.stack([metric.aggregate(some) for some in several]).mean()
     held = [low <= expected <= high for low, high in map(metric.interval, several)]
     assert 0.85 < np.mean(held) <= 1
 
@@ -113,7 +113,7 @@ def test_intervals_hold_the_expected_figure_nearly_always(metric, images):
 @pytest.mark.parametrize("name", ["fid", "kid"])
 def test_another_network_is_named_and_gives_its_own_vectors(name, tmp_path):
     metric = _judges([f"metrics=[{name}]", "measure.images=256"])[name]
-    assert metric.title == f"{name}-scenes"
+    assert metric.key == f"{name}-scenes"
     image, signed = drawn_bytes(3, 64)
     expected, _ = seen(network_of(SCENES / "features"), image.permute(0, 2, 3, 1).numpy())
     assert np.allclose(metric.evaluator(signed), expected, atol=1e-5)
@@ -123,7 +123,7 @@ def test_another_network_is_named_and_gives_its_own_vectors(name, tmp_path):
 def test_of_too_few_images_kid_takes_the_place_of_fid():
     flags = ["measure.images=96", "measure.samples=2"]
     with pytest.warns(UserWarning, match="fid needs 193 samples or more, and there are 192 .* kid is measured"):
-        assert _judges(["metrics=[fid]", *flags])["kid"].title == "kid-scenes"
+        assert _judges(["metrics=[fid]", *flags])["kid"].key == "kid-scenes"
     assert set(_judges(["metrics=[fid]", "measure.images=97", "measure.samples=2"])) == {"fid"}
 
 

@@ -22,10 +22,10 @@ def test_distances_are_those_of_the_published_package(trunk, monkeypatch):
     batch = Batch(a, ["", ""], ["x", "y"])
     with torch.no_grad():
         expected = (theirs(a, b) + theirs(a, c) + theirs(b, c)).flatten() / 3
-        found = metric.each(batch, torch.stack([a, b, c], 1))
+        found = metric.per_image(batch, torch.stack([a, b, c], 1))
     assert torch.allclose(found, expected, rtol=1e-5, atol=1e-6)
-    assert metric.title == "lpips" and expected.min() > 1e-3
+    assert metric.key == "lpips" and expected.min() > 1e-3
 
 
 def test_another_trunk_is_another_measure():
-    assert metrics.build("lpips", trunk="scenes").title == "lpips-scenes"
+    assert metrics.build("lpips", trunk="scenes").key == "lpips-scenes"

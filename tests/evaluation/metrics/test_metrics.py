@@ -39,9 +39,9 @@ def noise(like):
     return torch.rand(like.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def judged(metric, batch, *painted):
+def judged(metric, batch, *generated):
     metric.reset()
-    metric.update(batch, torch.stack(painted, 1))
+    metric.update(batch, torch.stack(generated, 1))
     return float(metric.compute())
 
 
@@ -49,23 +49,23 @@ def judged(metric, batch, *painted):
 def test_every_metric_prefers_what_it_should(name, judges, scenes):
     metric, image = judges[name], scenes.image
     # of a measure of diversity the better samples are those that differ
-    good = (image, image.flip(0)) if metric.samples > 1 else (image,)
-    bad = (image, image) if metric.samples > 1 else (noise(image),)
+    good = (image, image.flip(0)) if metric.samples_per_image > 1 else (image,)
+    bad = (image, image) if metric.samples_per_image > 1 else (noise(image),)
     sign = 1 if metric.higher_is_better else -1
     assert sign * judged(metric, scenes, *good) > sign * judged(metric, scenes, *bad)
 
 
 @pytest.mark.parametrize("name", metrics.names())
 def test_a_figure_is_the_same_in_one_batch_or_two(name, judges, scenes):
-    metric, painted = judges[name], torch.stack([scenes.image, noise(scenes.image)], 1)
+    metric, generated = judges[name], torch.stack([scenes.image, noise(scenes.image)], 1)
     metric.reset()
-    metric.update(scenes, painted)
+    metric.update(scenes, generated)
     whole, rows = metric.compute(), metric.rows[0]
     metric.reset()
     for part in (slice(0, 3), slice(3, 8)):
         some = Batch(scenes.image[part], scenes.caption[part], scenes.id[part], scenes.mask[part])
         some.extra = {key: values[part] for key, values in scenes.extra.items()}
-        metric.update(some, painted[part])
+        metric.update(some, generated[part])
     assert torch.allclose(metric.compute(), whole, rtol=1e-5)
     low, high = metric.interval(rows)
     assert low <= whole <= high
@@ -81,7 +81,7 @@ def test_an_interval_is_that_of_the_mean():
         higher_is_better = True
 
         @staticmethod
-        def figure(rows):
+        def aggregate(rows):
             return rows.double().mean()
 
     rows = torch.randn(400, generator=torch.Generator().manual_seed(0))
@@ -96,17 +96,17 @@ def test_mean_iou_is_the_dataset_level_definition(judges, scenes):
     mask = scenes.mask.clone()
     mask[:, :5] = IGNORE
     scenes = Batch(scenes.image, scenes.caption, scenes.id, mask)
-    painted = torch.stack([scenes.image, scenes.image.roll(9, -1)], 1)
-    found = torch.stack([metric.found(painted[:, k], (64, 64)) for k in range(2)], 1)
+    generated = torch.stack([scenes.image, scenes.image.roll(9, -1)], 1)
+    found = torch.stack([metric.found(generated[:, k], (64, 64)) for k in range(2)], 1)
     truth = scenes.mask[:, None].expand_as(found)
     # cityscapesScripts: tp / (tp + fp + fn) of one confusion matrix, unlabelled pixels left out, absent classes too
     kept = (truth != IGNORE).numpy()
     matrix = np.bincount(truth.numpy()[kept] * 11 + found.numpy()[kept], minlength=121).reshape(11, 11)
     right, union = np.diag(matrix), matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
     expected = (right[union > 0] / union[union > 0]).mean()
-    assert judged(metric, scenes, *painted.unbind(1)) == pytest.approx(expected, abs=1e-9)
+    assert judged(metric, scenes, *generated.unbind(1)) == pytest.approx(expected, abs=1e-9)
     theirs = MulticlassJaccardIndex(11, ignore_index=IGNORE)
-    assert judged(metric, scenes, *painted.unbind(1)) == pytest.approx(float(theirs(found, truth)), abs=1e-6)
+    assert judged(metric, scenes, *generated.unbind(1)) == pytest.approx(float(theirs(found, truth)), abs=1e-6)
 
 
 def test_a_segmenter_must_know_the_classes():
@@ -121,7 +121,7 @@ def test_depth_error_is_eigens_and_knows_no_scale(judges, scenes, monkeypatch):
     n = gap.shape[1]
     expected = 100 * np.sqrt((gap**2).sum(1) / n - gap.sum(1) ** 2 / n**2).mean()
     assert judged(metric, scenes, noise(scenes.image)) == pytest.approx(expected, rel=1e-5)
-    metric.kept.clear()
+    metric.reference_cache.clear()
     monkeypatch.setattr(metric, "seen", lambda images: one if torch.equal(images, scenes.image) else 3 * one)
     assert judged(metric, scenes, noise(scenes.image)) == pytest.approx(0, abs=1e-4)
 

@@ -188,10 +188,10 @@ def test_merged_labels_are_compared_as_merged(monkeypatch):
         name: ((truth == name) & (said == name))[kept].sum() / ((truth == name) | (said == name))[kept].sum()
         for name in ("person", "tree", "grass")
     }
-    rows = metric.each(Batch(torch.zeros(2, 3, 8, 8), ["", ""], ["a", "b"], mask), torch.zeros(2, 1, 3, 8, 8))
-    assert metric.title == "miou-panoptic" and rows.shape == (2, 3, 3)
-    assert metric.figure(rows).item() == pytest.approx(np.mean(list(expected.values())))
-    parts = {name.removesuffix("-merged"): float(part) for name, part in metric.parts(rows).items()}
+    rows = metric.per_image(Batch(torch.zeros(2, 3, 8, 8), ["", ""], ["a", "b"], mask), torch.zeros(2, 1, 3, 8, 8))
+    assert metric.key == "miou-panoptic" and rows.shape == (2, 3, 3)
+    assert metric.aggregate(rows).item() == pytest.approx(np.mean(list(expected.values())))
+    parts = {name.removesuffix("-merged"): float(part) for name, part in metric.breakdown(rows).items()}
     assert parts == pytest.approx(expected)
 
 

@@ -65,8 +65,8 @@ def test_the_published_sample_has_the_published_result(monkeypatch):
     chosen = [[said for *_, said in SURFER], [], [said for *_, said in CATS]]
     metric = tifa(asked, chosen, monkeypatch)
     rows = judged(metric, 3)
-    assert metric.figure(rows).item() == pytest.approx(0.8125)
-    assert {kind: float(part) for kind, part in metric.parts(rows).items()} == pytest.approx(PUBLISHED)
+    assert metric.aggregate(rows).item() == pytest.approx(0.8125)
+    assert {kind: float(part) for kind, part in metric.breakdown(rows).items()} == pytest.approx(PUBLISHED)
 
 
 def test_figures_are_upstreams_rule_written_out(monkeypatch):
@@ -82,9 +82,9 @@ def test_figures_are_upstreams_rule_written_out(monkeypatch):
         for kind, answer, said in table:
             scores[image].append(int(said == answer))
             kinds[kind.replace("/", " or ")].append(int(said == answer))
-    assert metric.figure(rows).item() == pytest.approx(mean(mean(some) for some in scores.values()))
+    assert metric.aggregate(rows).item() == pytest.approx(mean(mean(some) for some in scores.values()))
     expected = {kind: mean(some) for kind, some in kinds.items()}
-    assert {kind: float(part) for kind, part in metric.parts(rows).items()} == pytest.approx(expected)
+    assert {kind: float(part) for kind, part in metric.breakdown(rows).items()} == pytest.approx(expected)
 
 
 def test_an_interval_is_drawn_from_the_images_that_anything_is_asked_about(monkeypatch):
@@ -150,8 +150,8 @@ def test_it_is_said_where_only_some_images_are_asked_about(tmp_path, coco, recwa
     metric = build_metrics(config, build_data(config))["tifa"]
     assert "questions about 1 of 3 measured images" in str([w.message for w in recwarn])
     (batch,) = build_data(config).test_dataloader()
-    rows = metric.each(batch, batch.image[:, None])
-    assert rows.sum((1, 2)).bool().tolist() == [True, False, False] and 0 <= metric.figure(rows) <= 1
+    rows = metric.per_image(batch, batch.image[:, None])
+    assert rows.sum((1, 2)).bool().tolist() == [True, False, False] and 0 <= metric.aggregate(rows) <= 1
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ class Oracle(Backbone):
         self.truth = probe.shares(scenes.semantic, (8, 8))
         self.image, self.knows = torch.tensor(scenes.image), knows
 
-    def maps(self, image):
+    def feature_maps(self, image):
         seen = ((image.permute(0, 2, 3, 1) + 1) * 127.5).round().byte()
         which = [(self.image == one).flatten(1).all(1).nonzero()[0, 0] for one in seen]
         noise = torch.rand(len(image), 3, 8, 8, generator=torch.Generator().manual_seed(len(image)))

@@ -1,0 +1,81 @@
+"""Generator: map from caption and layout to an image."""
+
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+class Generator(nn.Module):
+    """Trainable model of p(image | caption, layout).
+
+    Subclasses implement `encode`, `loss`, `sample_latents` and `decode`; images are RGB in [-1, 1]. The generator
+    registers only the parameters that it trains.
+
+    Attributes:
+        networks: Frozen networks by name. They follow the module to its device, but are neither trained nor stored in
+            checkpoints.
+        identity: Hash of the weights of each frozen network.
+        source: Folder or name of the frozen weights.
+        downscale: Image pixels per latent cell; an image size must be a multiple of it.
+        num_train_timesteps: Length of the noise schedule.
+    """
+
+    networks: dict[str, nn.Module]
+    identity: dict[str, str]
+    source: str
+    downscale: int
+    num_train_timesteps: int
+
+    def encode(self, image: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b n h w"]:
+        """Return the moments of an image's latents: mean and, below it, log-variance."""
+        raise NotImplementedError(f"{type(self).__name__} must implement encode()")
+
+    def loss(
+        self,
+        latent_moments: Float[Tensor, "b n h w"],
+        caption: list[str],
+        layout: Float[Tensor, "b k _ _"],
+        keys: list[tuple],
+        timesteps: Int[Tensor, " b"] | None = None,
+    ) -> Float[Tensor, " b"]:
+        """Return the training loss of each image.
+
+        Args:
+            keys: One per image, such as (seed, id, step); all randomness follows from it.
+            timesteps: Fixed timesteps for validation; then no caption is dropped and no loss weighted.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement loss()")
+
+    def sample_latents(
+        self,
+        caption: list[str],
+        layout: Float[Tensor, "b k _ _"] | None,
+        seeds: list[int],
+        size: tuple[int, int],
+        **sampling: Any,
+    ) -> Float[Tensor, "b z h w"]:
+        """Return one sample per caption, layout and seed as latents.
+
+        Args:
+            layout: None generates from the caption alone.
+            size: Height and width of the image in pixels.
+            sampling: Sampler and its options, as the config's `sampling` has them.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement sample_latents()")
+
+    def decode(self, z: Float[Tensor, "b z h w"]) -> Float[Tensor, "b 3 H W"]:
+        """Return latents as images."""
+        raise NotImplementedError(f"{type(self).__name__} must implement decode()")
+
+    def sample(self, *arguments: Any, **options: Any) -> Float[Tensor, "b 3 H W"]:
+        """Return the decoded `sample_latents` of the same arguments; an image does not depend on its batch."""
+        return self.decode(self.sample_latents(*arguments, **options))
+
+    def reconstruct(self, image: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 H W"]:
+        """Return the decoded latents of an image: the best image that this generator can make."""
+        raise NotImplementedError(f"{type(self).__name__} must implement reconstruct()")
+
+    def protocol(self) -> dict[str, Any]:
+        """Return everything about the frozen networks that a metric value depends on."""
+        return dict(self.identity)

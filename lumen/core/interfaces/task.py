@@ -1,0 +1,256 @@
+"""Task: what a run learns, as a LightningModule, and what of it is scored."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from PIL import Image
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lumen.core.errors import BadCheckpoint
+from lumen.core.hashing import fingerprint
+from lumen.core.interfaces.batch import Batch
+from lumen.core.random import stable_seed
+
+CachedStatistics = Callable[[dict[str, Any], int, Callable[[], Tensor]], Tensor]
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """Options of AdamW.
+
+    Attributes:
+        lr: Learning rate, reached linearly within `warmup` optimiser steps, then constant.
+        warmup: Optimiser steps.
+        weight_decay: Decoupled weight decay.
+    """
+
+    lr: float = 1e-5
+    warmup: int = 500
+    weight_decay: float = 1e-2
+
+
+class Preview(NamedTuple):
+    """Picture of a task's progress, and values to log beside it."""
+
+    picture: Image.Image
+    captions: list[str]
+    scalars: dict[str, Tensor]
+
+
+class Stage(NamedTuple):
+    """Part of a training step whose FLOPs and peak memory are estimated.
+
+    Attributes:
+        name: Part in the table of FLOPs.
+        output: Result of the stage; the last stage returns the loss.
+        phase: Phase whose peak memory ends with this stage; None joins it to the next one.
+        cached: Whether a cache replaces the stage.
+    """
+
+    name: str
+    output: Tensor
+    phase: str | None = None
+    cached: bool = False
+
+
+class Task(LightningModule):
+    """What a run learns, and what of it is scored.
+
+    Subclasses implement `training_step` and `validation_step`, which logs `val/loss`, and `outputs`. Trainer,
+    callbacks, cache, evaluation loop and cost estimate know a task by this interface alone. Optimisation stays
+    automatic, also for adversarial losses: one backward pass with parameter groups.
+
+    Args:
+        optimization: Options of AdamW.
+        seed: Seed of all randomness of training. Randomness is keyed by (seed, image id, step), so one process and
+            eight sample the same.
+
+    Attributes:
+        predicts: What `outputs` returns; metrics whose `scores` is the same can score it.
+        metrics: Default metrics, where those of the experiment score something else.
+        reference_rows: Reference rows by key, each with its label in tables: outputs that a metric is compared with.
+        shared_rows: Reference rows that are the same for all runs of one protocol, whatever was learnt.
+        labels: Names for readers, by name of a network, stage or phase.
+        trainable: Name of the trained network in the cost estimate.
+    """
+
+    predicts = "images"
+    metrics: tuple[str, ...] = ()
+    reference_rows: dict[str, str] = {}
+    shared_rows: tuple[str, ...] = ()
+    labels: dict[str, str] = {}
+    trainable = "task"
+
+    def __init__(self, optimization: Optimization, seed: int = 0):
+        super().__init__()
+        self.optimization, self.seed = optimization, seed
+
+    # ---- networks
+
+    @property
+    def frozen_networks(self) -> dict[str, nn.Module]:
+        """Networks that training must not change, by name."""
+        return {}
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """Hash of the frozen weights that a checkpoint belongs to, by network."""
+        return {name: fingerprint(network) for name, network in self.frozen_networks.items()}
+
+    @property
+    def source(self) -> str:
+        """Origin of the frozen weights, for provenance."""
+        return "none"
+
+    # ---- statistics and cache
+
+    def fit_statistics(self, data: LightningDataModule, cached: CachedStatistics | None = None) -> None:
+        """Estimate parameters that follow from statistics of the training set, such as a PCA basis.
+
+        Args:
+            cached: Function of (key, number of images, compute) that returns cached statistics, or computes them.
+        """
+
+    def cache_keys(self, arguments: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Return the cacheable outputs of frozen networks by name, with everything each depends on besides the image.
+
+        Args:
+            arguments: Arguments of each component of the config that differ from their defaults.
+        """
+        return {}
+
+    def encode(self, name: str, batch: Batch) -> Tensor:
+        """Return one cacheable output of a batch; those before it in `cache_keys` may be in `batch.cached`."""
+        raise NotImplementedError(f"{type(self).__name__} must implement encode()")
+
+    def needs_images(self, cached: Iterable[str]) -> bool:
+        """Return whether a training step reads images although these outputs are cached."""
+        return True
+
+    # ---- outputs
+
+    def outputs(
+        self, batch: Batch, seeds: list[list[int]], row: str = "test", other: Batch | None = None, **sampling: Any
+    ) -> Tensor:
+        """Return the outputs (b, n, ...) of a batch, n per image.
+
+        Args:
+            seeds: For each of the n outputs one seed per image.
+            row: "test", or a reference row.
+            other: Other images of the same data set, for rows that compare with a mismatch.
+            sampling: The config's `sampling`, without the number of images.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement outputs()")
+
+    def num_outputs(self, row: str, samples: int) -> int:
+        """Return the outputs per image of a row: one where it is deterministic."""
+        return samples
+
+    def preview(self, batch: Batch, num_samples: int, seed: int, **sampling: Any) -> Preview | None:
+        """Return a picture of fixed validation images, if the task has one."""
+        return None
+
+    def protocol(self) -> dict[str, Any]:
+        """Return everything besides weights, data and seed that a metric value depends on."""
+        return {}
+
+    def summary_metrics(self) -> dict[str, float]:
+        """Return further values for metrics.json."""
+        return {}
+
+    def save(self, directory: Path) -> None:
+        """Write what was learnt, beside checkpoints, to a run directory."""
+
+    # ---- cost
+
+    @property
+    def uncounted(self) -> str | None:
+        """Name of a component whose networks the cost estimate cannot trace."""
+        return None
+
+    def stages(self, image: Tensor) -> Iterator[Stage]:
+        """Run a training step on images without values, and yield its stages; the last one yields the loss."""
+        yield Stage("forward", self.training_step(Batch(image, [""] * len(image), [""] * len(image)), 0), "forward")
+
+    def preview_stages(self, image: Tensor, guidance: float) -> Iterator[Stage]:
+        """Run a preview on images without values, and yield its stages."""
+        yield from ()
+
+    # ---- training
+
+    def compile_networks(self) -> None:
+        """Compile the networks of a training step with torch.compile."""
+
+    def to_channels_last(self) -> None:
+        """Lay out convolutions channels-last, which is faster on GPUs."""
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that training changes."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def on_fit_start(self) -> None:
+        """Fit statistics that no checkpoint has restored, inside the process group, so that ranks share them."""
+        self.fit_statistics(self.trainer.datamodule)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed randomness without a key, such as dropout, by the step: a resumed run draws the same."""
+        torch.manual_seed(stable_seed(self.seed, self.global_rank, batch_idx))
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Return AdamW with linear warmup."""
+        options = self.optimization
+        # Fused, it passes over the weights once, not a dozen times. On a CPU that gains a fiftieth of a step, for which
+        # the bits of measured figures are not given up. fp16's scaler would be clipped before it unscales.
+        fused = self.device.type == "cuda" and getattr(self.trainer.precision_plugin, "scaler", None) is None
+        optimizer = torch.optim.AdamW(
+            self.trainable_parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=fused
+        )
+        ramp = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, options.warmup)))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": ramp, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip also for a fused optimiser in bf16, which Lightning refuses though there is nothing to unscale."""
+        plugin = self.trainer.precision_plugin
+        if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
+            Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """Add the identity of the frozen networks."""
+        checkpoint["frozen"] = self.identity
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """Verify that a checkpoint belongs to this configuration.
+
+        Raises:
+            BadCheckpoint: It was trained with another backbone, number of components, or base model.
+        """
+        saved, current = checkpoint["state_dict"], self.state_dict()
+        for name in sorted(saved.keys() | current.keys()):
+            before, now = _shape(saved.get(name)), _shape(current.get(name))
+            if before != now:
+                raise BadCheckpoint(
+                    f"this checkpoint belongs to another configuration: {name} has the shape {before} there and "
+                    f"{now} here; name the backbone, conditioning and base model that it was trained with."
+                )
+        for name, now in self.identity.items():
+            if (before := checkpoint["frozen"].get(name)) != now:
+                raise BadCheckpoint(
+                    f"this checkpoint was trained on another {name} (weights {before}, here {now}); give the same "
+                    "diffusion.weights, revision and vae."
+                )
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    return tuple(value.shape) if isinstance(value, Tensor) else None
