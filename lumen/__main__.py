@@ -9,7 +9,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 from lumen.cli import cache, data, info, runs, tables  # noqa: F401  (each adds its verbs)
 from lumen.cli.command import VERBS, usage
-from lumen.core.errors import BadConfig, Mistake, UnknownName, known
+from lumen.core.errors import BadConfig, Mistake, UnknownName, suggestion
 from lumen.core.signals import STOPPED, Stopped, started
 
 
@@ -44,7 +44,7 @@ def _parse(arguments: list[str]) -> tuple[str | None, list[str], dict[str, str]]
     if name not in VERBS:
         deeper = [v for v in VERBS if v.startswith(f"{name} ")]
         asked = two if deeper else name
-        raise UnknownName(f"lumen cannot '{asked}'; {known(asked, deeper or VERBS)}")
+        raise UnknownName(f"lumen cannot '{asked}'; {suggestion(asked, deeper or VERBS)}")
     words, flags = [], {}
     for argument in arguments[len(name.split()) :]:
         key, equals, value = argument.partition("=")

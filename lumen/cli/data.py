@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lumen.cli.command import one, strings, usage, verb, whole
 from lumen.config import experiment as configs
-from lumen.core.errors import BadConfig, UnknownName, known
+from lumen.core.errors import BadConfig, UnknownName, suggestion
 
 
 @verb("data check")
@@ -29,7 +29,7 @@ def render(words: list[str], flags: dict[str, str]) -> int:
     known_flags = {"format": "coco_stuff", "size": "64", "train": "64", "val": "16"}
     options = known_flags | flags
     for flag in flags.keys() - known_flags.keys():
-        raise BadConfig(f"there is no '{flag}' here; {known(flag, known_flags)}")
+        raise BadConfig(f"there is no '{flag}' here; {suggestion(flag, known_flags)}")
     counts = {split: whole(split, options[split]) for split in ("train", "val")}
     write(Path(words[1]), options["format"], counts, whole("size", options["size"]))
     print(f"{counts['train']} train and {counts['val']} val scenes as {options['format']}: {words[1]}")
@@ -44,13 +44,13 @@ def questions(words: list[str], flags: dict[str, str]) -> int:
     if out.exists():  # an image that is asked about already is painted with that caption
         flags["measure.questions"] = str(out)
     config = configs.load(one(words, "EXPERIMENT", questions), strings(flags))
-    from lumen.evaluation.question_generation import ask
+    from lumen.evaluation.question_generation import generate_questions
     from lumen.runs.build import accelerator, build_data
 
     data = build_data(config)
     captions = {record.id: data.prompt(record.captions) for record in data.measured() if record.captions}
     if not captions:
         raise BadConfig(f"{config.experiment} has no captions in files that could be asked about; add captions=FILE.")
-    asked = ask(captions, out, **models, device={"gpu": "cuda"}.get(accelerator(config), "cpu"))
+    asked = generate_questions(captions, out, **models, device={"gpu": "cuda"}.get(accelerator(config), "cpu"))
     print(f"questions about {asked} of {len(captions)} images: {out}; name it with measure.questions={out}")
     return 0

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lumen.config.schema import FRACTION, NONNEGATIVE, POSITIVE, SLOTS, Config
-from lumen.core.errors import BadConfig, UnknownName, known
+from lumen.core.errors import BadConfig, UnknownName, suggestion
 from lumen.core.registry import Registry, metrics
 from lumen.core.signals import seconds
 
@@ -122,7 +122,7 @@ class _Draft:
 
     def _set(self, where: str, key: str, value: Any) -> None:
         if key not in self.keys:
-            self.errors.append(f"{where}: there is no key '{key}'; {known(key, self.keys)}")
+            self.errors.append(f"{where}: there is no key '{key}'; {suggestion(key, self.keys)}")
             return
         if "${" in str(value):
             self.errors.append(f"{where}: {key} cannot be {value!r}: values are taken as they stand; write it out.")
@@ -166,7 +166,7 @@ class _Draft:
             if key == "name" and slot in SLOTS:
                 continue
             if key not in accepted:
-                self.errors.append(f"{title} has no argument '{place}.{key}'; {known(key, accepted)}")
+                self.errors.append(f"{title} has no argument '{place}.{key}'; {suggestion(key, accepted)}")
             elif not accepted[key].accepts(value):
                 self.errors.append(f"{place}.{key} of {title} must be {accepted[key].kind}, not {value!r}.")
         for key, argument in accepted.items():
@@ -200,7 +200,7 @@ def _read(name: str) -> dict[str, Any]:
     path = Path(name) if name.endswith((".yaml", ".yml")) else None
     if path is None and name not in [*experiments(), "base"]:
         raise UnknownName(
-            f"no experiment is called '{name}'; {known(name, experiments())} Or give the path of a .yaml file."
+            f"no experiment is called '{name}'; {suggestion(name, experiments())} Or give the path of a .yaml file."
         )
     try:
         text = (path or files("experiments") / f"{name}.yaml").read_text()

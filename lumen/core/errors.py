@@ -12,6 +12,10 @@ class UnknownName(Mistake):
     """A verb, experiment, component or run that does not exist."""
 
 
+class BadPlugin(Mistake):
+    """A component whose file cannot be used, or whose name another component has."""
+
+
 class BadConfig(Mistake):
     """Keys or values that no experiment can have; the message holds every one of them."""
 
@@ -48,9 +52,9 @@ class Diverged(Mistake):
     """Training produced a number that is not finite, or moved a frozen parameter."""
 
 
-def known(name: str, names: Iterable[str]) -> str:
-    """'did you mean ...? There are: ...', the second half of an unknown-name sentence."""
+def suggestion(name: str, names: Iterable[str]) -> str:
+    """Return the second half of a sentence about an unknown name: the nearest name, and all names."""
     names = sorted(names)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    guess = f"did you mean '{near[0]}'? " if near else ""
-    return f"{guess}There are: {', '.join(names) or 'none'}."
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    question = f"did you mean '{nearest[0]}'? " if nearest else ""
+    return f"{question}Available: {', '.join(names) or 'none'}."
