@@ -8,8 +8,6 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-IGNORE = 255  # label of pixels that belong to no class
-
 
 @dataclass
 class Batch:
