@@ -1,1 +1,1 @@
-"""Frozen foundation models that give dense features; one file each."""
+"""Frozen foundation models that yield dense features; one file each."""

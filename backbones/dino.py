@@ -3,7 +3,7 @@
 from typing import Literal
 
 from lumen.core.registry import backbones
-from lumen.features.vit import ViT, vit
+from lumen.features.vit import ViT, timm_vit
 
 
 @backbones.register
@@ -16,11 +16,12 @@ def dino(
     weights: str = "published",
     revision: str | None = None,
 ) -> ViT:
-    """The last layer's keys by default, as dense DINO features are usually read (Amir et al. 2021).
+    """Return the keys of DINO's last layer, the usual dense DINO features (Amir et al. 2021, arXiv:2112.05814).
 
-    `weights`: published, none, scenes, a timm folder (which has its own size and patch) or a hub id.
-    timm's conversions carry no release, and their commits could not be looked up where this was
-    written: pin one with `revision`.
+    Args:
+        weights: "published", "none", "scenes", a timm folder or a hub id. A folder has its own size and patch.
+        revision: Commit, tag or branch of a hub id; None is its main branch. timm's conversions have no releases, so
+            only a commit pins them.
     """
-    card = f"vit_{'small' if size == 'tiny' else size}_patch{patch}_224.dino"
-    return vit("dino", card, size == "tiny", layer, facet, fit, weights, revision)
+    architecture = f"vit_{'small' if size == 'tiny' else size}_patch{patch}_224.dino"
+    return timm_vit("dino", architecture, size == "tiny", layer, facet, fit, weights, revision)

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from lumen.core.registry import backbones
-from lumen.features.vit import ViT, vit
+from lumen.features.vit import ViT, timm_vit
 
 
 @backbones.register
@@ -16,12 +16,17 @@ def dinov2(
     weights: str = "published",
     revision: str | None = None,
 ) -> ViT:
-    """Normalised patch tokens; `registers` are the four extra tokens of arXiv:2309.16588.
+    """Return the normalised patch tokens of DINOv2.
 
-    No common image size is a multiple of the patch, so images are resized to the nearest: 512 to
-    518, which is 37 x 37 cells. `weights`: published, none, scenes, a timm folder (which has its own
-    size and registers) or a hub id. timm's conversions carry no release, and their commits could
-    not be looked up where this was written: pin one with `revision`.
+    Common image sizes are no multiples of the patch, so images are resized to the nearest: 512 to 518, which gives
+    37 x 37 cells.
+
+    Args:
+        registers: Use the network with four register tokens (Darcet et al. 2023, arXiv:2309.16588).
+        weights: "published", "none", "scenes", a timm folder or a hub id. A folder has its own size and registers.
+        revision: Commit, tag or branch of a hub id; None is its main branch. timm's conversions have no releases, so
+            only a commit pins them.
     """
-    shape = f"{'small' if size == 'tiny' else size}_patch14{'_reg4' if registers else ''}"
-    return vit("dinov2", f"vit_{shape}_dinov2.lvd142m", size == "tiny", layer, facet, fit, weights, revision)
+    variant = f"{'small' if size == 'tiny' else size}_patch14{'_reg4' if registers else ''}"
+    architecture = f"vit_{variant}_dinov2.lvd142m"
+    return timm_vit("dinov2", architecture, size == "tiny", layer, facet, fit, weights, revision)

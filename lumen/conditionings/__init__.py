@@ -1,1 +1,1 @@
-"""What can steer the ControlNet; one file each."""
+"""Conditionings: the layouts that can steer the ControlNet; one file each."""

@@ -1,4 +1,4 @@
-"""No layout: one channel of zeros, to see how far the ControlNet gets without one."""
+"""Blank layout: one channel of zeros, the baseline of a ControlNet without a layout."""
 
 import torch
 from jaxtyping import Float
@@ -10,7 +10,7 @@ from lumen.core.registry import conditionings
 
 @conditionings.register
 class Blank(Conditioning):
-    """Of the size of the image and the same for every image."""
+    """Zeros of the size of the image."""
 
     channels = 1
 
@@ -18,4 +18,5 @@ class Blank(Conditioning):
         super().__init__()
 
     def forward(self, batch: Batch) -> Float[Tensor, "b 1 H W"]:
+        """Return zeros."""
         return torch.zeros_like(batch.image[:, :1])

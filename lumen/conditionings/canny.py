@@ -1,4 +1,4 @@
-"""Canny edges (Canny 1986): where brightness changes most, thin and hard, as ControlNet's annotator draws them."""
+"""Canny edges (Canny 1986): thin, binary edges at the largest changes of brightness, as in ControlNet's annotator."""
 
 import cv2
 import numpy as np
@@ -12,13 +12,13 @@ from lumen.core.registry import conditionings
 
 @conditionings.register
 class Canny(Conditioning):
-    """1 on an edge, 0 elsewhere; of the three colours the one that changes most counts.
+    """Binary edge map: 1 on an edge, 0 elsewhere. The colour channel with the largest gradient decides.
 
     Args:
-        low: an edge weaker than this, in grey levels of a Sobel gradient, ends.
-        high: an edge that is nowhere as strong as this is none.
+        low: Lower threshold of the hysteresis, in grey levels of a Sobel gradient; weaker pixels are no edge.
+        high: Upper threshold of the hysteresis; an edge has at least one pixel as strong as this.
 
-    Source: the thresholds of ControlNet's gradio_canny2image.py.
+    Source: The default thresholds of ControlNet's gradio_canny2image.py.
     """
 
     channels = 1
@@ -28,6 +28,7 @@ class Canny(Conditioning):
         self.low, self.high = low, high
 
     def forward(self, batch: Batch) -> Float[Tensor, "b 1 H W"]:
+        """Return OpenCV's edges of each image, rounded to bytes as in an image file."""
         images = batch.pixels.permute(0, 2, 3, 1).cpu().numpy()
-        found = [cv2.Canny(np.ascontiguousarray(image), self.low, self.high) for image in images]
-        return torch.from_numpy(np.stack(found))[:, None].to(batch.image.device) / 255
+        edges = [cv2.Canny(np.ascontiguousarray(image), self.low, self.high) for image in images]
+        return torch.from_numpy(np.stack(edges))[:, None].to(batch.image.device) / 255

@@ -1,4 +1,4 @@
-"""HED edges (Xie and Tu 2015): soft, by a network that was taught outlines, as ControlNet's annotator draws them."""
+"""HED edges (Xie and Tu 2015): soft edges by a network trained on object outlines, as in ControlNet's annotator."""
 
 from pathlib import Path
 
@@ -9,40 +9,41 @@ from torch import Tensor
 from lumen.core.errors import WeightsMissing
 from lumen.core.interfaces import Batch, Conditioning
 from lumen.core.registry import conditionings
-from lumen.features import hed as edges
-from lumen.features.pretrained import folder
+from lumen.features.hed import CONTROLNET_FILE, load_hed
+from lumen.features.pretrained import resolve_weights
 
 
 @conditionings.register
 class HolisticEdges(Conditioning):
-    """How likely each pixel lies on an edge, in [0, 1].
+    """Edge probability of each pixel, in [0, 1].
 
     Args:
-        weights: ControlNet's ControlNetHED.pth as a file, in a folder or under a hub id; the folder of another
-            HED; or "scenes".
-        revision: commit, tag or branch of a hub id; None is its main branch.
+        weights: ControlNet's ControlNetHED.pth as a file, in a folder or under a hub id; the folder of another HED;
+            or "scenes".
+        revision: Commit, tag or branch of a hub id; None is its main branch.
+
+    Raises:
+        WeightsMissing: The weights do not exist or cannot be read.
     """
 
     channels = 1
 
     def __init__(self, weights: str = "lllyasviel/Annotators", revision: str | None = None):
-        super().__init__(hed=edges.load(_found(weights, revision)))
+        super().__init__(hed=load_hed(_resolve_path(weights, revision)))
 
     @torch.no_grad()
     def forward(self, batch: Batch) -> Float[Tensor, "b 1 H W"]:
+        """Return the edges of each image, always in fp32 and rounded to bytes as in an image file."""
         with torch.autocast(batch.image.device.type, enabled=False):
             return self.networks["hed"](batch.pixels.float())[:, None]
 
 
-def _found(weights: str, revision: str | None) -> Path:
-    """
-    Raises:
-        WeightsMissing: there is no such file or folder, and the hub has none either.
-    """
+def _resolve_path(weights: str, revision: str | None) -> Path:
+    """Return the file or folder of the weights."""
     file = Path(weights).expanduser()
     if file.is_file():
         return file
-    path = folder(weights, "edges", None, revision, [edges.FILE])
+    path = resolve_weights(weights, "hed", None, revision, [CONTROLNET_FILE])
     if path is None:
-        raise WeightsMissing(f"an untrained hed finds no edges; give {edges.FILE}, a folder, a hub id, or scenes.")
+        raise WeightsMissing(f"an untrained hed finds no edges; give {CONTROLNET_FILE}, a folder, a hub id, or scenes.")
     return path

@@ -1,4 +1,4 @@
-"""The neural layout: a backbone's dense features, reduced by PCA (Wang et al. 2024, section 3)."""
+"""Neural layout (Wang et al. 2024): principal components of a backbone's dense features, free of labels."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -13,33 +13,55 @@ from torch import Tensor, nn
 
 from lumen.core.errors import BadConfig
 from lumen.core.interfaces import Backbone, Batch, Conditioning
-from lumen.core.patching import standing
+from lumen.core.patching import replace_submodules
 from lumen.core.random import generator
 from lumen.core.registry import conditionings
 from lumen.core.visualize import colours
-from lumen.features.joint_moments import joint
+from lumen.features.joint_moments import joint_moments
 from lumen.features.moments import Moments
-from lumen.features.pca import TENSORS, Basis, principal_axes, project, vectors_at
+from lumen.features.pca import BASIS_TENSORS, Basis, gather_vectors, principal_axes, project
 
-KEPT = (20, 64)  # axes that are projected on where fewer are shown: one pass over the images serves every N up to them
+# N is rounded up to one of these numbers of axes, all of which are cached: another N needs no new pass over the images.
+STORED_AXES = (20, 64)
 
 
 @conditionings.register
 class NeuralLayout(Conditioning):
-    """Semantics and geometry of the reference image in a few channels; `lumen leakage` tells how much appearance.
+    """N strongest principal components of the dense features of a frozen backbone.
+
+    The layout of an image x has one cell per cell of the backbone's finest feature map, and N channels:
+
+        layout(x) = Aᵀ (f(x) - m) / s
+
+        f(x)  feature of a cell: all feature maps, resized to the finest and concatenated, c channels
+        m     mean of the features over the training images
+        A     c × N, orthonormal columns: the N directions in which the features vary most
+        s     `scale`
+
+    m and A are estimated once, by PCA of `vectors` features at random cells of training images, and belong to one
+    backbone. Classes and geometry dominate the strongest directions, so the layout keeps them and loses most of the
+    appearance. `lumen leakage` measures how much appearance is left.
+
+    `encode` projects onto all stored axes and divides by a single number. `to_layout` selects the first N and applies
+    `scale`. So one fit and one cache entry serve every N up to the stored number, and every scale.
 
     Args:
-        components: N of the paper, the channels of the layout.
-        vectors: how many feature vectors of training images the axes are fitted on; "all" takes every
-            cell of every image.
-        per_image: vectors taken from one image at random cells (the paper says 40,000 random vectors of
-            the training set and leaves open of how many images).
-        scale: coordinates are divided by nothing ("none"), by the root mean variance of the kept axes
-            ("global": the order of strength remains), or each by its standard deviation ("component").
-        basis: a fitted basis.safetensors to use instead of fitting.
+        components: N, the channels of the layout.
+        vectors: Feature vectors that the axes are fitted on; "all" takes every cell of every training image. The paper
+            takes 40,000 random vectors of the training set.
+        per_image: Feature vectors from one image. The paper does not say from how many images its vectors come.
+        scale: "none": s is 1. "global": s is the root of the mean variance of the N components, so stronger components
+            keep larger values. "component": each component is divided by its own standard deviation.
+        basis: Path of a fitted basis.safetensors to use instead of fitting.
+        backbone: Frozen network that computes the features.
+
+    Attributes:
+        metadata: Origin of the basis, as `Basis.metadata`; empty before the fit.
+
+    Source: Wang et al. 2024, section 3.
     """
 
-    hint = "latent"  # a backbone's cells are no finer than the latents
+    hint = "latent"  # the cells of a backbone are no finer than the latents
 
     def __init__(
         self,
@@ -58,133 +80,96 @@ class NeuralLayout(Conditioning):
                 f"'{backbone.identity.get('name')}' has {backbone.channels} channels; choose 1 to {backbone.channels}."
             )
         self.channels, self.vectors, self.per_image, self.scaling = components, vectors, per_image, scale
-        self.contract: dict = {}
-        kept = min(next((k for k in KEPT if k >= components), components), backbone.channels)
+        self.metadata: dict[str, Any] = {}
+        num_axes = min(next((n for n in STORED_AXES if n >= components), components), backbone.channels)
         self.register_buffer("mean", torch.zeros(backbone.channels))
-        self.register_buffer("axes", torch.zeros(backbone.channels, kept))
-        self.register_buffer("variance", torch.zeros(kept))
-        self.register_buffer("scale", torch.ones(kept))  # of what is kept: the root mean variance of its axes
+        self.register_buffer("axes", torch.zeros(backbone.channels, num_axes))
+        self.register_buffer("variance", torch.zeros(num_axes))
+        # Root of the mean variance of all stored axes, the same for each: the divisor of `encode`.
+        self.register_buffer("scale", torch.ones(num_axes))
         if basis is not None:
-            self.use(Basis.load(Path(basis)), basis)
+            self.set_basis(Basis.load(Path(basis)), basis)
 
     @property
     def backbone(self) -> Backbone:
+        """Frozen network that computes the features."""
         return self.networks["backbone"]
 
-    @property
-    def fitted(self) -> bool:
-        return bool(self.axes.any())
-
-    @property
-    def num_fit_images(self) -> int | None:
-        """How many training images `fit` would like to see; None is all of them."""
-        return None if self.vectors == "all" else -(-self.vectors // self.per_image)
+    # ---- layout
 
     def forward(self, batch: Batch) -> Float[Tensor, "b k h w"]:
+        """Return the layout of each image, at the resolution of the backbone's finest feature map."""
         return self.to_layout(self.encode(batch))
 
     @torch.no_grad()
     def encode(self, batch: Batch) -> Float[Tensor, "b n h w"]:
-        """Coordinates along all axes that there are, divided by one number for all: the same for every N and scale."""
-        # In fp32 whatever the precision of training: 8 bits of mantissa move a layout by one per cent, and
-        # it would not be the layout that the basis was fitted for.
-        with torch.autocast(batch.image.device.type, enabled=False), self._folded() as (mean, axes):
+        """Return the coordinates of the features along all stored axes, divided by the root of their mean variance.
+
+        The result depends on neither N nor `scale`.
+        """
+        # Always in fp32: with the 8 bits of a bf16 mantissa the layout would move by 1 %, away from the fitted basis.
+        with torch.autocast(batch.image.device.type, enabled=False), self._fused_projection() as (mean, axes):
             return project(self.backbone.feature_maps(batch.image), mean, axes, self.scale)
 
-    def to_layout(self, kept: Float[Tensor, "b n h w"]) -> Float[Tensor, "b k h w"]:
-        """The first N of them, in the scale asked for."""
+    def to_layout(self, code: Float[Tensor, "b n h w"]) -> Float[Tensor, "b k h w"]:
+        """Return the first N coordinates, divided by `scale`."""
         variance = self.variance.double()
-        shown = variance[: self.channels]
-        divisor = {"none": torch.ones_like(shown), "global": shown.mean().sqrt(), "component": shown.sqrt()}
-        # exactly 1 where the N components are all and in their own scale; a dead direction has no scale
+        selected = variance[: self.channels]
+        divisor = {"none": torch.ones_like(selected), "global": selected.mean().sqrt(), "component": selected.sqrt()}
+        # With all stored axes and the global scale the factor is exactly 1. A direction without variance has no scale.
         factor = variance.mean().sqrt() / divisor[self.scaling].clamp(min=1e-12)
-        return kept[:, : self.channels] * factor.expand_as(shown).to(kept)[:, None, None]
+        return code[:, : self.channels] * factor.expand_as(selected).to(code)[:, None, None]
 
-    def cache_key(self, arguments: dict) -> dict:
-        """Backbone and axes alone: N and scale come after."""
+    def visualize(self, layout: Float[Tensor, "b k h w"]) -> Float[Tensor, "b 3 h w"]:
+        """Return the first three components as RGB in [0, 1]."""
+        return colours(layout)
+
+    def cache_key(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return backbone and axes, all that `encode` depends on; N and `scale` are applied later."""
         axes = hashlib.sha256(b"".join(t.cpu().numpy().tobytes() for t in (self.mean, self.axes, self.scale)))
         return {"backbone": dict(self.backbone.identity), "axes": axes.hexdigest()[:16]}
 
+    # ---- fit
+
+    @property
+    def fitted(self) -> bool:
+        """True once a basis was fitted or loaded."""
+        return bool(self.axes.any())
+
+    @property
+    def num_fit_images(self) -> int | None:
+        """Training images from which the vectors are taken; None means all."""
+        return None if self.vectors == "all" else -(-self.vectors // self.per_image)
+
     @property
     def statistics_key(self) -> dict[str, Any]:
+        """Everything that the moments depend on besides images and seed."""
         return {"backbone": dict(self.backbone.identity), "vectors": self.vectors, "per_image": self.per_image}
 
     @torch.no_grad()
-    def compute_statistics(self, batches: Iterable[Batch], images: int, seed: int) -> Float[Tensor, " n"]:
-        """The moments of features at random cells of `images` training images, of which this rank sees its share."""
-        each = None if self.vectors == "all" else -(-self.vectors // images)
+    def compute_statistics(self, batches: Iterable[Batch], num_images: int, seed: int) -> Float[Tensor, " n"]:
+        """Return the packed `Moments` of the features at random cells of the images, merged over all ranks."""
+        cells_per_image = None if self.vectors == "all" else -(-self.vectors // num_images)
         moments = Moments(self.backbone.channels, self.mean.device)
         for batch in batches:
             maps = self.backbone.feature_maps(batch.image.to(self.mean.device))
-            if each is None or each >= maps[-1][0, 0].numel():
-                moments.add(*joint([m.double() for m in maps]))
+            if cells_per_image is None or cells_per_image >= maps[-1][0, 0].numel():
+                moments.merge(*joint_moments([m.double() for m in maps]))
             else:
-                moments.update(vectors_at(maps, _cells(maps[-1].shape[-2:], each, seed, batch.id)))
-        moments.reduce()
-        return moments.packed()
+                cells = _random_cells(maps[-1].shape[-2:], cells_per_image, seed, batch.id)
+                moments.update(gather_vectors(maps, cells))
+        moments.all_reduce()
+        return moments.pack()
 
-    def fit_from_statistics(self, gathered: Float[Tensor, " n"], seed: int, fingerprint: str) -> None:
-        """The axes of such moments, whatever N."""
-        moments = Moments(self.backbone.channels, self.mean.device).unpack(gathered)
-        self.use(self._basis(moments, seed, fingerprint), "this basis")
+    def fit_from_statistics(self, statistics: Float[Tensor, " n"], seed: int, fingerprint: str) -> None:
+        """Compute mean and principal axes from packed `Moments`."""
+        moments = Moments(self.backbone.channels, self.mean.device).merge_packed(statistics)
+        self.set_basis(self._fit_basis(moments, seed, fingerprint), "this basis")
 
-    def use(self, basis: Basis, origin: str) -> None:
-        """Takes over a fitted basis after checking that it belongs to this backbone and this N."""
-        basis.check(self.backbone.identity, origin)
-        if (have := basis.axes.shape[1]) < self.channels:
-            raise BadConfig(
-                f"{origin} has {have} components, the config asks for {self.channels}; set "
-                f"conditioning.components={have} or fewer, or fit anew without conditioning.basis."
-            )
-        for name in TENSORS:
-            # row by row in memory, however it came: the order decides how a product rounds
-            setattr(self, name, getattr(basis, name).to(self.mean.device).contiguous())
-        self.contract = basis.contract
-
-    def basis(self) -> Basis:
-        """All that is known, as it goes to a file: it serves every N up to its own."""
-        return Basis(self.mean, self.axes, self.variance, self.scale, self.contract)
-
-    def visualize(self, layout: Float[Tensor, "b k h w"]) -> Float[Tensor, "b 3 h w"]:
-        return colours(layout)
-
-    def summary_metrics(self) -> dict[str, float]:
-        share = self.variance[: self.channels].sum() / self.variance.sum()
-        explained = float(share) * self.contract["explained"]
-        return {"layout/components": self.channels, "layout/explained_variance": explained}
-
-    def get_extra_state(self) -> dict:
-        return self.contract  # which has the backbone's identity
-
-    def set_extra_state(self, contract: dict) -> None:
-        self.contract = contract
-        if contract:
-            self.basis().check(self.backbone.identity, "the basis in this checkpoint")
-
-    @contextmanager
-    def _folded(self) -> Iterator[tuple[Float[Tensor, " m"], Float[Tensor, "m n"]]]:
-        """Mean and axes of the maps as the backbone gives them inside.
-
-        Where a convolution gives the finest map it gives coordinates instead: exact but for rounding, and for layers
-        2, 5 and 8 of SD 1.5 as they leave their blocks 29 of 606 GFLOP less.
-        """
-        if (name := self.backbone.final_conv) is None:
-            yield self.mean, self.axes
-            return
-        conv, scale = self.backbone.get_submodule(name), self.scale.double()
-        width = conv.out_channels
-        axes = self.axes[-width:].double() / scale
-        shape = (conv.in_channels, len(scale), conv.kernel_size, conv.stride, conv.padding)
-        folded = nn.utils.skip_init(nn.Conv2d, *shape, device=conv.weight.device, dtype=conv.weight.dtype)
-        folded.weight.copy_(torch.einsum("oiyx,on->niyx", conv.weight.double(), axes))
-        folded.bias.copy_((conv.bias.double() - self.mean[-width:].double()) @ axes)
-        with standing(self.backbone, {name: folded}):
-            yield F.pad(self.mean[:-width], (0, len(scale))), torch.cat([self.axes[:-width], self.scale.diag()])
-
-    def _basis(self, moments: Moments, seed: int, fingerprint: str) -> Basis:
+    def _fit_basis(self, moments: Moments, seed: int, fingerprint: str) -> Basis:
         covariance = moments.covariance()
         axes, variance = principal_axes(covariance, self.axes.shape[1])
-        contract = {
+        metadata = {
             "backbone": dict(self.backbone.identity),
             "components": self.axes.shape[1],
             "vectors": moments.count,
@@ -193,10 +178,93 @@ class NeuralLayout(Conditioning):
             "explained": float(variance.sum() / covariance.trace()),
         }
         scale = variance.mean().sqrt().clamp(min=1e-12).expand_as(variance)
-        return Basis(*(part.float() for part in (moments.mean, axes, variance, scale)), contract)
+        return Basis(*(tensor.float() for tensor in (moments.mean, axes, variance, scale)), metadata)
+
+    def summary_metrics(self) -> dict[str, float]:
+        """Return N, and the share of the total variance of the features that the layout explains."""
+        share = self.variance[: self.channels].sum() / self.variance.sum()
+        explained = float(share) * self.metadata["explained"]
+        return {"layout/components": self.channels, "layout/explained_variance": explained}
+
+    @property
+    def explained(self) -> list[float]:
+        """Share of each stored axis in the variance of all stored axes; the first N are those of the layout."""
+        return (self.variance / self.variance.sum()).tolist()
+
+    # ---- basis
+
+    def basis(self) -> Basis:
+        """Return the fitted basis with all stored axes."""
+        return Basis(self.mean, self.axes, self.variance, self.scale, self.metadata)
+
+    def set_basis(self, basis: Basis, origin: str) -> None:
+        """Use a fitted basis.
+
+        Args:
+            origin: Subject of the error message, such as the path of the basis.
+
+        Raises:
+            BasisMismatch: The basis was fitted on another backbone.
+            BadConfig: The basis has fewer than N axes.
+        """
+        basis.verify(self.backbone.identity, origin)
+        if (num_axes := basis.axes.shape[1]) < self.channels:
+            raise BadConfig(
+                f"{origin} has {num_axes} components, but the config asks for {self.channels}; set "
+                f"conditioning.components={num_axes} or fewer, or fit a basis by leaving out conditioning.basis."
+            )
+        for name in BASIS_TENSORS:
+            # Row-major in memory, whatever the origin: the memory order decides how a product is rounded.
+            setattr(self, name, getattr(basis, name).to(self.mean.device).contiguous())
+        self.metadata = basis.metadata
+
+    def save(self, directory: Path) -> None:
+        """Write the basis to basis.safetensors."""
+        self.basis().save(directory / "basis.safetensors")
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the metadata of the basis, which hold the backbone's identity."""
+        return self.metadata
+
+    def set_extra_state(self, metadata: dict[str, Any]) -> None:
+        """Take over the metadata of a checkpoint's basis.
+
+        Raises:
+            BasisMismatch: The basis was fitted on another backbone.
+        """
+        self.metadata = metadata
+        if metadata:
+            self.basis().verify(self.backbone.identity, "the basis in this checkpoint")
+
+    # ---- projection inside the backbone
+
+    @contextmanager
+    def _fused_projection(self) -> Iterator[tuple[Float[Tensor, " m"], Float[Tensor, "m n"]]]:
+        """Fuse the projection of the finest map into the convolution that yields the map; yield mean and axes.
+
+        With weight W and bias b, the convolution followed by the projection is again a convolution,
+
+            Aᵀ (W * x + b - m) / s  =  (Aᵀ W / s) * x + Aᵀ (b - m) / s
+
+        Inside the context it replaces the backbone's, whose finest map then holds coordinates. The mean and axes for
+        `project` take this into account. The result is equal up to rounding. For layers 2, 5 and 8 of SD 1.5 with
+        reading=block, this saves 29 of 606 GFLOP. Without such a convolution the mean and axes are those of the basis.
+        """
+        if (name := self.backbone.final_conv) is None:
+            yield self.mean, self.axes
+            return
+        conv, scale = self.backbone.get_submodule(name), self.scale.double()
+        channels = conv.out_channels
+        axes = self.axes[-channels:].double() / scale
+        shape = (conv.in_channels, len(scale), conv.kernel_size, conv.stride, conv.padding)
+        fused = nn.utils.skip_init(nn.Conv2d, *shape, device=conv.weight.device, dtype=conv.weight.dtype)
+        fused.weight.copy_(torch.einsum("oiyx,on->niyx", conv.weight.double(), axes))
+        fused.bias.copy_((conv.bias.double() - self.mean[-channels:].double()) @ axes)
+        with replace_submodules(self.backbone, {name: fused}):
+            yield F.pad(self.mean[:-channels], (0, len(scale))), torch.cat([self.axes[:-channels], self.scale.diag()])
 
 
-def _cells(grid: tuple[int, int], each: int, seed: int, ids: list[str]) -> Int[Tensor, "b n"]:
-    """Which cells of the finest map to look at: `each` random ones per image."""
+def _random_cells(grid: tuple[int, int], count: int, seed: int, ids: list[str]) -> Int[Tensor, "b n"]:
+    """Return flat indices of `count` random cells per image; they depend on the image's id, not on its batch."""
     total = grid[0] * grid[1]
-    return torch.stack([torch.randperm(total, generator=generator(seed, "cells", i))[:each] for i in ids])
+    return torch.stack([torch.randperm(total, generator=generator(seed, "cells", i))[:count] for i in ids])

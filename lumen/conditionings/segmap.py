@@ -1,4 +1,4 @@
-"""The label map of the data set: the class of every pixel, as its annotators gave it."""
+"""Label map: the annotated class of every pixel, from the data set."""
 
 from hashlib import sha256
 from typing import Literal
@@ -14,28 +14,30 @@ from lumen.core.registry import conditionings
 
 @conditionings.register
 class SegMap(Conditioning):
-    """Labels without an order: no class is nearer to another because its id is.
+    """Label map that gives classes no order: neighbouring ids are no more alike than others.
 
     Args:
-        form: "channels" is a channel per class, 1 on its pixels and 0 elsewhere; "colours" is one picture, with a
+        form: "channels": one channel per class, 1 on its pixels and 0 elsewhere. "colours": an RGB image with one
             colour per class. A pixel without a class is 0 in every channel, which is black.
+        classes: Class names of the data set, in the order of their ids.
     """
 
     def __init__(self, form: Literal["channels", "colours"] = "channels", *, classes: tuple[str, ...]):
         super().__init__()
         self.form, self.channels = form, len(classes) if form == "channels" else 3
         self.identity = {"label set": sha256("\n".join(classes).encode()).hexdigest()[:16]}
-        self.register_buffer("palette", palette(len(classes)), persistent=False)
+        self.register_buffer("palette", class_palette(len(classes)), persistent=False)
 
     def forward(self, batch: Batch) -> Float[Tensor, "b k H W"]:
-        """
+        """Return the label maps as channels or colours.
+
         Raises:
-            BadSample: the images have no labels.
+            BadSample: The images have no labels.
         """
         if batch.mask is None:
             raise BadSample(
-                f"'{batch.id[0]}' is a photo without labels, and conditioning=segmap shows labels; name a conditioning "
-                "that looks at the photo itself, such as hed or neural_layout."
+                f"'{batch.id[0]}' is a photo without labels, and conditioning=segmap needs labels; choose a "
+                "conditioning that is computed from the photo itself, such as hed or neural_layout."
             )
         if self.form == "channels":
             ids = torch.arange(self.channels, device=batch.mask.device)
@@ -44,15 +46,18 @@ class SegMap(Conditioning):
         return self.palette[ids].permute(0, 3, 1, 2).contiguous()
 
     def visualize(self, layout: Float[Tensor, "b k H W"]) -> Float[Tensor, "b 3 H W"]:
+        """Return the label maps in colours, RGB in [0, 1]."""
         return layout if self.form == "colours" else torch.einsum("bkhw,kc->bchw", layout, self.palette[:-1])
 
 
-def palette(classes: int) -> Float[Tensor, "n 3"]:
-    """A colour in [0, 1] for each class, and last, for what has none, black.
+def class_palette(num_classes: int) -> Float[Tensor, "n 3"]:
+    """Return a colour in [0, 1] for each class, and last black for pixels without a class.
 
-    Source: Pascal VOC's VOClabelcolormap.m: the bits of a number go in turn to red, green and blue, the lowest to the
-    highest of each, so that small numbers are far apart. Its 0 is black; id i has its colour i + 1.
+    The bits of a number are dealt in turn to red, green and blue, its lowest bits to the highest bits of the colours.
+    So small numbers have very different colours. Number 0 is black; class i has the colour of i + 1.
+
+    Source: Pascal VOC's VOClabelcolormap.m.
     """
-    number = torch.tensor([*range(1, classes + 1), 0])
+    number = torch.tensor([*range(1, num_classes + 1), 0])
     bits = number[:, None, None] >> (3 * torch.arange(8)[:, None] + torch.arange(3)) & 1
     return (bits * 2 ** torch.arange(7, -1, -1)[:, None]).sum(1) / 255

@@ -1,4 +1,4 @@
-"""Frozen networks of transformers that look at images as their model cards say."""
+"""Frozen segmentation and depth models of transformers, with the preprocessing of their model cards."""
 
 from pathlib import Path
 
@@ -8,63 +8,68 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BaseImageProcessor, OneFormerProcessor
 
 from lumen.core.errors import WeightsMissing
-from lumen.features.pretrained import reading, transformers_folder
+from lumen.features.pretrained import loading_errors, resolve_transformers_weights
 
-FILES = ["*.json", "merges.txt"]  # of the processor, and of OneFormer's tokenizer
-HOLDS = "config.json, preprocessor_config.json and .safetensors, as save_pretrained writes them"
+FILES = ["*.json", "merges.txt"]  # of the image processor, and of OneFormer's tokenizer
+CONTENTS = "config.json, preprocessor_config.json and .safetensors, as save_pretrained writes them"
 
 
-class Evaluator(nn.Module):
-    """A network with its own image processor.
+class DensePredictor(nn.Module):
+    """Frozen network for dense prediction, with its own image processor.
 
     Args:
         weights: "scenes", a folder or a hub id.
-        name: of the part, in messages and as the folder of `scenes`.
-        task: the end of the class name that can do it, such as "Segmentation".
+        name: Name of the network, in messages and as the folder of "scenes".
+        task: End of the name of a class that does the task, such as "Segmentation".
+        revision: Commit, tag or branch of a hub id; None is its main branch.
 
     Raises:
-        WeightsMissing: the weights are nowhere, cannot be read, or are of another task.
+        WeightsMissing: The weights do not exist, cannot be read, or belong to another task.
     """
 
     def __init__(self, weights: str, name: str, task: str, revision: str | None):
         super().__init__()
-        path = transformers_folder(weights, name, revision, FILES)
+        path = resolve_transformers_weights(weights, name, revision, FILES)
         if path is None:
-            raise WeightsMissing(f"an untrained {name} can judge nothing; give a folder, a hub id, or scenes.")
-        with reading(path, name, HOLDS):
-            self.network = _architecture(path, task).from_pretrained(
+            raise WeightsMissing(f"an untrained {name} predicts nothing useful; give a folder, a hub id, or scenes.")
+        with loading_errors(path, name, CONTENTS):
+            self.network = _model_class(path, task).from_pretrained(
                 path, local_files_only=True, weights_only=True, dtype=torch.float32
             )
-            self.told = self.network.config.model_type == "oneformer"  # what to do, in words
-            self.processor = _oneformer(path, self.network) if self.told else _pictures(path)
+            self.needs_task_prompt = self.network.config.model_type == "oneformer"
+            if self.needs_task_prompt:
+                self.processor = _oneformer_processor(path, self.network)
+            else:
+                self.processor = _image_processor(path)
 
     def forward(self, images: Float[Tensor, "b 3 H W"]):
-        """The network's output on images in [-1, 1], rounded to bytes as a file would hold them."""
+        """Return the network's output on images in [-1, 1], rounded to bytes as in an image file."""
         pixels = ((images + 1) * 127.5).round().clamp(0, 255).byte()
-        words = {"task_inputs": ["semantic"] * len(pixels)} if self.told else {}
-        return self.network(**self.processor(images=list(pixels), **words, return_tensors="pt").to(images.device))
+        prompts = {"task_inputs": ["semantic"] * len(pixels)} if self.needs_task_prompt else {}
+        return self.network(**self.processor(images=list(pixels), **prompts, return_tensors="pt").to(images.device))
 
     def depth(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b H W"]:
-        """What a depth estimator gives of images in [-1, 1], at their size; of most it is an inverse depth."""
-        found = self.processor.post_process_depth_estimation(self(images), [tuple(images.shape[-2:])] * len(images))
-        return torch.stack([each["predicted_depth"] for each in found])
+        """Return a depth model's prediction for images in [-1, 1], at their size; most models predict inverse depth."""
+        sizes = [tuple(images.shape[-2:])] * len(images)
+        predictions = self.processor.post_process_depth_estimation(self(images), sizes)
+        return torch.stack([prediction["predicted_depth"] for prediction in predictions])
 
 
-def _architecture(path: Path, task: str) -> type[nn.Module]:
+def _model_class(path: Path, task: str) -> type[nn.Module]:
     import transformers
 
     name = (AutoConfig.from_pretrained(path, local_files_only=True).architectures or ["none"])[0]
     if not name.endswith(task):
-        raise TypeError(f"its config names {name}, no class whose name ends in {task}")
+        raise TypeError(f"its config names {name}, not a class whose name ends in {task}")
     return getattr(transformers, name)
 
 
-def _pictures(path: Path, **changed: None) -> BaseImageProcessor:
-    return AutoImageProcessor.from_pretrained(path, local_files_only=True, **changed)
+def _image_processor(path: Path, **options: None) -> BaseImageProcessor:
+    return AutoImageProcessor.from_pretrained(path, local_files_only=True, **options)
 
 
-def _oneformer(path: Path, network: nn.Module) -> OneFormerProcessor:
-    """Without the list of classes that it would fetch from the hub: only other tasks than ours look at it."""
+def _oneformer_processor(path: Path, network: nn.Module) -> OneFormerProcessor:
+    """Return OneFormer's processor without its class list, a download that semantic segmentation does not need."""
     tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    pictures = _pictures(path, class_info_file=None)
-    return OneFormerProcessor(pictures, tokenizer, task_seq_length=network.config.task_seq_len)
+    images = _image_processor(path, class_info_file=None)
+    return OneFormerProcessor(images, tokenizer, task_seq_length=network.config.task_seq_len)

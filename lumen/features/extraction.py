@@ -1,4 +1,4 @@
-"""What every backbone does around its network: fit the image, choose the layers, tap the outputs."""
+"""Feature extraction shared by all backbones: image sizes, layer selection, captured outputs, normalisation."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,15 +11,16 @@ from torch import Tensor, nn
 from lumen.core.errors import BadConfig, BadSize
 
 
-def fitted(image: Float[Tensor, "b 3 H W"], step: int, fit: bool, name: str) -> Float[Tensor, "b 3 h w"]:
-    """The image with sides that are multiples of `step` pixels, as it is where they are already.
+def resize_to_multiple(image: Float[Tensor, "b 3 H W"], step: int, fit: bool, name: str) -> Float[Tensor, "b 3 h w"]:
+    """Return an image whose sides are multiples of `step` pixels; such an image is returned unchanged.
 
     Args:
-        fit: resize each side to its nearest multiple (512 to 518 for a patch of 14), by at most half
-            a cell, bilinear and antialiased; otherwise such an image is an error.
+        fit: Resize each side to its nearest multiple, bilinear and antialiased: 512 to 518 for a patch of 14. A side
+            changes by at most half a patch. If False, other sizes are an error.
+        name: Name of the backbone, for the message.
 
     Raises:
-        BadSize: a side is no multiple, and `fit` is off.
+        BadSize: A side is not a multiple, and `fit` is False.
     """
     sides = tuple(image.shape[-2:])
     if all(side % step == 0 for side in sides) and min(sides) > 0:
@@ -30,57 +31,65 @@ def fitted(image: Float[Tensor, "b 3 H W"], step: int, fit: bool, name: str) -> 
         raise BadSize(
             f"{name} takes heights and widths that are multiples of {step}, not {sides[0]} x {sides[1]}; "
             f"the nearest are {below[0]} x {below[1]} and {above[0]} x {above[1]}: "
-            "resize the images to one of them, or give fit=true and it is done here."
+            "resize the images to one of them, or set fit=true to have them resized."
         )
     size = [max(int(side / step + 0.5), 1) * step for side in sides]
     return F.interpolate(image, size=size, mode="bilinear", antialias=True, align_corners=False)
 
 
-def chosen(layer: int | Iterable[int], depth: int, name: str) -> list[int]:
-    """Block numbers from 0, ascending and each once; -1 is the last block.
+def select_layers(layer: int | Iterable[int], depth: int, name: str) -> list[int]:
+    """Return layer numbers from 0, ascending and without repetition.
+
+    Args:
+        layer: One layer or several; -1 is the last.
+        depth: Number of layers of the network.
+        name: Name of the backbone, for the message.
 
     Raises:
-        BadConfig: the network has no such block.
+        BadConfig: No layer was chosen, or the network has no such layer.
     """
-    wanted = [layer] if isinstance(layer, int) else list(layer)
-    for index in wanted:
+    layers = [layer] if isinstance(layer, int) else list(layer)
+    for index in layers:
         if not -depth <= index < depth:
-            raise BadConfig(f"{name} has layers 0 to {depth - 1} (-1 is the last), not {index}; name one of those.")
-    if not wanted:
-        raise BadConfig(f"{name} needs a layer: one of 0 to {depth - 1}, or several.")
-    return sorted({index % depth for index in wanted})
+            raise BadConfig(f"{name} has layers 0 to {depth - 1} (-1 is the last), not {index}; choose one of those.")
+    if not layers:
+        raise BadConfig(f"{name} needs a layer; choose one of 0 to {depth - 1}, or several.")
+    return sorted({index % depth for index in layers})
 
 
-class _Enough(Exception):
-    """The last output that was asked for is there; the rest of the forward pass would be wasted."""
+class _LastOutputCaptured(Exception):
+    """End of a forward pass whose remaining modules are not needed."""
 
 
 @contextmanager
-def outputs(modules: list[nn.Module]) -> Iterator[list[Tensor]]:
-    """What `modules` put out in the forward pass run inside, which ends at the last of them.
+def capture_outputs(modules: list[nn.Module]) -> Iterator[list[Tensor]]:
+    """Capture the outputs of modules in the forward pass that runs inside the context.
 
-    They are given in the order in which they run. The library's own forward does the work, so the
-    numbers are its own; no hook outlives the block, so a network may be shared.
+    The forward pass ends at the last of the modules. It is the library's own, so the values are too. All hooks are
+    removed on exit, so a network may be shared.
+
+    Args:
+        modules: Modules in the order in which they run.
     """
-    found = []
+    captured = []
 
-    def keep(module: nn.Module, inputs: tuple, output: Tensor | tuple) -> None:
-        found.append(output[0] if isinstance(output, tuple) else output)
-        if len(found) == len(modules):
-            raise _Enough
+    def capture(module: nn.Module, inputs: tuple, output: Tensor | tuple) -> None:
+        captured.append(output[0] if isinstance(output, tuple) else output)
+        if len(captured) == len(modules):
+            raise _LastOutputCaptured
 
-    handles = [module.register_forward_hook(keep) for module in modules]
+    handles = [module.register_forward_hook(capture) for module in modules]
     try:
-        yield found
-    except _Enough:
+        yield captured
+    except _LastOutputCaptured:
         pass
     finally:
         for handle in handles:
             handle.remove()
 
 
-class Normalise(nn.Module):
-    """From an image in [-1, 1] to what a model card asks for: (x - mean) / std of one in [0, 1]."""
+class Normalization(nn.Module):
+    """Normalisation of an image to the statistics of a model card: (x - mean) / std of values in [0, 1]."""
 
     def __init__(self, mean: Iterable[float], std: Iterable[float]):
         super().__init__()
@@ -88,9 +97,10 @@ class Normalise(nn.Module):
         self.register_buffer("std", torch.tensor(list(std)).view(3, 1, 1), persistent=False)
 
     def forward(self, image: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 H W"]:
+        """Return the normalised image; the argument is in [-1, 1]."""
         return ((image + 1) / 2 - self.mean) / self.std
 
 
-def grid(tokens: Float[Tensor, "b n c"], shape: tuple[int, int]) -> Float[Tensor, "b c h w"]:
-    """Patch tokens, row by row as they were cut, back in their h w cells."""
-    return tokens.unflatten(1, shape).permute(0, 3, 1, 2).contiguous()
+def tokens_to_map(tokens: Float[Tensor, "b n c"], grid: tuple[int, int]) -> Float[Tensor, "b c h w"]:
+    """Return patch tokens as a feature map of h × w cells; tokens are ordered row by row."""
+    return tokens.unflatten(1, grid).permute(0, 3, 1, 2).contiguous()

@@ -1,4 +1,4 @@
-"""Principal axes of features, the projection onto them, and the file they are kept in."""
+"""Principal component analysis (PCA) of dense features: axes, projection, and the basis file."""
 
 import json
 from dataclasses import dataclass
@@ -16,69 +16,89 @@ from lumen.core.errors import BasisMismatch
 from lumen.core.files import write
 from lumen.core.resize import resize
 
-TENSORS = ("mean", "axes", "variance", "scale")
+BASIS_TENSORS = ("mean", "axes", "variance", "scale")
 
 
 @dataclass
 class Basis:
-    """The k strongest directions of c-dimensional features, and what they were fitted on."""
+    """PCA basis: the k strongest directions of c-dimensional features, and what they were fitted on.
+
+    Attributes:
+        mean: Mean of the features.
+        axes: Orthonormal columns, strongest first.
+        variance: Variance along each axis, in squared feature units.
+        scale: Divisor of each coordinate, in feature units.
+        metadata: Identity of the backbone, fingerprint of the data set, seed, number of vectors, and the share of the
+            total variance that the k axes explain.
+    """
 
     mean: Float[Tensor, " c"]
-    axes: Float[Tensor, "c k"]  # orthonormal columns, strongest first
-    variance: Float[Tensor, " k"]  # along each axis, in squared feature units
-    scale: Float[Tensor, " k"]  # coordinates are divided by it
-    contract: dict  # backbone identity, data fingerprint, vectors, explained share of the variance
+    axes: Float[Tensor, "c k"]
+    variance: Float[Tensor, " k"]
+    scale: Float[Tensor, " k"]
+    metadata: dict
 
     def save(self, path: Path) -> None:
-        """One small safetensors file; the contract stands in its header."""
-        tensors = {name: getattr(self, name).cpu().contiguous() for name in TENSORS}
-        write(path, save(tensors, metadata={"lumen": json.dumps(self.contract, sort_keys=True)}))
+        """Write a safetensors file with the metadata in its header."""
+        tensors = {name: getattr(self, name).cpu().contiguous() for name in BASIS_TENSORS}
+        write(path, save(tensors, metadata={"lumen": json.dumps(self.metadata, sort_keys=True)}))
 
     @classmethod
     def load(cls, path: Path | str) -> "Basis":
+        """Read a file that `save` wrote.
+
+        Raises:
+            BasisMismatch: The file is missing or is not a basis.
+        """
         try:
             with safe_open(path, "pt") as file:
-                contract = json.loads(file.metadata()["lumen"])
-                return cls(*(file.get_tensor(name) for name in TENSORS), contract)
+                metadata = json.loads(file.metadata()["lumen"])
+                return cls(*(file.get_tensor(name) for name in BASIS_TENSORS), metadata)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise BasisMismatch(
-                f"{path} is no layout basis ({error}); give a basis.safetensors of a run folder."
+                f"{path} is not a layout basis ({error}); give the basis.safetensors of a run directory."
             ) from None
 
-    def check(self, identity: dict[str, str], origin: str) -> None:
-        """
+    def verify(self, identity: dict[str, str], origin: str) -> None:
+        """Check that the basis belongs to a backbone.
+
+        Args:
+            identity: `Backbone.identity` of that backbone.
+            origin: Subject of the message, such as the path of the basis.
+
         Raises:
-            BasisMismatch: it was fitted on features of another backbone; both sides are named.
+            BasisMismatch: The basis was fitted on features of another backbone.
         """
-        if self.contract.get("scaling", "global") != "global":
-            raise BasisMismatch(f"{origin} was written by an older LUMEN, in a scale of its own; fit anew.")
-        mine = self.contract["backbone"]
-        apart = sorted(key for key in mine.keys() | identity.keys() if mine.get(key) != identity.get(key))
-        if apart:
-            was, now = ({key: side.get(key) for key in apart} for side in (mine, identity))
+        if self.metadata.get("scaling", "global") != "global":
+            raise BasisMismatch(f"{origin} was written by an older version of LUMEN in another scale; fit it again.")
+        expected = self.metadata["backbone"]
+        changed = sorted(key for key in expected.keys() | identity.keys() if expected.get(key) != identity.get(key))
+        if changed:
+            theirs, own = ({key: side.get(key) for key in changed} for side in (expected, identity))
             raise BasisMismatch(
-                f"{origin} was fitted on other features: there {was}, here {now}; choose that backbone, or fit anew."
+                f"{origin} was fitted on other features: the basis has {theirs}, this backbone {own}; "
+                "choose the backbone of the basis, or fit it again."
             )
 
 
 def principal_axes(cov: Float[Tensor, "c c"], k: int) -> tuple[Float[Tensor, "c k"], Float[Tensor, " k"]]:
-    """The k orthonormal directions of largest variance, strongest first.
+    """Return the k orthonormal directions of largest variance, strongest first.
 
-    An eigenvector is defined only up to sign, and a flipped axis is a different layout, so the
-    largest entry of every axis is made positive: the same features give the same layout everywhere.
+    An eigenvector is defined only up to sign, and a flipped axis is a different layout. The largest entry of every
+    axis is therefore made positive, so equal features give equal layouts on every machine.
 
     Returns:
-        axes (c, k), one per column, and their variances (k,), in squared feature units.
+        Axes (c, k), one per column, and their variances (k,) in squared feature units.
 
     Raises:
         ValueError: `k` is not between 1 and c.
 
-    Source: the sign rule of sklearn.utils.extmath.svd_flip(u_based_decision=False).
+    Source: The sign rule of sklearn.utils.extmath.svd_flip(u_based_decision=False).
     """
     if not 1 <= k <= len(cov):
-        raise ValueError(f"a layout of {k} components was asked of {len(cov)}-channel features; 1 to {len(cov)} exist.")
+        raise ValueError(f"{k} components of {len(cov)}-channel features do not exist; choose 1 to {len(cov)}.")
     if cov.device.type == "cpu":
-        # LAPACK can leave out the others; torch asks it for all, which takes three times as long.
+        # LAPACK can compute the last k eigenvectors alone; torch computes all, which takes three times as long.
         values, vectors = map(torch.from_numpy, eigh(cov.numpy(), subset_by_index=(len(cov) - k, len(cov) - 1)))
     else:
         values, vectors = torch.linalg.eigh(cov)
@@ -90,32 +110,40 @@ def principal_axes(cov: Float[Tensor, "c c"], k: int) -> tuple[Float[Tensor, "c 
 def project(
     maps: list[Tensor], mean: Float[Tensor, " c"], axes: Float[Tensor, "c k"], scale: Float[Tensor, " k"]
 ) -> Float[Tensor, "b k h w"]:
-    """Coordinates of the joint features, at the finest map's resolution.
+    """Return the coordinates of the joint feature along the axes, at the resolution of the finest map.
 
-    Resizing and projecting are both linear, so every map is projected at its own resolution and
-    only k channels are resized: P cat(up(f_i)) = sum up(P_i f_i), with 40 to 55 times less work.
+    With the axes as rows of P, split into one block P_i per map f_i, the result is
+
+        P (cat_i(up(f_i)) - mean) / scale  =  (sum_i up(P_i f_i) - P mean) / scale
+
+    because resizing and projection are both linear. Each map is projected at its own resolution, and only k channels
+    are resized. This takes 40 to 55 times less work than the left side.
+
+    Args:
+        maps: Maps (b, c_i, h_i, w_i), the finest last; the c_i add up to c.
     """
     axes = axes / scale
     offset = mean @ axes
     layout = 0
-    for part, weight in zip(maps, axes.split([m.shape[1] for m in maps]), strict=True):
-        flat = F.conv2d(part.to(axes), weight.T[:, :, None, None])
-        layout = layout + resize(flat, maps[-1].shape[-2:])
+    for feature_map, weight in zip(maps, axes.split([m.shape[1] for m in maps]), strict=True):
+        coordinates = F.conv2d(feature_map.to(axes), weight.T[:, :, None, None])
+        layout = layout + resize(coordinates, maps[-1].shape[-2:])
     return layout - offset[:, None, None]
 
 
-def vectors_at(maps: list[Tensor], cells: Int[Tensor, "b n"]) -> Float[Tensor, "b*n c"]:
-    """The joint feature vectors of n cells of the finest map of each image, nothing else being resized.
+def gather_vectors(maps: list[Tensor], cells: Int[Tensor, "b n"]) -> Float[Tensor, "b*n c"]:
+    """Return the joint feature vectors at n cells of each image. Only these cells are interpolated.
 
     Args:
-        cells: flat indices into the finest map.
+        maps: Maps (b, c_i, h_i, w_i), the finest last.
+        cells: Flat indices into the finest map.
     """
     h, w = maps[-1].shape[-2:]
     y, x = cells.div(w, rounding_mode="floor"), cells % w
-    # grid_sample with border padding at a cell's centre is exactly what resize() puts into that cell.
-    where = torch.stack([(2 * x + 1) / w - 1, (2 * y + 1) / h - 1], dim=-1).to(maps[-1].device, torch.float32)
-    picked = [
-        F.grid_sample(m.float(), where[:, None], mode="bilinear", padding_mode="border", align_corners=False)
+    # At the centre of a cell, grid_sample with border padding returns exactly what resize() puts into that cell.
+    centres = torch.stack([(2 * x + 1) / w - 1, (2 * y + 1) / h - 1], dim=-1).to(maps[-1].device, torch.float32)
+    vectors = [
+        F.grid_sample(m.float(), centres[:, None], mode="bilinear", padding_mode="border", align_corners=False)
         for m in maps
     ]
-    return torch.cat(picked, dim=1)[:, :, 0].transpose(1, 2).flatten(0, 1)
+    return torch.cat(vectors, dim=1)[:, :, 0].transpose(1, 2).flatten(0, 1)

@@ -1,4 +1,4 @@
-"""Where a network's weights come from: its model card, another hub id, a folder, the package, or nowhere."""
+"""Pretrained weights: from a config value to a folder, and one sentence for any folder that cannot be loaded."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,86 +9,97 @@ from transformers.utils import logging
 
 from lumen.core.errors import WeightsMissing
 
-SCENES = Path(__file__).parents[1] / "scenes" / "weights"  # networks trained on the offline world
+SCENES_WEIGHTS = Path(__file__).parents[1] / "scenes" / "weights"  # networks trained on the offline world
 
 
-def outlined() -> bool:
-    """Whether architectures alone are asked for, as under `torch.device("meta")`: none is fetched for them."""
+def building_on_meta() -> bool:
+    """Return whether networks are built under `torch.device("meta")`: as architectures, without weights."""
     return torch.get_default_device().type == "meta"
 
 
-def folder(weights: str, name: str, card: str | None, revision: str | None, files: list[str]) -> Path | None:
-    """The folder that holds the weights of the part `name`, fetched from the hub if it must be.
+def resolve_weights(weights: str, name: str, hub_id: str | None, revision: str | None, files: list[str]) -> Path | None:
+    """Return the folder that holds a network's weights. Weights on the hub are downloaded unless they are cached.
 
     Args:
-        weights: "published" (the hub id `card`), "none" (untrained: the answer is None), "scenes"
-            (the package's own), a local folder, or another hub id (None too where architectures alone are asked for).
-        revision: commit, tag or branch of a hub id; None is its main branch.
-        files: the patterns of the files to fetch, so that other formats stay on the hub.
+        weights: "published" (`hub_id`), "none" (untrained), "scenes" (the package's own), a local folder, or another
+            hub id.
+        name: Name of the network, in messages and as the folder of "scenes".
+        hub_id: Hub id of the published weights; None if there are none.
+        revision: Commit, tag or branch of a hub id; None is its main branch.
+        files: Patterns of the files to download, so that other formats stay on the hub.
+
+    Returns:
+        None for "none", and for a hub id while only architectures are built.
 
     Raises:
-        WeightsMissing: they are nowhere; the message holds the command that fetches them.
+        WeightsMissing: The weights do not exist; the message holds the command that downloads them.
     """
     if weights == "none":
         return None
-    if weights == "published" and card is None:
+    if weights == "published" and hub_id is None:
         raise WeightsMissing(
-            f"the tiny {name} has no published weights: give weights=none (untrained) or weights=FOLDER."
+            f"the tiny {name} has no published weights; give weights=none (untrained) or weights=FOLDER."
         )
     if weights == "scenes":
-        weights = str(SCENES / name)
+        weights = str(SCENES_WEIGHTS / name)
     if Path(weights).expanduser().is_dir():
         return Path(weights).expanduser()
-    identifier = card if weights == "published" else weights
+    identifier = hub_id if weights == "published" else weights
     if identifier.count("/") != 1 or identifier[0] in "./~":
         raise WeightsMissing(
-            f"the weights of {name} are not in '{weights}', which is no folder; "
-            "give a folder that exists, a hub id such as org/model, published or none."
+            f"the weights of {name} are not in '{weights}', which is not a folder; "
+            "give an existing folder, a hub id such as org/model, published or none."
         )
-    return None if outlined() else _fetch(identifier, name, revision, files)
+    return None if building_on_meta() else _download(identifier, name, revision, files)
 
 
-def transformers_folder(weights: str, name: str, revision: str | None, files: list[str]) -> Path | None:
-    """As `folder`, for a model of transformers: with its .safetensors, or where the hub has none its pytorch_model.bin.
+def resolve_transformers_weights(weights: str, name: str, revision: str | None, files: list[str]) -> Path | None:
+    """Return the folder of a transformers model, as `resolve_weights` does.
 
-    The latter is read with weights_only=True, by which no code in it is run.
+    The folder holds .safetensors, or pytorch_model.bin if the hub has no .safetensors. The latter must be loaded with
+    weights_only=True, so that no code in it runs.
     """
-    path = folder(weights, name, None, revision, [*files, "*.safetensors"])
+    path = resolve_weights(weights, name, None, revision, [*files, "*.safetensors"])
     if path is None or any(path.glob("*.safetensors")):
         return path
-    return folder(weights, name, None, revision, [*files, "pytorch_model*.bin*"])
+    return resolve_weights(weights, name, None, revision, [*files, "pytorch_model*.bin*"])
 
 
-def _fetch(identifier: str, name: str, revision: str | None, files: list[str]) -> Path:
-    """The files of a hub id in the hub's own cache, one snapshot folder per revision."""
+def _download(identifier: str, name: str, revision: str | None, files: list[str]) -> Path:
+    """Return the snapshot folder of a hub id in the hub's own cache."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.constants import HF_HUB_CACHE
 
     try:
         return Path(snapshot_download(identifier, revision=revision, allow_patterns=files))
-    except (OSError, ValueError) as error:  # the hub's errors are all one or the other
+    except (OSError, ValueError) as error:  # every error of the hub is one of the two
         pinned = f" --revision {revision}" if revision else ""
-        file = f" {files[0]}" if len(files) == 1 else ""  # of many in one repository
+        file = f" {files[0]}" if len(files) == 1 else ""  # the repository may hold many networks
         raise WeightsMissing(
-            f"the weights of {name}, '{identifier}', are not in {HF_HUB_CACHE} and the hub could not be reached "
-            f"or lacks them; where there is a network, run 'hf download {identifier}{file}{pinned} --local-dir DIR', "
+            f"the weights of {name}, '{identifier}', are not in {HF_HUB_CACHE}, and the hub could not be reached "
+            f"or lacks them; with network access, run 'hf download {identifier}{file}{pinned} --local-dir DIR', "
             "then give weights=DIR."
         ) from error
 
 
 @contextmanager
-def reading(path: Path | None, name: str, holds: str) -> Iterator[None]:
-    """Turns whatever a library says of a folder that it cannot load into one sentence.
+def loading_errors(path: Path | None, name: str, contents: str) -> Iterator[None]:
+    """Turn any error of a library that loads a folder into one sentence.
 
-    Every load and every untrained build draws from a seed of its own: two builds are equal, and
-    the random numbers of the run are the same with and without them.
+    Inside the context random numbers come from a fixed seed, and afterwards the generator is in its former state. So
+    two untrained builds are equal, and a build does not change the random numbers of a run.
+
+    Args:
+        path: Folder that is loaded; None for an untrained build, whose errors are raised as they are.
+        name: Name of the network, for the message.
+        contents: Files that the folder must hold, for the message.
 
     Raises:
-        WeightsMissing: the folder lacks a file, or a file is damaged or of another architecture.
+        WeightsMissing: A file is missing, is damaged, or belongs to another architecture.
     """
-    logging.disable_progress_bar()  # of transformers: a bar per network in every log
+    logging.disable_progress_bar()  # transformers would write one bar per network into every log
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)  # torch.manual_seed would reseed the GPUs as well
+        torch.default_generator.manual_seed(0)  # torch.manual_seed would also seed the GPUs
         try:
             yield
         except Exception as error:
@@ -96,5 +107,5 @@ def reading(path: Path | None, name: str, holds: str) -> Iterator[None]:
                 raise
             cause = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise WeightsMissing(
-                f"the weights of {name} cannot be read from '{path}' ({cause}); the folder must hold {holds}."
+                f"the weights of {name} cannot be read from '{path}' ({cause}); the folder must hold {contents}."
             ) from error

@@ -1,4 +1,4 @@
-"""One adapter for every Vision Transformer of timm: DINO, DINOv2."""
+"""Vision Transformers of timm as backbones: DINO, DINOv2."""
 
 from collections.abc import Iterable
 from functools import cached_property
@@ -12,53 +12,64 @@ from torch import Tensor
 
 from lumen.core.hashing import fingerprint
 from lumen.core.interfaces import Backbone
-from lumen.features.extraction import Normalise, chosen, fitted, grid, outputs
-from lumen.features.pretrained import folder, outlined, reading
+from lumen.features.extraction import (
+    Normalization,
+    capture_outputs,
+    resize_to_multiple,
+    select_layers,
+    tokens_to_map,
+)
+from lumen.features.pretrained import building_on_meta, loading_errors, resolve_weights
 
 FILES = ["config.json", "model.safetensors"]
-HOLDS = "config.json and model.safetensors, as timm.models.save_for_hf(..., safe_serialization=True) writes them"
-TINY = {"embed_dim": 32, "depth": 4, "num_heads": 2}  # what makes a small architecture a tiny one
-PARTS = {"key": 1, "value": 2}  # where each lies in the output of a block's qkv
+CONTENTS = "config.json and model.safetensors, as timm.models.save_for_hf(..., safe_serialization=True) writes them"
+TINY_CONFIG = {"embed_dim": 32, "depth": 4, "num_heads": 2}  # replaces the sizes of a small architecture
+QKV_INDEX = {"key": 1, "value": 2}  # position in the output of a block's qkv
 
 
 class ViT(Backbone):
-    """Dense features of a timm Vision Transformer, one map per layer, all on the grid of patches.
+    """Dense features of a timm Vision Transformer: one map per layer, all on the grid of patches.
 
     Args:
-        layer: a block or several, from 0; -1 is the last.
-        facet: "token" is a block's output under the network's final norm (DINOv2's
-            x_norm_patchtokens, for earlier blocks too, as its get_intermediate_layers(norm=True));
-            "key" and "value" are what its attention compares and passes on, heads side by side
-            (Amir et al. 2021).
-        fit: resize images to the nearest multiple of the patch.
+        name: Name of the backbone.
+        net: Network of timm.
+        layer: One block or several, from 0; -1 is the last.
+        facet: "token": output of a block under the network's final norm. These are DINOv2's x_norm_patchtokens; for
+            earlier blocks they equal its get_intermediate_layers(norm=True). "key", "value": keys or values of the
+            block's attention with all heads concatenated (Amir et al. 2021, arXiv:2112.05814).
+        fit: Resize images to the nearest multiple of the patch.
     """
 
     def __init__(self, name: str, net: VisionTransformer, layer: int | Iterable[int], facet: str, fit: bool):
         super().__init__()
         self.name, self.net, self.facet, self.fit = name, net, facet, fit
-        self.layers = chosen(layer, len(net.blocks), name)
+        self.layers = select_layers(layer, len(net.blocks), name)
         self.stride = net.patch_embed.patch_size[0]
         self.map_channels = (net.embed_dim,) * len(self.layers)
         card = resolve_model_data_config(net)
-        self.normalise = Normalise(card["mean"], card["std"])
+        self.normalize = Normalization(card["mean"], card["std"])
         self.freeze()
 
     @torch.no_grad()
     def feature_maps(self, image: Float[Tensor, "b 3 H W"]) -> list[Tensor]:
-        image = self.normalise(fitted(image, self.stride, self.fit, self.name))
+        """Return one map per layer, in the order of the blocks."""
+        image = self.normalize(resize_to_multiple(image, self.stride, self.fit, self.name))
         if self.facet == "token":
             return self.net.forward_intermediates(
                 image, indices=self.layers, norm=True, stop_early=True, intermediates_only=True
             )
-        with outputs([self.net.blocks[layer].attn.qkv for layer in self.layers]) as found:
+        with capture_outputs([self.net.blocks[layer].attn.qkv for layer in self.layers]) as outputs:
             self.net.forward_features(image)
-        shape = image.shape[-2] // self.stride, image.shape[-1] // self.stride
-        patches = [qkv[:, self.net.num_prefix_tokens :] for qkv in found]
-        return [grid(each.chunk(3, dim=-1)[PARTS[self.facet]], shape) for each in patches]
+        grid = image.shape[-2] // self.stride, image.shape[-1] // self.stride
+        patches = [qkv[:, self.net.num_prefix_tokens :] for qkv in outputs]
+        return [tokens_to_map(qkv.chunk(3, dim=-1)[QKV_INDEX[self.facet]], grid) for qkv in patches]
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        # `fit` is not part of it: where both settings give features, they give the same
+        """Name, architecture, layers, facet and hash of the weights.
+
+        `fit` is left out: where both of its values give features, the features are equal.
+        """
         return {
             "name": self.name,
             "architecture": self.net.pretrained_cfg["architecture"],
@@ -68,9 +79,9 @@ class ViT(Backbone):
         }
 
 
-def vit(
+def timm_vit(
     name: str,
-    card: str,
+    architecture: str,
     tiny: bool,
     layer: int | Iterable[int],
     facet: str,
@@ -78,15 +89,23 @@ def vit(
     weights: str,
     revision: str | None,
 ) -> ViT:
-    """The backbone `name` with timm's architecture `card`, or the architecture of a folder of weights.
+    """Return a backbone with a network of timm.
+
+    Args:
+        name: Name of the backbone.
+        architecture: timm's name of the model, which is also that of its published weights.
+        tiny: Build the architecture in the sizes of `TINY_CONFIG`, for tests; it has no published weights.
+        weights: "published", "none", "scenes", a timm folder or a hub id. A folder has its own architecture.
+        revision: Commit, tag or branch of a hub id.
 
     Raises:
-        WeightsMissing: the weights are nowhere, or cannot be read.
+        WeightsMissing: The weights do not exist or cannot be read.
     """
-    path = folder(weights, name, None if tiny else f"timm/{card}", revision, FILES)
-    with reading(path, name, HOLDS):
+    path = resolve_weights(weights, name, None if tiny else f"timm/{architecture}", revision, FILES)
+    with loading_errors(path, name, CONTENTS):
         if path:
-            net = timm.create_model(f"local-dir:{path}", not outlined(), num_classes=0, dynamic_img_size=True)
+            net = timm.create_model(f"local-dir:{path}", not building_on_meta(), num_classes=0, dynamic_img_size=True)
         else:
-            net = timm.create_model(card, num_classes=0, dynamic_img_size=True, **(TINY if tiny else {}))
+            options = TINY_CONFIG if tiny else {}
+            net = timm.create_model(architecture, num_classes=0, dynamic_img_size=True, **options)
     return ViT(name, net, layer, facet, fit)

@@ -9,7 +9,7 @@ from open_clip.model import resize_pos_embed
 from safetensors.torch import save_file
 from torchvision.transforms.functional import normalize
 
-from backbones.clip import TINY
+from backbones.clip import TINY_CONFIG
 from lumen.core.errors import WeightsMissing
 from lumen.core.registry import backbones
 
@@ -31,7 +31,7 @@ def tiny(**arguments):
 
 def tower(backbone, sides):
     """open_clip's image tower made for `sides`, loaded as open_clip loads a checkpoint of another size."""
-    changes = {**TINY, "vision_cfg": {**TINY["vision_cfg"], "image_size": sides}}
+    changes = {**TINY_CONFIG, "vision_cfg": {**TINY_CONFIG["vision_cfg"], "image_size": sides}}
     whole = open_clip.CLIP(**{**open_clip.get_model_config("ViT-B-16-quickgelu"), **changes}).eval()
     state = {**whole.state_dict(), **{f"visual.{key}": value for key, value in backbone.net.state_dict().items()}}
     resize_pos_embed(state, whole)
@@ -95,13 +95,13 @@ def test_maskclip_is_the_last_block_with_every_token_attending_to_itself(sides):
         x = block(x)
     alone = torch.full((x.shape[1],) * 2, -torch.inf).fill_diagonal_(0)
     theirs = network.ln_post(last(x, attn_mask=alone)) @ network.proj
-    assert backbone.channels == TINY["embed_dim"]
+    assert backbone.channels == TINY_CONFIG["embed_dim"]
     close(backbone.features(image), cells(theirs, sides))
 
 
 def folder(path, **preprocess):
-    whole = shaken(open_clip.CLIP(**{**open_clip.get_model_config("ViT-B-16-quickgelu"), **TINY}))
-    config = {"model_cfg": {**open_clip.get_model_config("ViT-B-16-quickgelu"), **TINY}, "preprocess_cfg": preprocess}
+    whole = shaken(open_clip.CLIP(**{**open_clip.get_model_config("ViT-B-16-quickgelu"), **TINY_CONFIG}))
+    config = {"model_cfg": {**open_clip.get_model_config("ViT-B-16-quickgelu"), **TINY_CONFIG}, "preprocess_cfg": preprocess}
     (path / "open_clip_config.json").write_text(json.dumps(config))
     save_file(whole.state_dict(), path / "open_clip_model.safetensors")
     return whole.eval()

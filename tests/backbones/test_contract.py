@@ -11,7 +11,7 @@ import torch
 
 from lumen.core.errors import BadSize, WeightsMissing
 from lumen.core.registry import backbones
-from lumen.diffusion import stable_diffusion as pipeline
+from lumen.diffusion import loading
 
 NAMES = backbones.names()
 SIZES = [(112, 224), (224, 112), (112, 112)]  # multiples of 14 and of 16
@@ -47,11 +47,11 @@ def test_a_backbone_is_frozen_and_stays_so(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_two_builds_are_equal_and_draw_nothing_from_the_run(name):
-    pipeline._load.cache_clear()  # or the second build of sd would be the first
+    loading._load.cache_clear()  # or the second build of sd would be the first
     first = build(name)
     torch.rand(1)
     state = torch.get_rng_state()
-    pipeline._load.cache_clear()
+    loading._load.cache_clear()
     second = build(name)
     image = picture(112, 112)
     assert torch.equal(first.features(image), second.features(image))
@@ -126,7 +126,7 @@ def test_weights_that_are_nowhere_are_a_sentence(name, tmp_path, monkeypatch):
         ({"revision": "abc"}, "run 'hf download [^ ]+/[^ ]+ --revision abc --local-dir DIR'"),
         ({"weights": "some/where"}, "run 'hf download some/where --local-dir DIR'"),
         ({"size": "tiny"}, f"the tiny {name} has no published weights"),
-        ({"weights": "./nowhere"}, "which is no folder"),
+        ({"weights": "./nowhere"}, "which is not a folder"),
         ({"weights": str(tmp_path)}, f"the weights of {name} cannot be read from '{tmp_path}'"),
     ]:
         with pytest.raises(WeightsMissing, match=sentence):

@@ -8,7 +8,7 @@ from diffusers import StableDiffusionPipeline
 
 from lumen.core.errors import BadConfig
 from lumen.core.registry import backbones
-from lumen.diffusion import stable_diffusion as pipeline
+from lumen.diffusion import loading
 
 SIZES = [(64, 64), (96, 160), (36, 40)]  # the last halves to odd sides
 
@@ -45,7 +45,7 @@ def close(ours, theirs):
 
 @pytest.fixture
 def parts():
-    return copy.deepcopy(pipeline.load("none", "tiny"))  # its hooks stay its own
+    return copy.deepcopy(loading.load("none", "tiny"))  # its hooks stay its own
 
 
 @pytest.mark.parametrize("sides", SIZES)
@@ -123,7 +123,7 @@ def test_the_pass_ends_at_the_last_layer_and_leaves_no_hook():
 def test_the_prompt_is_attended_to_once_per_precision_and_no_bit_changes(monkeypatch):
     image, backbone, asked = picture(64, 64), tiny(prompt="a snowy road"), []
     with monkeypatch.context() as plainly:
-        plainly.setattr("backbones.sd.attending", lambda *_: {})
+        plainly.setattr("backbones.sd.cached_cross_attention_kv", lambda *_: {})
         expected = tiny(prompt="a snowy road").feature_maps(image)
     keys = backbone.unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn2.to_k")
     handle = keys.register_forward_hook(lambda *_: asked.append(1))
@@ -138,7 +138,7 @@ def test_the_prompt_is_attended_to_once_per_precision_and_no_bit_changes(monkeyp
 
 
 def test_the_generator_and_the_features_share_one_network():
-    assert tiny().unet is pipeline.load("none", "tiny").unet
+    assert tiny().unet is loading.load("none", "tiny").unet
     assert tiny().unet is tiny(timestep=0).unet
 
 
@@ -187,7 +187,7 @@ def test_full_size_architectures_are_the_published_ones(size, context, parameter
         assert [tuple(m.shape[1:]) for m in entering.feature_maps(image)] == [(1280, 8, 8), (1280, 16, 16), (640, 32, 32)]
         assert [tuple(m.shape[1:]) for m in leaving.feature_maps(image)] == [(1280, 16, 16), (1280, 32, 32), (640, 64, 64)]
     assert (entering.channels, entering.stride, entering.downscale) == (3200, 16, 8)
-    assert entering.taps == ("up_blocks.0.resnets.1", "up_blocks.1.attentions.1", "up_blocks.2.attentions.1")
+    assert entering.tap_names == ("up_blocks.0.resnets.1", "up_blocks.1.attentions.1", "up_blocks.2.attentions.1")
     assert (leaving.channels, leaving.stride) == (3200, 8)
     state = entering.unet.state_dict()
     assert len(state) == 686

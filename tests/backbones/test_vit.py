@@ -9,7 +9,7 @@ from torchvision.transforms.functional import normalize
 
 from lumen.core.errors import BadConfig, WeightsMissing
 from lumen.core.registry import backbones
-from lumen.features.vit import TINY
+from lumen.features.vit import TINY_CONFIG
 
 VARIANTS = [
     ("dino", {"patch": 16}, "vit_small_patch16_224.dino"),
@@ -31,7 +31,7 @@ def pair(name, arguments, card, **more):
     """A backbone and timm's network with the same weights."""
     backbone = backbones.build(name, size="tiny", weights="none", **arguments, **more)
     shaken(backbone.net)
-    network = timm.create_model(card, num_classes=0, dynamic_img_size=True, **TINY).eval()
+    network = timm.create_model(card, num_classes=0, dynamic_img_size=True, **TINY_CONFIG).eval()
     network.load_state_dict(backbone.net.state_dict())
     return backbone, network
 
@@ -74,7 +74,7 @@ def test_keys_and_values_are_what_the_attention_uses(name, arguments, card, face
     cells = [side // backbone.stride for side in sides]
     theirs = []
     for qkv in seen:  # b n (3 heads d), read as timm's attention does
-        heads = qkv.reshape(2, -1, 3, TINY["num_heads"], 16).permute(2, 0, 3, 1, 4)[
+        heads = qkv.reshape(2, -1, 3, TINY_CONFIG["num_heads"], 16).permute(2, 0, 3, 1, 4)[
             ("query", "key", "value").index(facet)
         ]
         tokens = heads.transpose(1, 2).flatten(2)[:, network.num_prefix_tokens :]
@@ -98,7 +98,7 @@ def test_512_is_518_for_a_patch_of_14(sides, used):
 @pytest.mark.parametrize(("name", "arguments", "card"), VARIANTS)
 def test_a_folder_gives_back_its_network(name, arguments, card, tmp_path):
     backbone, network = pair(name, arguments, card)
-    timm.models.save_for_hf(network, tmp_path, model_args=TINY, safe_serialization=True)
+    timm.models.save_for_hf(network, tmp_path, model_args=TINY_CONFIG, safe_serialization=True)
     again = backbones.build(name, weights=str(tmp_path))  # no size: the folder has its own
     image, _ = pictures(112, 112)
     assert torch.equal(again.features(image), backbone.features(image))
@@ -118,18 +118,18 @@ def test_a_hub_id_is_read_from_the_cache_at_its_revision(tmp_path, monkeypatch):
     commit = "0123456789abcdef0123456789abcdef01234567"
     snapshot = tmp_path / "models--timm--vit_base_patch16_224.dino" / "snapshots" / commit
     snapshot.mkdir(parents=True)
-    timm.models.save_for_hf(network, snapshot, model_args=TINY, safe_serialization=True)
+    timm.models.save_for_hf(network, snapshot, model_args=TINY_CONFIG, safe_serialization=True)
     assert backbones.build("dino", revision=commit).identity == backbone.identity
     with pytest.raises(WeightsMissing, match="hub could not be reached"):
         backbones.build("dino", revision="f" * 40)
 
 
 def test_scenes_is_the_packages_own_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr("lumen.features.pretrained.SCENES", tmp_path)
-    with pytest.raises(WeightsMissing, match="which is no folder"):
+    monkeypatch.setattr("lumen.features.pretrained.SCENES_WEIGHTS", tmp_path)
+    with pytest.raises(WeightsMissing, match="which is not a folder"):
         backbones.build("dino", weights="scenes")
     backbone, network = pair(*VARIANTS[0])
-    timm.models.save_for_hf(network, tmp_path / "dino", model_args=TINY, safe_serialization=True)
+    timm.models.save_for_hf(network, tmp_path / "dino", model_args=TINY_CONFIG, safe_serialization=True)
     assert backbones.build("dino", weights="scenes").identity == backbone.identity
 
 

@@ -21,8 +21,8 @@ from lumen.core.errors import BadCheckpoint, BasisMismatch, WeightsMissing
 from lumen.core.interfaces import IGNORE, Batch
 from lumen.core.registry import conditionings, datamodules
 from lumen.data.datamodule import Loading
-from lumen.features import hed as edges
-from lumen.features.pretrained import SCENES
+from lumen.features.hed import CONTROLNET_FILE, HED, load_hed
+from lumen.features.pretrained import SCENES_WEIGHTS
 from lumen.runs.build import build_conditioning, build_data, build_module
 from lumen.scenes.world import CLASSES
 
@@ -196,16 +196,16 @@ def annotated(weights: dict, convs: list[int], image: np.ndarray) -> np.ndarray:
 
 def test_hed_is_the_network_and_the_annotator(scenes):
     layout, images = fitted("hed")(scenes), bytes_of(scenes)
-    network = edges.load(SCENES / "edges").requires_grad_(False)
+    network = load_hed(SCENES_WEIGHTS / "hed").requires_grad_(False)
     assert torch.equal(layout[:, 0], network(torch.tensor(images).permute(0, 3, 1, 2).float()))
-    weights = load_file(SCENES / "edges" / "model.safetensors")
+    weights = load_file(SCENES_WEIGHTS / "hed" / "model.safetensors")
     for i, image in enumerate(images):
         assert np.allclose(layout[i, 0], annotated(weights, [2, 2, 3, 3, 3], image), atol=1e-4)
 
 
 def test_hed_takes_controlnets_file_alone_or_in_a_folder_and_runs_no_code(tmp_path, scenes):
-    file = tmp_path / edges.FILE
-    weights = edges.HED().state_dict()
+    file = tmp_path / CONTROLNET_FILE
+    weights = HED().state_dict()
     torch.save(weights, file)
     one = build("hed", weights=str(file))
     assert one.identity == build("hed", weights=str(tmp_path)).identity
@@ -232,7 +232,7 @@ class Bomb:
 
 
 def test_midas_is_the_pipeline_of_transformers_from_0_to_1(scenes):
-    estimate = transformers_pipeline("depth-estimation", model=str(SCENES / "midas"), dtype=torch.float32)
+    estimate = transformers_pipeline("depth-estimation", model=str(SCENES_WEIGHTS / "midas"), dtype=torch.float32)
     layout = fitted("midas")(scenes)
     for i, image in enumerate(bytes_of(scenes)):
         depth = estimate(Image.fromarray(image))["predicted_depth"].squeeze()
@@ -261,12 +261,12 @@ def test_an_image_without_depth_has_a_layout(scenes, monkeypatch):
     [
         ("hed", "lllyasviel/Annotators", "run 'hf download lllyasviel/Annotators ControlNetHED.pth --local-dir DIR'"),
         ("midas", "Intel/dpt-hybrid-midas", "run 'hf download Intel/dpt-hybrid-midas --local-dir DIR'"),
-        ("hed", "./nowhere", "which is no folder"),
-        ("midas", "./nowhere", "which is no folder"),
-        ("hed", "none", "an untrained hed finds no edges"),
-        ("midas", "none", "an untrained midas can judge nothing"),
-        ("midas", str(SCENES / "segmenter"), "no class whose name ends in DepthEstimation"),
-        ("hed", str(SCENES / "midas"), "the folder must hold config.json and model.safetensors as HED.save"),
+        ("hed", "./nowhere", "which is not a folder"),
+        ("midas", "./nowhere", "which is not a folder"),
+        ("hed", "none", "an untrained hed"),
+        ("midas", "none", "an untrained midas"),
+        ("midas", str(SCENES_WEIGHTS / "segmenter"), "ends in DepthEstimation"),
+        ("hed", str(SCENES_WEIGHTS / "midas"), "the folder must hold config.json and model.safetensors as HED.save"),
     ],
 )
 def test_weights_that_are_nowhere_are_a_sentence(name, flag, words, tmp_path, monkeypatch):
@@ -300,9 +300,9 @@ def test_label_maps_give_the_labels_back(scenes):
 
 
 def test_classes_have_the_colours_of_pascal_voc():
-    from lumen.conditionings.segmap import palette
+    from lumen.conditionings.segmap import class_palette
 
-    colours = (palette(182) * 255).round().int().tolist()
+    colours = (class_palette(182) * 255).round().int().tolist()
     for number, colour in enumerate([*colours[:-1]], 1):
         expected, rest = [0, 0, 0], number
         for place in range(7, -1, -1):

@@ -84,7 +84,7 @@ def test_a_projection_joins_the_convolution_before_it(batch):
 def test_two_fits_give_the_same_bits(backbone, batch):
     one, two = (fitted(backbone, batch, vectors=20, per_image=7) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(one.buffers(), two.buffers(), strict=True))
-    assert one.contract["vectors"] == 21  # 7 from each of 3 images, the least that reaches 20
+    assert one.metadata["vectors"] == 21  # 7 from each of 3 images, the least that reaches 20
 
 
 def test_the_cells_looked_at_do_not_depend_on_the_batch(backbone, batch):
@@ -115,7 +115,7 @@ def test_a_checkpoint_brings_its_basis_to_its_own_backbone_only(backbone, batch)
     again = make(backbone)
     assert not again.fitted
     again.load_state_dict(saved)
-    assert again.fitted and again.contract["backbone"] == backbone.identity
+    assert again.fitted and again.metadata["backbone"] == backbone.identity
     with pytest.raises(BasisMismatch, match="the basis in this checkpoint"):
         make(backbones.build("dino", size="tiny", patch=8, weights="none", facet="token")).load_state_dict(saved)
 
@@ -138,7 +138,7 @@ def rank_of_two(rank: int, parts: list[torch.Tensor], folder: Path) -> None:
     moments = Moments(4)
     for part in parts[rank::2]:
         moments.update(part)
-    moments.reduce()
+    moments.all_reduce()
     torch.save({"count": moments.count, "mean": moments.mean, "cov": moments.covariance()}, folder / str(rank))
     dist.destroy_process_group()  # an exit with gloo's threads still running can abort
 
@@ -162,7 +162,7 @@ def test_ranks_add_up_their_moments(tmp_path):
 
 def test_a_basis_file_is_small_and_says_what_it_is(backbone, batch, tmp_path):
     fitted(backbone, batch).basis().save(tmp_path / "basis.safetensors")
-    contract = Basis.load(tmp_path / "basis.safetensors").contract
+    metadata = Basis.load(tmp_path / "basis.safetensors").metadata
     assert (tmp_path / "basis.safetensors").stat().st_size < 8192
     wanted = {"backbone", "components", "vectors", "seed", "data", "explained"}
-    assert contract.keys() == wanted and {"name", "layer", "weights"} <= contract["backbone"].keys()
+    assert metadata.keys() == wanted and {"name", "layer", "weights"} <= metadata["backbone"].keys()

@@ -7,9 +7,9 @@ from sklearn.decomposition import PCA
 
 from lumen.core.errors import BasisMismatch
 from lumen.core.resize import resize
-from lumen.features.joint_moments import joint
+from lumen.features.joint_moments import joint_moments
 from lumen.features.moments import Moments
-from lumen.features.pca import Basis, principal_axes, project, vectors_at
+from lumen.features.pca import Basis, gather_vectors, principal_axes, project
 
 N, C, K = 600, 24, 6
 
@@ -81,7 +81,7 @@ def test_vectors_at_cells_are_those_of_the_joint_map(maps):
     cells = torch.stack([torch.randperm(h * w)[:50] for _ in range(2)])
     expected = naive(maps).flatten(2).transpose(1, 2)
     expected = torch.stack([e[c] for e, c in zip(expected, cells, strict=True)]).flatten(0, 1)
-    assert torch.allclose(vectors_at(maps, cells), expected, atol=1e-5)
+    assert torch.allclose(gather_vectors(maps, cells), expected, atol=1e-5)
 
 
 SIZES = {
@@ -103,7 +103,7 @@ def test_the_covariance_at_native_resolution_is_that_of_the_joint_features(sizes
     ]
     native, explicit = (Moments(sum(3 + i for i in range(len(sizes)))) for _ in range(2))
     for maps in batches:
-        native.add(*joint(maps))
+        native.merge(*joint_moments(maps))
         explicit.update(naive(maps).movedim(1, -1).flatten(0, 2))
     assert native.count == explicit.count == 5 * sizes[-1][0] * sizes[-1][1]
     assert torch.allclose(native.mean, explicit.mean, rtol=1e-12)
@@ -117,14 +117,14 @@ def test_a_basis_comes_back_whole_from_its_file(tmp_path):
     basis.save(tmp_path / "basis.safetensors")
     again = Basis.load(tmp_path / "basis.safetensors")
     assert all(torch.equal(getattr(basis, n), getattr(again, n)) for n in ("mean", "axes", "variance", "scale"))
-    assert again.contract == basis.contract
-    again.check({"name": "dino"}, "it")
+    assert again.metadata == basis.metadata
+    again.verify({"name": "dino"}, "it")
     with pytest.raises(BasisMismatch, match=r"'dino'.*'clip'"):
-        again.check({"name": "clip"}, "it")
+        again.verify({"name": "clip"}, "it")
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 100])
 def test_what_is_no_basis_is_refused(tmp_path, content):
     (tmp_path / "basis.safetensors").write_bytes(content)
-    with pytest.raises(BasisMismatch, match="is no layout basis"):
+    with pytest.raises(BasisMismatch, match="is not a layout basis"):
         Basis.load(tmp_path / "basis.safetensors")
