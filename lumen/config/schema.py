@@ -1,16 +1,25 @@
-"""The keys of an experiment and their types; base.yaml has the values and says where they come from."""
+"""Schema of a config: keys and their types. `experiments/base.yaml` has the values and names their sources."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lumen.core.registry import Registry, backbones, conditionings, datamodules, metrics
+from lumen.core.registry import Registry, backbones, conditionings, datamodules, generators, metrics, tasks
 
-SLOTS: dict[str, Registry] = {"data": datamodules, "backbone": backbones, "conditioning": conditionings}
+# Keys that hold one component each: its name and its arguments.
+SLOTS: dict[str, Registry] = {
+    "data": datamodules,
+    "task": tasks,
+    "generator": generators,
+    "backbone": backbones,
+    "conditioning": conditionings,
+}
 REGISTRIES = SLOTS | {"metrics": metrics}
 
 
 @dataclass
-class Diffusion:
+class DiffusionOptions:
+    """Options of the frozen diffusion model and of how the layout enters it."""
+
     weights: str
     size: Literal["tiny", "v1", "v2"]
     revision: str | None
@@ -21,7 +30,9 @@ class Diffusion:
 
 
 @dataclass
-class Sampling:
+class SamplingOptions:
+    """Options of the sampler."""
+
     sampler: Literal["ddim", "dpm"]
     steps: int
     guidance: float
@@ -31,15 +42,19 @@ class Sampling:
 
 
 @dataclass
-class Measure:
+class EvaluationOptions:
+    """Images and reference rows of an evaluation."""
+
     images: int
     samples: int
-    anchors: list[Literal["real", "vae", "text", "shuffled"]]
+    anchors: list[str]
     questions: str | None
 
 
 @dataclass
-class Every:
+class Intervals:
+    """Optimiser steps between two events of a kind."""
+
     log: int
     validate: int
     checkpoint: int
@@ -47,16 +62,21 @@ class Every:
 
 @dataclass
 class Config:
-    """One run, whole: a component is its name and its arguments; of metrics there are several."""
+    """Config of one run.
+
+    A component is a dict of its name and its arguments. `metrics` holds the arguments of each metric by its name.
+    """
 
     data: dict[str, Any]
+    task: dict[str, Any]
+    generator: dict[str, Any]
     backbone: dict[str, Any]
     conditioning: dict[str, Any]
     metrics: dict[str, Any]
-    diffusion: Diffusion
-    sampling: Sampling
-    measure: Measure
-    every: Every
+    diffusion: DiffusionOptions
+    sampling: SamplingOptions
+    measure: EvaluationOptions
+    every: Intervals
     size: int
     steps: int
     batch: int
@@ -89,21 +109,25 @@ class Config:
     views: int | None
     keep: int
     best: Literal["val/loss"] | None
-    # Which experiment this is and what was changed in it: the run's name, not settings of their own.
+    # Records of where the config comes from, which are no settings.
     experiment: str = ""
     defaults: dict[str, Any] = field(default_factory=dict)  # of the experiment, for components that are named later
-    flags: dict[str, Any] = field(default_factory=dict)
+    flags: dict[str, Any] = field(default_factory=dict)  # overrides of the command line
 
 
-# Where and how a run is made, not what it computes: these flags do not name its folder.
-# devices and nodes do: a batch is per device, so they change how many images make a step.
-PLACE = {"runs", "workers", "accelerator", "strategy", "compile", "exact", "elastic", "stop_after", "wandb", "project",
-         "keep", "best", "cache", "cache_gb", "cache_text", "every.log", "every.validate", "every.checkpoint",
-         "data.root", "seed"}  # fmt: skip
-# How the images of a step are shared out; of an elastic run only their product counts.
-SHARES = ("batch", "accumulate", "devices", "nodes")
-POSITIVE = {"size", "steps", "batch", "accumulate", "devices", "nodes", "lr", "sampling.steps", "sampling.images",
-            "measure.images", "measure.samples", "every.log", "every.validate", "every.checkpoint", "validation",
-            "keep", "cache_gb"}  # fmt: skip
-NONNEGATIVE = {"warmup", "weight_decay", "clip", "workers", "sampling.guidance"}
-FRACTION = {"prompt_dropout", "ema", "sampling.control_end"}
+# Keys of where and how a run is computed, which change no result: they do not name its directory.
+# `devices` and `nodes` do: a batch is per device, so they change the number of images in a step.
+NON_RESULT_KEYS = {"runs", "workers", "accelerator", "strategy", "compile", "exact", "elastic", "stop_after", "wandb",
+                   "project", "keep", "best", "cache", "cache_gb", "cache_text", "every.log", "every.validate",
+                   "every.checkpoint", "data.root", "seed"}  # fmt: skip
+# Keys that a config.yaml of the first release lacks, with their defaults. At its default such a key is no part of the
+# name or hash of a run. Add every new key here.
+LATER_KEYS = {"task.name": "layout_to_image", "generator.name": "controlnet"}
+# Keys of how the images of a step are divided. Of an elastic run only their product changes the result.
+BATCH_SPLIT_KEYS = ("batch", "accumulate", "devices", "nodes")
+# Ranges of values.
+POSITIVE_KEYS = {"size", "steps", "batch", "accumulate", "devices", "nodes", "lr", "sampling.steps", "sampling.images",
+                 "measure.images", "measure.samples", "every.log", "every.validate", "every.checkpoint", "validation",
+                 "keep", "cache_gb"}  # fmt: skip
+NONNEGATIVE_KEYS = {"warmup", "weight_decay", "clip", "workers", "sampling.guidance"}
+FRACTION_KEYS = {"prompt_dropout", "ema", "sampling.control_end"}

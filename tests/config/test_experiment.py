@@ -1,26 +1,49 @@
-"""Configs: every shipped file loads, flags override, and all mistakes are told at once."""
+"""Experiments: every shipped file loads, overrides apply, and all mistakes are reported at once."""
 
 import pytest
 
-from lumen.config.experiment import _read, dump, experiments, load, reload
-from lumen.config.schema import SLOTS
+from lumen.config.experiment import dump, list_experiments, load, reload
+from lumen.config.files import read_experiment
+from lumen.config.schema import LATER_KEYS, SLOTS
 from lumen.core.errors import BadConfig, UnknownName
-from lumen.core.registry import metrics
+from lumen.core.plugins import Plugin
+from lumen.core.registry import metrics, tasks
 
 ROOT = "data.root=/nowhere"
 
+COLOURS = '''"""Colours of an image."""
 
-@pytest.mark.parametrize("name", experiments())
+
+@tasks.register
+class Colours(Task):
+    predicts = "colours"
+    metrics = ("lpips", "miou")
+    reference_rows = {"real": "real images", "grey": "grey images"}
+
+    def __init__(self, bins: int = 8, *, seed: int = 0):
+        super().__init__()
+'''
+
+
+@pytest.fixture
+def colours(tmp_path, monkeypatch) -> str:
+    """A task of another package, with metrics and reference rows of its own."""
+    (tmp_path / "colours.py").write_text(COLOURS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(vars(tasks), "_plugins", {"colours": Plugin("colours", "colours", "acme 1.0")})
+    return "colours"
+
+
+@pytest.mark.parametrize("name", list_experiments())
 @pytest.mark.parametrize("backbone", SLOTS["backbone"].names())
-def test_every_experiment_takes_every_backbone_by_one_flag(name, backbone):
+def test_experiment_takes_every_backbone_by_one_override(name, backbone):
     config = load(name, [f"backbone={backbone}"], complete=False)
     assert config.backbone["name"] == backbone
-    plain, changed = dump(load(name, [], complete=False)), dump(config)
-    apart = {key for key in plain if plain[key] != changed[key]}
-    assert apart <= {"backbone", "flags"}
+    before, after = dump(load(name, [], complete=False)), dump(config)
+    assert {key for key in before if before[key] != after[key]} <= {"backbone", "flags"}
 
 
-def test_a_component_named_anew_drops_the_arguments_of_the_one_before():
+def test_component_that_is_replaced_loses_its_arguments():
     assert load("scenes", ["backbone=sd"]).backbone.get("patch") is None
     config = load("scenes", ["backbone.layer=2", "backbone=dinov2", "backbone.size=small"])
     assert (config.backbone["layer"], config.backbone["size"], config.backbone["weights"]) == (2, "small", "scenes")
@@ -30,13 +53,13 @@ def test_a_component_named_anew_drops_the_arguments_of_the_one_before():
     assert load("scenes", ["conditioning=neural_layout"]).conditioning["vectors"] == 8000
 
 
-def test_all_mistakes_are_told_at_once():
-    flags = ["lrr=3", "steps=abc", "batch=0", "backbone=dinov3", "data.image=4", "conditioning.components=x", "+a=1"]
-    flags += ["sampling.sampler=euler", "prompt_dropout=2", "sampling.negative=${oc.env:HOME}", "lr.more=1"]
+def test_config_mistakes_are_all_reported_at_once():
+    overrides = ["lrr=3", "steps=abc", "batch=0", "backbone=dinov3", "data.image=4", "conditioning.components=x"]
+    overrides += ["+a=1", "sampling.sampler=euler", "prompt_dropout=2", "sampling.negative=${oc.env:HOME}", "lr.more=1"]
     with pytest.raises(BadConfig) as error:
-        load("scenes", flags)
-    told = str(error.value).splitlines()
-    assert len(told) == len(flags)
+        load("scenes", overrides)
+    messages = str(error.value).splitlines()
+    assert len(messages) == len(overrides)
     for words in (
         "no key 'lrr'; did you mean 'lr'?",
         "steps cannot be 'abc'",
@@ -44,23 +67,23 @@ def test_all_mistakes_are_told_at_once():
         "no backbone is called 'dinov3'; did you mean 'dinov2'?",
         "no argument 'data.image'; did you mean 'images'?",
         "conditioning.components of conditioning 'neural_layout' must be int, not 'x'",
-        "'+a=1' is no flag",
+        "'+a=1' is no override",
         "expected one of ['ddim', 'dpm']",
         "prompt_dropout must be between 0 and 1, not 2.0",
-        "values are taken as they stand",
+        "${oc.env:HOME}",
         "no key 'lr.more'",
     ):
-        assert any(words in line for line in told), words
+        assert any(words in message for message in messages), words
 
 
-def test_an_argument_that_nothing_has_set_is_asked_for():
+def test_config_names_a_required_argument_that_nothing_sets():
     with pytest.raises(BadConfig, match="data set 'coco_stuff' needs data.root="):
         load("coco_stuff")
     assert load("coco_stuff", complete=False).data["root"] is None
     assert load("coco_stuff", [ROOT]).data["root"] == "/nowhere"
 
 
-def test_a_file_of_ones_own_is_an_experiment(tmp_path):
+def test_experiment_may_be_a_file_of_the_user(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("backbone: {name: clip, facet: value}\nlr: 1e-4\n")
     config = load(str(path), [ROOT])
@@ -79,7 +102,7 @@ def test_a_file_of_ones_own_is_an_experiment(tmp_path):
         (None, UnknownName),
     ],
 )
-def test_a_bad_file_is_one_sentence(tmp_path, text, error):
+def test_experiment_file_with_a_mistake_is_named(tmp_path, text, error):
     path = tmp_path / "mine.yaml"
     if text is not None:
         path.write_text(text)
@@ -87,26 +110,35 @@ def test_a_bad_file_is_one_sentence(tmp_path, text, error):
         load(str(path), [ROOT])
 
 
-def test_an_unknown_experiment_is_answered_with_the_nearest():
+def test_experiment_suggests_the_nearest_name():
     with pytest.raises(UnknownName, match=r"did you mean 'scenes'\?"):
         load("scene")
 
 
-def test_base_sets_every_key_and_only_those():
-    saved = dump(load("coco_stuff", [ROOT]))
-    assert saved.keys() - {"experiment", "flags", "defaults"} == _read("base").keys()
+def test_base_experiment_sets_every_key_and_only_those():
+    base = read_experiment("base")
+    assert dump(load("coco_stuff", [ROOT])).keys() - {"experiment", "flags", "defaults"} == base.keys()
+    assert all(base[key.removesuffix(".name")] == value for key, value in LATER_KEYS.items())
 
 
-def test_a_saved_config_comes_back_with_new_flags():
+def test_config_is_reloaded_with_new_overrides():
     config = load("scenes", ["backbone=dinov2", "lr=3e-4"])
-    again = reload(dump(config), ["sampling.steps=7"])
-    assert again.sampling.steps == 7 and again.flags == {"sampling.steps": 7}
-    again.sampling.steps = config.sampling.steps
-    before, after = dump(config), dump(again)
+    changed = reload(dump(config), ["sampling.steps=7"])
+    assert changed.sampling.steps == 7 and changed.flags == {"sampling.steps": 7}
+    changed.sampling.steps = config.sampling.steps
+    before, after = dump(config), dump(changed)
     assert all(before[key] == after[key] for key in before.keys() - {"experiment", "flags"})
 
 
-def test_metrics_are_named_in_a_list_and_keep_the_arguments_of_the_experiment():
+def test_config_of_an_older_release_is_reloaded_with_defaults():
+    saved = dump(load("scenes"))
+    older = {key: value for key, value in saved.items() if key not in ("task", "generator")}
+    older["backbone"] = {key: value for key, value in saved["backbone"].items() if key != "layer"}
+    reloaded = dump(reload(older))
+    assert all(reloaded[key] == saved[key] for key in saved.keys() - {"flags"})
+
+
+def test_metrics_keep_the_arguments_of_the_experiment():
     config = load("scenes", ["metrics=[lpips,miou]", "metrics.lpips.trunk=vgg"])
     assert config.metrics == {"lpips": {"trunk": "vgg"}, "miou": {"segmenter": "scenes", "revision": None}}
     assert load("scenes", ["metrics.lpips.trunk=vgg", "metrics=[miou]"]).metrics.keys() == {"miou", "lpips"}
@@ -116,34 +148,57 @@ def test_metrics_are_named_in_a_list_and_keep_the_arguments_of_the_experiment():
 
 
 @pytest.mark.parametrize(
-    ("flag", "says"),
+    ("override", "words"),
     [
         ("metrics=[mIoU]", "no metric is called 'mIoU'; did you mean 'miou'?"),
-        ("metrics=3", "metrics cannot be 3; write names"),
+        ("metrics=3", "metrics cannot be 3"),
         (
             "metrics.miou.segmentor=x",
             "metric 'miou' has no argument 'metrics.miou.segmentor'; did you mean 'segmenter'",
         ),
         ("metrics.lpips.trunk=3", "metrics.lpips.trunk of metric 'lpips' must be str, not 3"),
-        ("metrics.lpips=false", "metrics.lpips takes no value; write metrics=[lpips]"),
-        ("measure.anchors=[reel]", "measure.anchors cannot be"),
+        ("metrics.lpips=false", "write metrics=[lpips]"),
+        ("measure.anchors=[reel]", "task 'layout_to_image' has no row 'reel'; did you mean 'real'?"),
+        ("measure.anchors=7", "measure.anchors cannot be 7"),
+        ("task=layout_to_imag", "no task is called 'layout_to_imag'; did you mean 'layout_to_image'?"),
+        ("generator=controlnets", "no generator is called 'controlnets'; did you mean 'controlnet'?"),
     ],
 )
-def test_a_mistake_in_metrics_is_named(flag, says):
+def test_metrics_and_tasks_with_a_mistake_are_named(override, words):
     with pytest.raises(BadConfig) as error:
-        load("scenes", [flag])
-    assert says in str(error.value)
+        load("scenes", [override])
+    assert words in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_metric_without_an_evaluator_of_its_own_must_be_given_one(tmp_path):
+def test_metric_asks_for_a_network_that_nothing_names(tmp_path):
     (tmp_path / "mine.yaml").write_text("data: coco_stuff\n")
     with pytest.raises(BadConfig, match="metric 'miou' needs metrics.miou.segmenter="):
         load(str(tmp_path / "mine.yaml"), [ROOT, "metrics=[miou]"])
 
 
-@pytest.mark.parametrize("name", experiments())
-def test_every_experiment_names_what_it_is_judged_by(name):
-    flags = [] if name == "scenes" else [ROOT]
-    config = load(name, [*flags, f"metrics=[{','.join(metrics.names())}]"])
+@pytest.mark.parametrize("name", list_experiments())
+def test_experiment_names_the_networks_of_all_metrics(name):
+    overrides = [] if name == "scenes" else [ROOT]
+    config = load(name, [*overrides, f"metrics=[{','.join(metrics.names())}]"])
     assert config.metrics["miou"]["segmenter"]
-    assert name == "scenes" or not load(name, flags).metrics  # without being asked, nothing is fetched
+    assert name == "scenes" or not load(name, overrides).metrics  # without an override, nothing is downloaded
+
+
+def test_task_brings_its_own_metrics_and_reference_rows(colours):
+    config = load("scenes", [f"task={colours}", "task.bins=4"])
+    assert config.task == {"name": colours, "bins": 4} and config.measure.anchors == ["real"]
+    assert config.metrics == {"lpips": {"trunk": "scenes"}, "miou": {"segmenter": "scenes", "revision": None}}
+    assert load("scenes", [f"task={colours}", "metrics=[kid]"]).metrics.keys() == {"kid"}
+    assert load("scenes", [f"task={colours}", "metrics.kid.resize=clean"]).metrics.keys() == {"lpips", "miou", "kid"}
+    assert load("scenes", [f"task={colours}", "measure.anchors=[grey,real]"]).measure.anchors == ["grey", "real"]
+    with pytest.raises(BadConfig, match="task 'colours' has no row 'gray'; did you mean 'grey'"):
+        load("scenes", [f"task={colours}", "measure.anchors=[gray]"])
+
+
+def test_task_metrics_do_not_replace_those_of_a_file_that_names_the_task(colours, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"task: {colours}\ndata: scenes\nmetrics: [tifa]\ndefaults: {{metrics: {{vqa: scenes}}}}\n")
+    assert load(str(path)).metrics.keys() == {"tifa"}
+    assert reload(dump(load("scenes", [f"task={colours}", "metrics=[kid]"]))).metrics.keys() == {"kid"}
+    path.write_text(f"task: {colours}\ndata: scenes\ndefaults: {{metrics: {{segmenter: scenes}}}}\n")
+    assert load(str(path)).metrics.keys() == {"lpips", "miou"}
