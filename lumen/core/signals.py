@@ -58,7 +58,7 @@ def listening(stop_after: str | None = None) -> Iterator[Ear]:
     numbers = (*SIGNALS, signal.SIGALRM) if stop_after else SIGNALS
     before = {number: signal.signal(number, ear) for number in numbers}
     if stop_after:
-        signal.setitimer(signal.ITIMER_REAL, seconds(stop_after))
+        signal.setitimer(signal.ITIMER_REAL, parse_duration(stop_after))
     try:
         yield ear
     finally:
@@ -92,7 +92,7 @@ def _obey() -> None:
     os._exit(0)
 
 
-def seconds(text: str) -> int:
+def parse_duration(text: str) -> int:
     """The length of a time written as 1d, 3h50m or 90s; 0 where it is written otherwise."""
     parts = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
     return sum(int(n or 0) * unit for n, unit in zip(parts.groups(), (86400, 3600, 60, 1), strict=True)) if parts else 0

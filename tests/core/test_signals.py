@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from lumen.core.signals import SIGNALS, STOPPED, listening, seconds
+from lumen.core.signals import SIGNALS, STOPPED, listening, parse_duration
 
 WAITS = """
 import sys, time
@@ -72,4 +72,4 @@ def test_a_rank_that_another_has_started_hands_its_signal_on(monkeypatch):
 
 def test_times_are_written_with_units():
     texts = ["3h50m", "1d", "90s", "1d2h3m4s", "", "50", "1.5h", "3h 50m"]
-    assert [seconds(text) for text in texts] == [13800, 86400, 90, 93784, 0, 0, 0, 0]
+    assert [parse_duration(text) for text in texts] == [13800, 86400, 90, 93784, 0, 0, 0, 0]
