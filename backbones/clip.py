@@ -15,9 +15,9 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
-from lumen.core.hashing import fingerprint
 from lumen.core.interfaces import Backbone
 from lumen.core.registry import backbones
+from lumen.core.tensor_hashing import fingerprint
 from lumen.features.extraction import Normalization, capture_outputs, resize_to_multiple, select_layers, tokens_to_map
 from lumen.features.pretrained import building_on_meta, loading_errors, resolve_weights
 

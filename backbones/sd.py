@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lumen.core.errors import BadConfig
-from lumen.core.hashing import fingerprint
 from lumen.core.interfaces import Backbone
 from lumen.core.patching import ConstantOutput, replace_submodules
 from lumen.core.registry import backbones
+from lumen.core.tensor_hashing import fingerprint
 from lumen.diffusion.activation_reuse import cached_cross_attention_kv
 from lumen.diffusion.loading import load
 from lumen.diffusion.stable_diffusion import StableDiffusion, encode_latents

@@ -16,7 +16,7 @@ from lumen.core.interfaces import Backbone, Batch, Conditioning
 from lumen.core.patching import replace_submodules
 from lumen.core.random import generator
 from lumen.core.registry import conditionings
-from lumen.core.visualize import colours
+from lumen.core.visualize import layout_to_rgb
 from lumen.features.joint_moments import joint_moments
 from lumen.features.moments import Moments
 from lumen.features.pca import BASIS_TENSORS, Basis, gather_vectors, principal_axes, project
@@ -122,7 +122,7 @@ class NeuralLayout(Conditioning):
 
     def visualize(self, layout: Float[Tensor, "b k h w"]) -> Float[Tensor, "b 3 h w"]:
         """Return the first three components as RGB in [0, 1]."""
-        return colours(layout)
+        return layout_to_rgb(layout)
 
     def cache_key(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return backbone and axes, all that `encode` depends on; N and `scale` are applied later."""

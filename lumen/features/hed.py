@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lumen.core.files import beside, write_json
+from lumen.core.files import atomic_path, write_json
 from lumen.features.pretrained import loading_errors
 
 CONTROLNET_FILE = "ControlNetHED.pth"
@@ -71,7 +71,7 @@ class HED(nn.Module):
     def save(self, directory: Path) -> None:
         """Write config.json and model.safetensors in the precision of the parameters."""
         write_json(directory / "config.json", {"architecture": "hed", **self.config})
-        with beside(directory / "model.safetensors") as draft:
+        with atomic_path(directory / "model.safetensors") as draft:
             save_file({name: x.contiguous() for name, x in self.state_dict().items()}, draft)
 
 

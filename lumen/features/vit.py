@@ -10,8 +10,8 @@ from timm.data import resolve_model_data_config
 from timm.models import VisionTransformer
 from torch import Tensor
 
-from lumen.core.hashing import fingerprint
 from lumen.core.interfaces import Backbone
+from lumen.core.tensor_hashing import fingerprint
 from lumen.features.extraction import (
     Normalization,
     capture_outputs,
