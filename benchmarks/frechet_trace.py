@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from scipy.linalg import sqrtm
 
-from lumen.evaluation.metrics.fid import frechet
+from lumen.evaluation.metrics.fid import frechet_distance
 
 PEER = "numpy.cov and scipy.linalg.sqrtm, as pytorch-fid and clean-fid"
 LIBRARIES = ("numpy", "scipy", "torch")
@@ -27,4 +27,4 @@ def peer(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def ours(a: np.ndarray, b: np.ndarray) -> torch.Tensor:
-    return frechet(torch.from_numpy(a), torch.from_numpy(b))
+    return frechet_distance(torch.from_numpy(a), torch.from_numpy(b))

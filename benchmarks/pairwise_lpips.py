@@ -23,7 +23,7 @@ def inputs(small: bool = False) -> tuple:
     """A trunk without weights: these would have to be fetched, and take as long."""
     torch.manual_seed(0)
     network = _LPIPS(pretrained=True, net="alex", pnet_rand=True).eval().requires_grad_(False)
-    with patch.object(lpips, "_published", lambda _: copy.deepcopy(network)):
+    with patch.object(lpips, "_load_published", lambda _: copy.deepcopy(network)):
         metric = lpips.Diversity("alex")
     generated = torch.rand(2, 10, 3, 64 if small else 128, 64 if small else 128) * 2 - 1
     return network, metric, generated

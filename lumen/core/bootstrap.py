@@ -10,37 +10,42 @@ from lumen.core.random import generator
 
 
 def bootstrap_resamples(
-    figure: Callable[[Tensor], Tensor], rows: Float[Tensor, "b ..."], draws: int = 1000
+    aggregate: Callable[[Tensor], Tensor], scores: Float[Tensor, "b ..."], num_resamples: int = 1000
 ) -> Float[Tensor, " draws"]:
-    """Figures of as many rows, one per image, drawn anew with replacement: the bootstrap.
+    """Return the aggregates of rows of scores that are resampled with replacement.
 
-    The draws are the same wherever there are as many images: figures of two runs come in pairs.
+    The resampled rows depend on the number of rows alone, so resamples of two runs on the same images are paired.
 
     Source: Efron and Tibshirani 1993, chapter 13.
     """
-    draw = torch.randint(len(rows), (draws, len(rows)), generator=generator("bootstrap")).to(rows.device)
-    return torch.stack([figure(rows[some]) for some in draw]).double()
+    rows = torch.randint(len(scores), (num_resamples, len(scores)), generator=generator("bootstrap"))
+    return torch.stack([aggregate(scores[index]) for index in rows.to(scores.device)]).double()
 
 
-def percentile_interval(bootstrap_resamples: Float[Tensor, " draws"], share: float = 0.95) -> list[float]:
-    """Where the middle `share` of figures lies: the percentile interval."""
-    return bootstrap_resamples.quantile(torch.tensor([(1 - share) / 2, (1 + share) / 2]).to(bootstrap_resamples)).tolist()
+def percentile_interval(resamples: Float[Tensor, " draws"], level: float = 0.95) -> list[float]:
+    """Return the low and high end of the central interval that holds `level` of the resamples."""
+    return resamples.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2]).to(resamples)).tolist()
 
 
-def influence_bootstrap(figure: Float[Tensor, ""], influence: Float[Tensor, " b"], draws: int) -> Float[Tensor, " draws"]:
-    """Figures of b images drawn anew, to first order: the figure + mean(c * influence), image i being drawn c_i times.
+def influence_bootstrap(
+    value: Float[Tensor, ""], influence: Float[Tensor, " b"], num_resamples: int
+) -> Float[Tensor, " draws"]:
+    """Return the first-order approximation of bootstrap resamples: value + mean(count * influence).
 
-    A plain bootstrap would be off: copies of images raise a distance of distributions, as fewer images do, and make
-    pairs of one image with itself. To first order they do neither, and the deviation is that of the infinitesimal
-    jackknife. The interval holds the expected figure at this number of images.
+    `count` says how often a resample holds each image; the counts are those of `bootstrap_resamples`. A plain
+    bootstrap is biased for distances between distributions: duplicates of images raise the distance, as fewer images
+    do, and form pairs of an image with itself. To first order they do neither, and the standard deviation is that of
+    the infinitesimal jackknife. The interval holds the expected value at this number of images.
 
     Args:
-        influence: b times the derivative of the figure by each image's share of the whole; its mean is 0.
+        value: Metric value of all images.
+        influence: b times the derivative of the value by the weight of each image; its mean is 0.
 
     Source: Efron and Tibshirani 1993, chapter 21 (influence functions and the delta method).
     """
     images = len(influence)
-    # the draws of Metric.drawn, as counts
-    bootstrap_resamples = torch.randint(images, (draws, images), generator=generator("bootstrap"))
-    counts = torch.zeros(draws, images, dtype=torch.float64).scatter_add_(1, bootstrap_resamples, torch.ones_like(bootstrap_resamples).double())
-    return figure + counts.to(influence) @ influence / images
+    rows = torch.randint(images, (num_resamples, images), generator=generator("bootstrap"))
+    counts = torch.zeros(num_resamples, images, dtype=torch.float64).scatter_add_(
+        1, rows, torch.ones_like(rows).double()
+    )
+    return value + counts.to(influence) @ influence / images

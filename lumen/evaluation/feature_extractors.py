@@ -1,4 +1,4 @@
-"""Networks whose features stand for an image: the published Inception, or one of timm, which makes another measure."""
+"""Feature extractors of FID, KID and LPIPS: the published Inception-v3, or a network of timm."""
 
 import re
 from io import BytesIO
@@ -13,71 +13,84 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from lumen.core.errors import WeightsMissing
-from lumen.features.pretrained import folder, reading
+from lumen.features.pretrained import loading_errors, resolve_weights
 
-SIZE = (299, 299)  # px, what Inception takes
-
-
-def features(network: str, resize: str) -> nn.Module:
-    """One vector of `width` numbers per image, by "inception", "scenes" or a timm folder."""
-    return Inception(resize) if network == "inception" else Pooled(network)
+INCEPTION_SIZE = (299, 299)  # px
 
 
-def suffix(network: str) -> str:
-    """What another network than the published one adds to the name of a measure: -scenes, or the folder's name."""
+def build_feature_extractor(network: str, resize: str) -> nn.Module:
+    """Return a network that maps an image to one vector of `channels` numbers.
+
+    Args:
+        network: "inception", "scenes" or a timm folder.
+        resize: Resizing for Inception, as `InceptionFeatures` takes it.
+    """
+    return InceptionFeatures(resize) if network == "inception" else PooledFeatures(network)
+
+
+def key_suffix(network: str) -> str:
+    """Return what a network other than the published one adds to a metric's key: -scenes, or the folder's name."""
     return "-" + re.sub(r"[^\w.-]", "_", Path(network).expanduser().resolve().name)
 
 
-class Inception(nn.Module):
-    """The 2048 pooled features of the Inception-v3 that the FID was published with, by torch-fidelity.
+class InceptionFeatures(nn.Module):
+    """Pooled features of the Inception-v3 that FID was published with, as torch-fidelity has it.
 
     Args:
-        resize: "clean" is bicubic as PIL's, with a filter as wide as the reduction, neither rounded nor out of range
-            (Parmar et al. 2022, arXiv:2104.11222); "original" the bilinear one of TensorFlow 1, which skips pixels.
+        resize: "clean" is bicubic as in PIL, with a filter as wide as the reduction, clamped and not rounded
+            (Parmar et al. 2022, arXiv:2104.11222); "original" is the bilinear one of TensorFlow 1, which skips pixels.
 
     Raises:
-        WeightsMissing: they are not in torch's cache and could not be fetched.
+        WeightsMissing: The weights are not in torch's cache and could not be fetched.
     """
 
-    width = 2048
+    channels = 2048
 
     def __init__(self, resize: str):
         super().__init__()
-        # here, for it imports half of torchvision
+        # Imported here because it imports half of torchvision.
         from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
-        place, file = Path(torch.hub.get_dir(), "checkpoints"), BytesIO()
-        with reading(place, "inception", f"{Path(URL_INCEPTION_V3).name}, which {URL_INCEPTION_V3} gives"):
+        directory, file = Path(torch.hub.get_dir(), "checkpoints"), BytesIO()
+        with loading_errors(directory, "inception", f"{Path(URL_INCEPTION_V3).name}, which {URL_INCEPTION_V3} gives"):
             weights = torch.hub.load_state_dict_from_url(
                 URL_INCEPTION_V3, map_location="cpu", progress=False, check_hash=True, weights_only=True
             )
-            # It unpickles whatever it is given, so it is given what was written here.
+            # torch-fidelity unpickles its file without checks, so the verified weights are written anew.
             torch.save(weights, file)
             file.seek(0)
             network = FeatureExtractorInceptionV3("inception", ["2048"], file)
-        self.layers = nn.Sequential(*(part for name, part in network.named_children() if name != "fc"))
-        self.resized = {"clean": _clean, "original": _original}[resize]
+        self.layers = nn.Sequential(*(layer for name, layer in network.named_children() if name != "fc"))
+        self.resize = {"clean": _resize_clean, "original": _resize_original}[resize]
 
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c"]:
-        return self.layers((self.resized(_levels(images)) - 128) / 128).flatten(1)
+        return self.layers((self.resize(_quantize(images)) - 128) / 128).flatten(1)
 
 
-class Pooled(nn.Module):
-    """The pooled features of a timm network, which sees images in the size and range of its own card."""
+class PooledFeatures(nn.Module):
+    """Pooled features of a timm network, which receives images in the size and range of its model card.
+
+    Args:
+        weights: "scenes", a timm folder or a hub id.
+    """
 
     def __init__(self, weights: str):
         super().__init__()
-        self.net, card = timm_network(weights, num_classes=0)
-        self.scaling_layer = Scaling(card)
-        self.width, self.size, self.mode = self.net.head_hidden_size, card["input_size"][1:], card["interpolation"]
+        self.net, card = load_timm_network(weights, num_classes=0)
+        self.scaling_layer = ScalingLayer(card)
+        self.channels, self.size, self.mode = self.net.head_hidden_size, card["input_size"][1:], card["interpolation"]
 
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c"]:
-        image = F.interpolate(_levels(images) / 127.5 - 1, self.size, mode=self.mode, antialias=True)
+        image = F.interpolate(_quantize(images) / 127.5 - 1, self.size, mode=self.mode, antialias=True)
         return self.net(self.scaling_layer(image))
 
 
-class Scaling(nn.Module):
-    """From [-1, 1] to the range that a network of timm was trained in."""
+class ScalingLayer(nn.Module):
+    """Map from [-1, 1] to the input range of a timm network.
+
+    Args:
+        card: Mean and standard deviation per channel, of images in [0, 1].
+    """
 
     def __init__(self, card: dict[str, Any]):
         super().__init__()
@@ -89,32 +102,36 @@ class Scaling(nn.Module):
         return (image - self.shift) / self.scale
 
 
-def timm_network(weights: str, **how: Any) -> tuple[nn.Module, dict[str, Any]]:
-    """A network of a timm folder, of a hub id or of scenes, and its card.
+def load_timm_network(weights: str, **options: Any) -> tuple[nn.Module, dict[str, Any]]:
+    """Load a timm network and its model card.
+
+    Args:
+        weights: "scenes", a timm folder or a hub id.
+        options: Arguments of `timm.create_model`.
 
     Raises:
-        WeightsMissing: the weights are nowhere, or cannot be read.
+        WeightsMissing: The weights do not exist or cannot be read.
     """
-    path = folder(weights, "features", None, None, ["config.json", "model.safetensors"])
+    path = resolve_weights(weights, "features", None, None, ["config.json", "model.safetensors"])
     if path is None:
         raise WeightsMissing(
-            "untrained features can judge nothing; give the published network, a timm folder, or scenes."
+            "an untrained feature extractor cannot score images; give the published network, a timm folder, or scenes."
         )
-    with reading(path, "features", "config.json and model.safetensors of a timm network"):
-        network = timm.create_model(f"local-dir:{path}", pretrained=True, **how)
+    with loading_errors(path, "features", "config.json and model.safetensors of a timm network"):
+        network = timm.create_model(f"local-dir:{path}", pretrained=True, **options)
     return network, resolve_model_data_config(network)
 
 
-def _levels(images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 H W"]:
-    """Images in [-1, 1] as the whole numbers 0 to 255 that a file would hold."""
+def _quantize(images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 H W"]:
+    """Return images in [-1, 1] as the integers 0 to 255 that a PNG holds, in floating point."""
     return ((images + 1) * 127.5).round().clamp(0, 255)
 
 
-def _clean(image: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 299 299"]:
-    return F.interpolate(image, SIZE, mode="bicubic", antialias=True).clamp(0, 255)
+def _resize_clean(image: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 299 299"]:
+    return F.interpolate(image, INCEPTION_SIZE, mode="bicubic", antialias=True).clamp(0, 255)
 
 
-def _original(image: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 299 299"]:
+def _resize_original(image: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 299 299"]:
     from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
-    return interpolate_bilinear_2d_like_tensorflow1x(image, SIZE, align_corners=False)
+    return interpolate_bilinear_2d_like_tensorflow1x(image, INCEPTION_SIZE, align_corners=False)

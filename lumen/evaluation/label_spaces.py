@@ -1,10 +1,10 @@
-"""What published segmenters call the classes of a data set, and which of them they do not tell apart."""
+"""Label spaces: the classes in which the labels of a segmenter and those of a data set are compared."""
 
 from dataclasses import dataclass
 
 # Classes of ADE20K by other names of published label lists: SegFormer and Mask2Former say "television receiver",
 # OneFormer the others. Source: huggingface/label-files, ade20k-id2label.json; MaskFormer, register_ade20k_panoptic.py.
-ALSO = {
+SYNONYMS = {
     "windowpane": ("window",),
     "bathtub": ("tub",),
     "railing": ("rail",),
@@ -17,8 +17,8 @@ ALSO = {
     "ashcan": ("trash can",),
 }
 
-# How COCO's panoptic task made 53 classes of stuff of COCO-Stuff's 91; 36 are as they were, and so are the 80 things.
-# Source: cocodataset.org/#panoptic-eval.
+# COCO's panoptic task has 53 classes of stuff for COCO-Stuff's 91: 36 are unchanged, as are the 80 things, and these
+# 17 are unions. Source: cocodataset.org/#panoptic-eval.
 _MERGED = """
 tree-merged: branch, tree, bush, leaves
 fence-merged: cage, fence, railing
@@ -38,13 +38,13 @@ rock-merged: stone, rock
 wall-other-merged: wall-other, wall-concrete, wall-panel
 rug-merged: mat, rug, carpet
 """
-# Their pixels belong to no class. The last line: things that were named and never drawn.
+# Pixels of these belong to no panoptic class. The last line: things that have a name but no annotation.
 _REMOVED = (
     "furniture-other, metal, plastic, solid-other, structural-other, waterdrops, textile-other, cloth, clothes, "
     "plant-other, wood, ground-other, "
     "street sign, hat, shoe, eye glasses, plate, mirror, window, desk, door, blender, hair brush"
 )
-PANOPTIC: dict[str, str | None] = dict.fromkeys(_REMOVED.split(", ")) | {
+PANOPTIC_CLASS: dict[str, str | None] = dict.fromkeys(_REMOVED.split(", ")) | {
     member: merged
     for merged, members in (line.split(": ") for line in _MERGED.strip().splitlines())
     for member in members.split(", ")
@@ -52,39 +52,55 @@ PANOPTIC: dict[str, str | None] = dict.fromkeys(_REMOVED.split(", ")) | {
 
 
 @dataclass(frozen=True)
-class Space:
-    """The classes that a segmenter is judged in, and where labels belong in it: len(names) is no class."""
+class LabelSpace:
+    """Classes in which a segmenter is compared with a data set. The index len(names) stands for no class.
+
+    Attributes:
+        names: Name of each class.
+        label_index: Index of the class of each label of the segmenter.
+        class_index: Index of the class of each class of the data set.
+        merged: Whether these are COCO's panoptic classes instead of the data set's own.
+    """
 
     names: tuple[str, ...]
-    found: tuple[int, ...]  # of each label of the segmenter
-    truth: tuple[int, ...]  # of each class of the data set
+    label_index: tuple[int, ...]
+    class_index: tuple[int, ...]
     merged: bool = False
 
 
-def space(labels: dict[int, str], classes: tuple[str, ...]) -> Space | list[str]:
-    """The data set's own classes, or COCO's panoptic ones where the segmenter has those.
+def match_label_space(labels: dict[int, str], classes: tuple[str, ...]) -> LabelSpace | None:
+    """Return the data set's own classes, or COCO's panoptic ones if the segmenter knows those; else None.
 
-    Returns:
-        The space; or, where the segmenter knows neither, the classes of the data set that it lacks.
+    Args:
+        labels: Name of each label of the segmenter.
+        classes: Classes of the data set.
     """
-    merged = [PANOPTIC.get(name, name) for name in classes]
-    kept = tuple(dict.fromkeys(name for name in merged if name is not None))
-    for names, belongs in ((classes, list(classes)), (kept, merged)):
-        found = _found(labels, names)
-        if not set(range(len(names))) - set(found):
-            truth = tuple(len(names) if name is None else names.index(name) for name in belongs)
-            return Space(names, found, truth, merged=names != classes)
-    missing = set(range(len(classes))) - set(_found(labels, classes))
+    panoptic = [PANOPTIC_CLASS.get(name, name) for name in classes]
+    panoptic_names = tuple(dict.fromkeys(name for name in panoptic if name is not None))
+    for names, class_names in ((classes, list(classes)), (panoptic_names, panoptic)):
+        label_index = _label_index(labels, names)
+        if not set(range(len(names))) - set(label_index):
+            class_index = tuple(len(names) if name is None else names.index(name) for name in class_names)
+            return LabelSpace(names, label_index, class_index, merged=names != classes)
+    return None
+
+
+def missing_classes(labels: dict[int, str], classes: tuple[str, ...]) -> list[str]:
+    """Return the classes of the data set that no label of the segmenter names."""
+    missing = set(range(len(classes))) - set(_label_index(labels, classes))
     return [classes[i] for i in sorted(missing)]
 
 
-def _found(labels: dict[int, str], names: tuple[str, ...]) -> tuple[int, ...]:
-    """For each label the place of its class among `names`: by the whole label, else by one of those between commas."""
-    place = {also: i for i, name in enumerate(names) for also in ALSO.get(name, ())}
-    place |= {each: i for i, name in enumerate(names) for each in _spellings(name)}
-    known = {number: [place[each] for each in _spellings(label) if each in place] for number, label in labels.items()}
-    return tuple(known[number][0] if known.get(number) else len(names) for number in range(max(labels) + 1))
+def _label_index(labels: dict[int, str], names: tuple[str, ...]) -> tuple[int, ...]:
+    """Return for each label the index of its class, by its whole name or else by one of those between commas."""
+    index = {synonym: i for i, name in enumerate(names) for synonym in SYNONYMS.get(name, ())}
+    index |= {spelling: i for i, name in enumerate(names) for spelling in _spellings(name)}
+    matches = {
+        number: [index[spelling] for spelling in _spellings(label) if spelling in index]
+        for number, label in labels.items()
+    }
+    return tuple(matches[number][0] if matches.get(number) else len(names) for number in range(max(labels) + 1))
 
 
 def _spellings(name: str) -> list[str]:
-    return [each.strip().lower() for each in (name, *name.split(","))]
+    return [spelling.strip().lower() for spelling in (name, *name.split(","))]

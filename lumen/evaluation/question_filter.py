@@ -1,6 +1,6 @@
-"""Drafts of questions: what a language model is told, what is read from its completion, which questions stand.
+"""Questions of a language model: prompt, parser of its completions, and filter of consistent questions.
 
-Prompt, form and rules are those of TIFA (Hu et al. 2023, arXiv:2303.11897), so that its models can be used.
+Prompt, format and rules are those of TIFA (Hu et al. 2023, arXiv:2303.11897), so that its models can be used.
 Source: Yushi-Hu/tifa, tifascore/question_gen_llama2.py, question_filter.py and unifiedqa.py.
 """
 
@@ -16,68 +16,74 @@ spatial, location, shape, other), and then generate a question for each type.
 <</SYS>>
 
 Description: {caption} [/INST] Entities:"""
-TYPES = {"human": "animal/human", "animal": "animal/human"} | {
+KIND_OF_TYPE = {"human": "animal/human", "animal": "animal/human"} | {
     kind: kind
     for kind in ("object", "food", "activity", "attribute", "counting", "color", "material", "spatial", "location",
                  "shape", "other")
 }  # fmt: skip
 FIELDS = ("question", "choices", "answer", "element", "element_type")
-HEAD = 6  # lines of a completion before its questions: entities, activities, colours, counting, others, a title
-ALIKE = 0.6  # a free answer must share more of its words than this, by F1, with the right one
-NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-           "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"]  # fmt: skip
+HEADER_LINES = 6  # of a completion, before its questions: entities, activities, colours, counting, others, a title
+MIN_F1 = 0.6  # agreement in words of a free answer with the correct one; a question must exceed it
+NUMBER_WORDS = [
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
+    "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
+]  # fmt: skip
 
 
-def parsed(completion: str) -> list[dict[str, Any]]:
-    """The questions of a completion in the fields of TIFA's files; what has another form is passed over."""
-    found = []
+def parse_completion(completion: str) -> list[dict[str, Any]]:
+    """Return the questions of a completion in the fields of TIFA's files; malformed ones are left out."""
+    questions = []
     about: dict[str, Any] = {}
-    question: dict[str, Any] = {}
-    for line in completion.split("\n")[HEAD:]:
-        mark, _, rest = line.partition(" ")
+    draft: dict[str, Any] = {}
+    for line in completion.split("\n")[HEADER_LINES:]:
+        mark, _, content = line.partition(" ")
         if mark == "About":
-            element, _, kind = rest.removesuffix(":").partition(" (")
-            about = {"element": element, "element_type": TYPES.get(kind.partition(")")[0])}
+            element, _, element_type = content.removesuffix(":").partition(" (")
+            about = {"element": element, "element_type": KIND_OF_TYPE.get(element_type.partition(")")[0])}
         elif mark == "Q:":
-            question["question"] = rest
+            draft["question"] = content
         elif mark == "Choices:":
-            question["choices"] = rest.split(", ")
+            draft["choices"] = content.split(", ")
         elif mark == "A:":
-            one = question | {"answer": rest} | about
-            found += [one] if all(one.get(field) for field in FIELDS) else []
-            question = {}
-    return found
+            question = draft | {"answer": content} | about
+            questions += [question] if all(question.get(field) for field in FIELDS) else []
+            draft = {}
+    return questions
 
 
-def stand(
-    drafts: list[dict[str, Any]], caption: str, answers: Callable[[Sequence[str]], list[str]]
+def filter_consistent(
+    questions: list[dict[str, Any]], caption: str, answer: Callable[[Sequence[str]], list[str]]
 ) -> list[dict[str, Any]]:
-    """The questions, none twice, that a reader of the caption answers as their writer did.
+    """Return the questions, without duplicates, that a model answers from the caption as they say.
 
-    Among the choices it must find the very answer. Asked freely, unless that is yes or no, it must give most of the
-    answer's words.
+    Given the choices, it must return the exact answer. Without choices, unless the answer is yes or no, it must return
+    most of the answer's words.
+
+    Args:
+        answer: Function from prompts to answers of a text-to-text model.
     """
-    once: dict[str, dict[str, Any]] = {}
-    for one in drafts:
-        once.setdefault(one["question"], one)
-    chosen = answers([f"{text} \n {caption} \n {_lettered(one['choices'])}" for text, one in once.items()])
-    found = {t: one for (t, one), choice in zip(once.items(), chosen, strict=True) if choice == one["answer"]}
-    asked = [text for text, one in found.items() if one["answer"] not in ("yes", "no")]
-    free = dict(zip(asked, answers([f"{text} \n {caption}" for text in asked]), strict=True))
-    return [one for text, one in found.items() if text not in free or _f1(one["answer"], free[text]) > ALIKE]
+    unique: dict[str, dict[str, Any]] = {}
+    for question in questions:
+        unique.setdefault(question["question"], question)
+    prompts = [f"{text} \n {caption} \n {_format_choices(q['choices'])}" for text, q in unique.items()]
+    answers = zip(unique.items(), answer(prompts), strict=True)
+    correct = {text: question for (text, question), choice in answers if choice == question["answer"]}
+    open_ended = [text for text, question in correct.items() if question["answer"] not in ("yes", "no")]
+    free = dict(zip(open_ended, answer([f"{text} \n {caption}" for text in open_ended]), strict=True))
+    return [q for text, q in correct.items() if text not in free or _word_f1(q["answer"], free[text]) > MIN_F1]
 
 
-def _lettered(choices: list[str]) -> str:
+def _format_choices(choices: list[str]) -> str:
     return "".join(f"({letter}) {choice} " for letter, choice in zip("ABCD", choices, strict=False))
 
 
-def _f1(right: str, free: str) -> float:
-    """Of the words that are in one of the two answers and in the other; numbers as digits where the right one is."""
+def _word_f1(correct: str, free: str) -> float:
+    """Return the F1 score of the words of a free answer; number words count as digits if the correct answer is one."""
     plain = "".join(c for c in free if c.isalnum() or c.isspace()).strip().lower()
-    gold, given = right.split(), plain.split()
-    numbers = [str(NUMBERS.index(word)) for word in given if word in NUMBERS]
-    if right.isnumeric() and len(numbers) == 1:
-        given = numbers
-    hits = sum(word in given for word in gold)
-    wrong = sum(word not in gold for word in given)
-    return 2 * hits / (hits + wrong + len(gold)) if gold else float(not given)
+    target, prediction = correct.split(), plain.split()
+    numbers = [str(NUMBER_WORDS.index(word)) for word in prediction if word in NUMBER_WORDS]
+    if correct.isnumeric() and len(numbers) == 1:
+        prediction = numbers
+    hits = sum(word in prediction for word in target)
+    wrong = sum(word not in target for word in prediction)
+    return 2 * hits / (hits + wrong + len(target)) if target else float(not prediction)

@@ -1,8 +1,6 @@
-"""What every measured image brought to every metric: samples.parquet, and the pieces it is put together from."""
+"""Scores of each evaluated image by each metric: samples.parquet, and the partial results of an evaluation."""
 
-import json
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,71 +11,81 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from lumen.core.files import beside, write
+from lumen.core.files import atomic_path, write
+from lumen.core.hashing import hash_json
 
 
 @dataclass
-class Samples:
-    """Rows of measured images, ordered by id: of two runs the same row is the same image."""
+class PerImageScores:
+    """Scores of evaluated images, ordered by id: the same row of two runs is the same image.
+
+    Attributes:
+        id: Permanent name of each image.
+        caption: Prompt of each image.
+        scores: What `Metric.per_image` returned, by `Metric.key`.
+    """
 
     id: list[str]
     caption: list[str]
-    rows: dict[str, Float[Tensor, "b ..."]]  # by the title of the metric
+    scores: dict[str, Float[Tensor, "b ..."]]
 
     def __post_init__(self):
         order = sorted(range(len(self.id)), key=self.id.__getitem__)
         self.id, self.caption = [self.id[n] for n in order], [self.caption[n] for n in order]
-        self.rows = {title: rows.cpu()[order] for title, rows in self.rows.items()}
+        self.scores = {key: scores.cpu()[order] for key, scores in self.scores.items()}
 
 
-def save_samples(path: Path, kinds: dict[str, Samples]) -> None:
-    """One line per kind of picture and image, one column per metric."""
+def save_scores(path: Path, scores_by_kind: dict[str, PerImageScores]) -> None:
+    """Write a table of one row per kind ("test" or a reference row) and image, and one column per metric."""
     tables = [
         pa.table(
-            {"kind": [kind] * len(some.id), "id": some.id, "caption": some.caption}
-            | {title: _column(rows) for title, rows in some.rows.items()}
+            {"kind": [kind] * len(images.id), "id": images.id, "caption": images.caption}
+            | {key: _to_column(scores) for key, scores in images.scores.items()}
         )
-        for kind, some in kinds.items()
+        for kind, images in scores_by_kind.items()
     ]
-    with beside(path) as draft:
-        pq.write_table(pa.concat_tables(tables, promote_options="default"), draft)
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.concat_tables(tables, promote_options="default"), temporary)
 
 
-def load_samples(path: Path, kind: str = "test") -> Samples:
+def load_scores(path: Path, kind: str = "test") -> PerImageScores:
+    """Return the scores of one kind; metrics that it was not scored by are left out."""
     table = pq.read_table(path, filters=[("kind", "=", kind)])
-    titles = [name for name in table.column_names[3:] if table[name].null_count < len(table)]
-    return Samples(table["id"].to_pylist(), table["caption"].to_pylist(), {t: _rows(table[t]) for t in titles})
+    keys = [name for name in table.column_names[3:] if table[name].null_count < len(table)]
+    scores = {key: _from_column(table[key]) for key in keys}
+    return PerImageScores(table["id"].to_pylist(), table["caption"].to_pylist(), scores)
 
 
-class Pieces:
-    """The rows of batches judged so far, one file each: a measuring that was interrupted goes on with them."""
+class PartialScores:
+    """Scores of the batches evaluated so far, one file each, from which an interrupted evaluation resumes."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, directory: Path):
+        self.directory = directory
 
     def load(self, ids: list[str]) -> dict[str, Tensor] | None:
-        """The rows of a batch by metric; None where it has not been judged, or not been written whole."""
+        """Return the scores of a batch by metric; None if it was not scored, or its file is incomplete."""
         try:
             return load_file(self._path(ids))
         except (OSError, SafetensorError):
             return None
 
-    def save(self, ids: list[str], rows: dict[str, Tensor]) -> None:
-        write(self._path(ids), save({title: each.cpu().contiguous() for title, each in rows.items()}))
+    def save(self, ids: list[str], scores: dict[str, Tensor]) -> None:
+        """Write the scores of a batch, by metric."""
+        write(self._path(ids), save({key: rows.cpu().contiguous() for key, rows in scores.items()}))
 
     def _path(self, ids: list[str]) -> Path:
-        return self.folder / f"{sha256(json.dumps(ids).encode()).hexdigest()[:16]}.safetensors"
+        return self.directory / f"{hash_json(ids)}.safetensors"
 
 
-def _column(rows: Float[Tensor, "b ..."]) -> pa.Array:
-    """Numbers, or lists of them of any length: where fewer samples of an image are judged, it may bring less."""
-    array = pa.array(rows.contiguous().numpy().ravel())
-    for length in reversed(rows.shape[1:]):
+def _to_column(scores: Float[Tensor, "b ..."]) -> pa.Array:
+    """Return numbers, or lists of any length: a reference row with fewer samples per image may have shorter ones."""
+    array = pa.array(scores.contiguous().numpy().ravel())
+    for length in reversed(scores.shape[1:]):
         array = pa.ListArray.from_arrays(pa.array(range(0, len(array) + 1, length), pa.int32()), array)
     return array
 
 
-def _rows(column: pa.ChunkedArray) -> Float[Tensor, "b ..."]:
+def _from_column(column: pa.ChunkedArray) -> Float[Tensor, "b ..."]:
     array, shape = column.combine_chunks(), [len(column)]
     while pa.types.is_list(array.type):
         shape.append(len(array[0]))

@@ -1,4 +1,4 @@
-"""Answers to multiple-choice questions about images, by a BLIP (Li et al. 2022, arXiv:2201.12086)."""
+"""Answers to multiple-choice questions about images, by BLIP (Li et al. 2022, arXiv:2201.12086)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,69 +11,83 @@ from transformers import BlipForQuestionAnswering, BlipProcessor
 
 from lumen.data.questions import Question
 
-CHUNK = 64  # questions at a time: each carries a copy of what was seen of its image
+MAX_QUESTIONS_PER_PASS = 64  # each carries a copy of the features of its image
 
 
-class Answerer(nn.Module):
-    """Gives the choice that BLIP holds most likely; `folder` has model and processor as transformers saves them.
+class MultipleChoiceVQA(nn.Module):
+    """BLIP for visual question answering, which returns the most likely of the given choices.
 
     BLIP calls this inference by rank: the decoder scores every choice as a whole, and nothing is generated that would
-    have to be matched to one. The image is encoded once for all of its questions.
+    have to be matched to a choice. Each image is encoded once for all of its questions.
+
+    Args:
+        directory: Model and processor, as transformers saves them.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, directory: Path):
         super().__init__()
         self.network = BlipForQuestionAnswering.from_pretrained(
-            folder, dtype=torch.float32, weights_only=True, local_files_only=True
+            directory, dtype=torch.float32, weights_only=True, local_files_only=True
         ).requires_grad_(False)
-        processor = BlipProcessor.from_pretrained(folder, local_files_only=True)
-        self.tokenizer, self.picture = processor.tokenizer, processor.image_processor
+        processor = BlipProcessor.from_pretrained(directory, local_files_only=True)
+        self.tokenizer, self.image_processor = processor.tokenizer, processor.image_processor
         self.eval()
 
     def answer(self, image: Float[Tensor, "b 3 H W"], questions: Sequence[Sequence[Question]]) -> list[list[str]]:
-        """The chosen answer to each question about each image; images in [-1, 1], of any size."""
-        scores = self.scores(image, questions)
-        pairs = [zip(asked, some, strict=True) for asked, some in zip(questions, scores, strict=True)]
-        return [[q.choices[int(s.argmax())] for q, s in some] for some in pairs]
+        """Return the most likely choice for each question about each image; images are in [-1, 1], of any size."""
+        scores = self.score_choices(image, questions)
+        return [
+            [question.choices[int(score.argmax())] for question, score in zip(*pair, strict=True)]
+            for pair in zip(questions, scores, strict=True)
+        ]
 
     @torch.no_grad()
-    def scores(self, image: Float[Tensor, "b 3 H W"], questions: Sequence[Sequence[Question]]) -> list[list[Tensor]]:
-        """For each question the log-likelihood of each of its choices, its end included: (choices,)."""
-        seen = self.network.vision_model(self.pixels(image)).last_hidden_state
-        flat = [(i, question) for i, some in enumerate(questions) for question in some]
-        tokens = self.tokenizer([question.text for _, question in flat], truncation=True).input_ids if flat else []
-        found: dict[int, Tensor] = {}
-        # Only questions of one length together: transformers 5 gives cross-attention no mask, so padding would be read.
-        for length in sorted({len(each) for each in tokens}):
-            alike = [j for j, each in enumerate(tokens) if len(each) == length]
-            for some in (alike[start : start + CHUNK] for start in range(0, len(alike), CHUNK)):
-                asked = torch.tensor([tokens[j] for j in some], device=seen.device)
-                ranked = self._ranked(seen[[flat[j][0] for j in some]], asked, [flat[j][1].choices for j in some])
-                found |= zip(some, ranked, strict=True)
-        rest = iter(range(len(flat)))
-        return [[found[next(rest)] for _ in some] for some in questions]
+    def score_choices(
+        self, image: Float[Tensor, "b 3 H W"], questions: Sequence[Sequence[Question]]
+    ) -> list[list[Tensor]]:
+        """Return for each question the log-likelihood (choices,) of each of its choices, end token included."""
+        features = self.network.vision_model(self.preprocess(image)).last_hidden_state
+        pairs = [(i, question) for i, group in enumerate(questions) for question in group]
+        tokens = self.tokenizer([question.text for _, question in pairs], truncation=True).input_ids if pairs else []
+        scores: dict[int, Tensor] = {}
+        # A batch holds questions of one length: transformers 5 masks no padding in cross-attention.
+        for length in sorted({len(text) for text in tokens}):
+            same_length = [j for j, text in enumerate(tokens) if len(text) == length]
+            for start in range(0, len(same_length), MAX_QUESTIONS_PER_PASS):
+                batch = same_length[start : start + MAX_QUESTIONS_PER_PASS]
+                question = torch.tensor([tokens[j] for j in batch], device=features.device)
+                images, choices = [pairs[j][0] for j in batch], [pairs[j][1].choices for j in batch]
+                scores |= zip(batch, self._log_likelihoods(features[images], question, choices), strict=True)
+        position = iter(range(len(pairs)))
+        return [[scores[next(position)] for _ in group] for group in questions]
 
-    def pixels(self, image: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 h w"]:
-        """The image in the size and with the mean and deviation that the folder names."""
-        size = (self.picture.size["height"], self.picture.size["width"])
+    def preprocess(self, image: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 h w"]:
+        """Return images in the size, and with the mean and standard deviation, of the model's image processor."""
+        processor = self.image_processor
+        size = (processor.size["height"], processor.size["width"])
         image = image.float() / 2 + 0.5
         if image.shape[-2:] != size:
             image = F.interpolate(image, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
-        mean, std = (image.new_tensor(x)[:, None, None] for x in (self.picture.image_mean, self.picture.image_std))
+        mean, std = (image.new_tensor(x)[:, None, None] for x in (processor.image_mean, processor.image_std))
         return (image - mean) / std
 
-    def _ranked(
-        self, seen: Float[Tensor, "q n c"], asked: Int[Tensor, "q l"], choices: list[Sequence[str]]
+    def _log_likelihoods(
+        self, features: Float[Tensor, "q n c"], question: Int[Tensor, "q l"], choices: list[Sequence[str]]
     ) -> tuple[Tensor, ...]:
-        read = self.network.text_encoder(input_ids=asked, encoder_hidden_states=seen).last_hidden_state
-        counts = [len(each) for each in choices]
-        of = torch.tensor([j for j, count in enumerate(counts) for _ in range(count)], device=seen.device)
-        flat = [choice for each in choices for choice in each]
-        said = self.tokenizer(flat, padding=True, return_tensors="pt").to(seen.device)
-        # [CLS] opens what the encoder reads; what the decoder says is opened by a token of its own.
-        said.input_ids[:, 0] = self.network.decoder_start_token_id
+        """Return one tensor (choices,) per question."""
+        encoded = self.network.text_encoder(input_ids=question, encoder_hidden_states=features).last_hidden_state
+        counts = [len(group) for group in choices]
+        question_index = torch.tensor(
+            [j for j, count in enumerate(counts) for _ in range(count)], device=encoded.device
+        )
+        answers = [choice for group in choices for choice in group]
+        inputs = self.tokenizer(answers, padding=True, return_tensors="pt").to(encoded.device)
+        # The encoder's texts begin with [CLS], the decoder's with a start token of their own.
+        inputs.input_ids[:, 0] = self.network.decoder_start_token_id
         logits = self.network.text_decoder(
-            input_ids=said.input_ids, attention_mask=said.attention_mask, encoder_hidden_states=read[of]
+            input_ids=inputs.input_ids,
+            attention_mask=inputs.attention_mask,
+            encoder_hidden_states=encoded[question_index],
         ).logits
-        token = logits[:, :-1].log_softmax(-1).gather(2, said.input_ids[:, 1:, None])[..., 0]
-        return (token * said.attention_mask[:, 1:]).sum(1).split(counts)
+        token = logits[:, :-1].log_softmax(-1).gather(2, inputs.input_ids[:, 1:, None])[..., 0]
+        return (token * inputs.attention_mask[:, 1:]).sum(1).split(counts)

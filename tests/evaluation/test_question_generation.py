@@ -1,4 +1,4 @@
-"""Questions by language models: prompt, completion and rules are upstream's, and what is asked already is kept."""
+"""Generation of questions: prompt, parser and filter equal upstream's, and an interrupted command resumes."""
 
 import json
 
@@ -19,12 +19,12 @@ from transformers import (
 
 from lumen.__main__ import main
 from lumen.core.errors import WeightsMissing
-from lumen.evaluation import question_filter as drafts
-from lumen.evaluation import question_generation as asking
-from lumen.evaluation.question_generation import Reader, Writer
-from lumen.evaluation.scores import load_samples
+from lumen.evaluation import question_generation
+from lumen.evaluation.question_filter import PROMPT, _word_f1, filter_consistent, parse_completion
+from lumen.evaluation.question_generation import AnswerVerifier, QuestionGenerator
+from lumen.evaluation.scores import load_scores
 
-# In the form of upstream's own example, with lines that no question comes of.
+# In the format of upstream's own example, with incomplete questions.
 COMPLETION = """ dogs
 Activities:
 Colors:
@@ -68,121 +68,123 @@ FIELDS = ("question", "choices", "answer", "element", "element_type")
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory):
-    """A tiny untrained Llama that reads bytes, and opens every text by a token of its own if it is let."""
-    folder = tmp_path_factory.mktemp("llama")
+    """Directory of a tiny untrained Llama on bytes, whose tokenizer adds a start token by default."""
+    directory = tmp_path_factory.mktemp("llama")
     tokens = Tokenizer(models.BPE())
     tokens.pre_tokenizer, tokens.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet)
-    tokens.train_from_iterator([drafts.PROMPT], trainer)
+    tokens.train_from_iterator([PROMPT], trainer)
     tokens.post_processor = processors.TemplateProcessing("<s> $0", special_tokens=[("<s>", 0)])
-    PreTrainedTokenizerFast(tokenizer_object=tokens, bos_token="<s>", eos_token="</s>").save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokens, bos_token="<s>", eos_token="</s>").save_pretrained(directory)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=500, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
         bos_token_id=0, eos_token_id=1, pad_token_id=1, initializer_range=0.5,
     )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+    LlamaForCausalLM(config).save_pretrained(directory)
+    return directory
 
 
 @pytest.fixture(scope="module")
 def t5(tmp_path_factory):
-    """A tiny untrained T5 with its tokenizer as UnifiedQA has it: a spiece.model, its weights a pickle."""
-    folder = tmp_path_factory.mktemp("t5")
+    """Directory of a tiny untrained T5 as UnifiedQA has it: a spiece.model for tokenizer, and a pickle of weights."""
+    directory = tmp_path_factory.mktemp("t5")
     sentences = [COMPLETION, "a photo of a box and a cat", "what is it? who? (A) (B) (C) (D)"]
     SentencePieceTrainer.train(
-        sentence_iterator=iter(sentences), model_prefix=str(folder / "spiece"), vocab_size=90, model_type="unigram",
+        sentence_iterator=iter(sentences), model_prefix=str(directory / "spiece"), vocab_size=90, model_type="unigram",
         pad_id=0, eos_id=1, unk_id=2, bos_id=-1, hard_vocab_limit=False, minloglevel=2,
     )  # fmt: skip
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 0}))
+    (directory / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 0}))
     torch.manual_seed(0)
     config = T5Config(
         vocab_size=90, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0,
         initializer_factor=5.0,
     )  # fmt: skip
     network = T5ForConditionalGeneration(config)
-    network.config.save_pretrained(folder)
-    network.generation_config.save_pretrained(folder)
-    torch.save(network.state_dict(), folder / "pytorch_model.bin")
-    return folder
+    network.config.save_pretrained(directory)
+    network.generation_config.save_pretrained(directory)
+    torch.save(network.state_dict(), directory / "pytorch_model.bin")
+    return directory
 
 
-@pytest.mark.parametrize(("caption", "longest"), [("a {red} box", 512), ("a box and " * 60, None)])
-def test_a_draft_is_what_upstreams_pipeline_says(caption, longest, llama):
-    writer, prompt = Writer(str(llama)), drafts.PROMPT.format(caption=caption)
+@pytest.mark.parametrize(("caption", "max_length"), [("a {red} box", 512), ("a box and " * 60, None)])
+def test_question_generator_equals_upstreams_pipeline(caption, max_length, llama):
+    generator, prompt = QuestionGenerator(str(llama)), PROMPT.format(caption=caption)
     assert f"Description: {caption} [/INST] Entities:" in prompt
-    length = len(writer.tokenizer(prompt, add_special_tokens=False).input_ids)
-    assert (length < 256) == (longest is not None)  # upstream fails of a longer one
-    theirs = pipeline("text-generation", model=writer.network, tokenizer=writer.tokenizer)
-    # A pipeline of 2023 added no opening token, and had no default that came before upstream's max_length.
-    then = {"add_special_tokens": False, "max_new_tokens": (longest or length + 256) - length}
-    said = theirs(prompt, do_sample=False, num_beams=5, num_return_sequences=1, **then)
-    expected = said[0]["generated_text"][len(prompt) :].split("\n\n")[0]
-    assert len(expected) > 100 and writer.draft(caption) == expected
+    length = len(generator.tokenizer(prompt, add_special_tokens=False).input_ids)
+    assert (length < 256) == (max_length is not None)  # upstream fails on a longer prompt
+    reference = pipeline("text-generation", model=generator.network, tokenizer=generator.tokenizer)
+    # A pipeline of 2023 added no start token, and had no default that overrode upstream's max_length.
+    options = {"add_special_tokens": False, "max_new_tokens": (max_length or length + 256) - length}
+    output = reference(prompt, do_sample=False, num_beams=5, num_return_sequences=1, **options)
+    expected = output[0]["generated_text"][len(prompt) :].split("\n\n")[0]
+    assert len(expected) > 100 and generator.complete(caption) == expected
 
 
-def test_a_reader_answers_many_as_it_answers_one(t5):
-    reader = Reader(str(t5))
-    asked = ["is there a dog? \n a dog", "what is it? \n a box and a cat \n (A) a box (B) a cat ", "who?"]
+def test_answer_verifier_equals_upstream_and_is_independent_of_the_batch(t5):
+    verifier = AnswerVerifier(str(t5))
+    prompts = ["is there a dog? \n a dog", "what is it? \n a box and a cat \n (A) a box (B) a cat ", "who?"]
 
-    def upstreams(text):
+    def upstream(text):
         ids = AutoTokenizer.from_pretrained(t5).encode(text, return_tensors="pt")
         with torch.no_grad():
-            found = reader.network.generate(ids, max_new_tokens=30)
-        return reader.tokenizer.batch_decode(found, skip_special_tokens=True)[0]
+            tokens = verifier.network.generate(ids, max_new_tokens=30)
+        return verifier.tokenizer.batch_decode(tokens, skip_special_tokens=True)[0]
 
-    answers = reader.answers(asked)
-    assert answers == [upstreams(text) for text in asked] and len(set(answers)) > 1
-    theirs = SentencePieceProcessor(str(t5 / "spiece.model"))
-    assert all(reader.tokenizer(text).input_ids == [*theirs.encode(text), 1] for text in asked)
-    assert reader.answers([]) == []
-
-
-def test_a_model_of_another_kind_is_one_sentence(t5, tmp_path):
-    with pytest.raises(WeightsMissing, match="the weights of writer cannot be read"):
-        Writer(str(t5))
-    with pytest.raises(WeightsMissing, match="an untrained reader knows no questions"):
-        Reader("none")
+    answers = verifier.answer(prompts)
+    assert answers == [upstream(text) for text in prompts] and len(set(answers)) > 1
+    reference = SentencePieceProcessor(str(t5 / "spiece.model"))
+    assert all(verifier.tokenizer(text).input_ids == [*reference.encode(text), 1] for text in prompts)
+    assert verifier.answer([]) == []
 
 
-def test_a_completion_is_read_as_upstream_reads_it():
-    assert [tuple(one[field] for field in FIELDS) for one in drafts.parsed(COMPLETION)] == PARSED
-    assert drafts.parsed("") == drafts.parsed("no questions\n" * 9) == []
+def test_question_generator_refuses_a_model_of_another_kind(t5):
+    with pytest.raises(WeightsMissing, match="writer"):
+        QuestionGenerator(str(t5))
+    with pytest.raises(WeightsMissing, match="untrained reader.*reader=FOLDER"):
+        AnswerVerifier("none")
 
 
-def test_questions_stand_where_a_reader_agrees():
-    found = [dict(zip(FIELDS, one, strict=True)) for one in PARSED]
-    found += [found[0] | {"answer": "no"}, found[1] | {"question": "what is in the photo?"}]
-    asked = []
+def test_question_parser_equals_upstream():
+    questions = parse_completion(COMPLETION)
+    assert [tuple(question[field] for field in FIELDS) for question in questions] == PARSED
+    assert parse_completion("") == parse_completion("no questions\n" * 9) == []
 
-    def reader(texts):
-        asked.append(list(texts))
+
+def test_question_filter_keeps_consistent_questions():
+    questions = [dict(zip(FIELDS, values, strict=True)) for values in PARSED]
+    questions += [questions[0] | {"answer": "no"}, questions[1] | {"question": "what is in the photo?"}]
+    prompts = []
+
+    def answer(texts):
+        prompts.append(list(texts))
         choice = {"are": "yes", "what": "dogs", "how": "3", "is": "no"}
         free = {"what animals": "Dogs!", "how many": "three", "what is": "a photo of dogs, three of them"}
-        lettered = [text.count(" \n ") == 2 for text in texts]
+        with_choices = [text.count(" \n ") == 2 for text in texts]
         return [
             choice[text.split()[0]] if several else free[" ".join(text.split()[:2])]
-            for text, several in zip(texts, lettered, strict=True)
+            for text, several in zip(texts, with_choices, strict=True)
         ]
 
-    standing = drafts.stand(found, "a photo of three dogs", reader)
-    assert [one["question"] for one in standing] == [found[n]["question"] for n in (0, 1, 2)]
-    assert asked[0][1] == (
+    consistent = filter_consistent(questions, "a photo of three dogs", answer)
+    assert [question["question"] for question in consistent] == [question["question"] for question in questions[:3]]
+    first, second = prompts
+    assert first[1] == (
         "what animals are in the photo? \n a photo of three dogs \n (A) dogs (B) cats (C) birds (D) fish "
     )
-    assert asked[1][0] == "what animals are in the photo? \n a photo of three dogs" and len(asked[0]) == 5
-    assert "are there dogs?" not in str(asked[1])
+    assert second[0] == "what animals are in the photo? \n a photo of three dogs" and len(first) == 5
+    assert "are there dogs?" not in str(second)
 
 
-@pytest.mark.parametrize(("free", "stands"), [("a b c d e f", 1), ("a b c d e f g", 0)])
-def test_a_free_answer_must_share_more_than_six_tenths(free, stands):
-    one = {"question": "what?", "choices": ["a b c", "h"], "answer": "a b c"}  # F1 of 0.67 and of 0.6
-    reader = lambda texts: [free if text.count(" \n ") == 1 else "a b c" for text in texts]  # noqa: E731
-    assert len(drafts.stand([one], "a caption", reader)) == stands
+@pytest.mark.parametrize(("free", "consistent"), [("a b c d e f", 1), ("a b c d e f g", 0)])
+def test_question_filter_needs_a_word_f1_above_six_tenths(free, consistent):
+    question = {"question": "what?", "choices": ["a b c", "h"], "answer": "a b c"}  # F1 of 0.67 and of 0.6
+    answer = lambda texts: [free if text.count(" \n ") == 1 else "a b c" for text in texts]  # noqa: E731
+    assert len(filter_consistent([question], "a caption", answer)) == consistent
 
 
-def prf(gold, pred):
+def upstream_f1(gold, pred):
     """F1 as tifascore's question_filter.py counts it."""
     hits = len([g for g in gold if g in pred])
     missed = len(gold) - hits
@@ -192,51 +194,53 @@ def prf(gold, pred):
     return 2 * precision * recall / (precision + recall) if precision + recall else 0
 
 
-def test_agreement_of_free_answers_is_upstreams():
+def test_question_filter_word_f1_equals_upstream():
     rng = np.random.default_rng(0)
     for _ in range(300):
-        gold, given = (rng.choice(list("abcd"), rng.integers(1, 5)).tolist() for _ in range(2))
-        assert drafts._f1(" ".join(gold), " ".join(given)) == pytest.approx(prf(gold, given))
-    assert drafts._f1("2", "Two.") == drafts._f1("2", "two dogs") == 1 and drafts._f1("two", "2") == 0
+        gold, pred = (rng.choice(list("abcd"), rng.integers(1, 5)).tolist() for _ in range(2))
+        assert _word_f1(" ".join(gold), " ".join(pred)) == pytest.approx(upstream_f1(gold, pred))
+    assert _word_f1("2", "Two.") == _word_f1("2", "two dogs") == 1 and _word_f1("two", "2") == 0
 
 
-def test_a_command_writes_questions_and_goes_on(place, monkeypatch, capsys):
-    made = []
+def test_questions_command_resumes_after_an_interrupt(place, monkeypatch, capsys):
+    captions = []
 
-    def draft(self, caption):
-        made.append(caption)
-        if len(made) == 2:
+    def complete(self, caption):
+        captions.append(caption)
+        if len(captions) == 2:
             raise KeyboardInterrupt
         return COMPLETION
 
-    monkeypatch.setattr(asking, "_loaded", lambda *_: (None, None))
-    monkeypatch.setattr(Writer, "draft", draft)
-    monkeypatch.setattr(Reader, "answers", lambda self, texts: ["yes" for _ in texts])
+    monkeypatch.setattr(question_generation, "_load", lambda *_: (None, None))
+    monkeypatch.setattr(QuestionGenerator, "complete", complete)
+    monkeypatch.setattr(AnswerVerifier, "answer", lambda self, prompts: ["yes" for _ in prompts])
     assert main(["data", "render", "scenes", "world", "format=coco_stuff", "size=32", "train=4", "val=3"]) == 0
     command = ["questions", "coco_stuff", "data.root=world", "measure.images=3", "out=q.json"]
     assert main(command) == 130
     first = json.loads((place / "q.json").read_text())
-    assert [one["question"] for one in first] == ["are there dogs?", "is this a photo?"]
-    assert {one["caption"] for one in first} == {made[0]} and first[0]["choices"] == ["yes", "no"]
-    assert main(command) == 0 and "questions about 3 of 3 images: q.json" in capsys.readouterr().out
-    assert len(made) == 4 and made[1] == made[2] and json.loads((place / "q.json").read_text())[:2] == first
-    assert main(command) == 0 and len(made) == 4
-    assert main(["questions", "scenes"]) == 2 and "no captions in files" in capsys.readouterr().err
+    assert [question["question"] for question in first] == ["are there dogs?", "is this a photo?"]
+    assert {question["caption"] for question in first} == {captions[0]} and first[0]["choices"] == ["yes", "no"]
+    capsys.readouterr()
+    assert main(command) == 0 and "3 of 3 images: q.json" in capsys.readouterr().out
+    assert len(captions) == 4 and captions[1] == captions[2]
+    assert json.loads((place / "q.json").read_text())[:2] == first
+    assert main(command) == 0 and len(captions) == 4
+    assert main(["questions", "scenes"]) == 2 and "captions=FILE" in capsys.readouterr().err
 
 
-def test_a_run_is_asked_the_questions_of_its_file(place):
+def test_questions_of_a_file_are_scored_by_a_run(place):
     assert main(["data", "render", "scenes", "world", "format=coco_stuff", "size=32", "train=4", "val=2"]) == 0
-    said = json.loads((place / "world" / "annotations" / "captions_val2017.json").read_text())
-    last = {note["image_id"]: note["caption"] for note in said["annotations"]}  # of several
-    about = {"question": "is there a house?", "choices": ["yes", "no"], "answer": "yes", "element_type": "object"}
-    (place / "q.json").write_text(json.dumps([about | {"caption": caption} for caption in last.values()]))
+    annotations = json.loads((place / "world" / "annotations" / "captions_val2017.json").read_text())["annotations"]
+    last = {annotation["image_id"]: annotation["caption"] for annotation in annotations}  # of several per image
+    question = {"question": "is there a house?", "choices": ["yes", "no"], "answer": "yes", "element_type": "object"}
+    (place / "q.json").write_text(json.dumps([question | {"caption": caption} for caption in last.values()]))
     small = ["size=32", "batch=2", "validation=2", "workers=0", "warmup=1", "steps=1", "conditioning.vectors=60"]
     small += ["sampling.steps=1", "sampling.images=1", "wandb=disabled", "measure.anchors=[]"]
     small += ["backbone=dino", "backbone.size=tiny", "backbone.patch=8", "backbone.weights=none"]
     small += ["diffusion.weights=none", "diffusion.size=tiny"]
-    judged = ["metrics=[tifa]", "metrics.tifa.vqa=scenes", "measure.questions=q.json"]
-    assert main(["train", "coco_stuff", "data.root=world", *small, *judged]) == 0
-    made = next(place.glob("runs/coco_stuff/*/seed0"))
-    assert sorted(load_samples(made / "samples.parquet").caption) == sorted(last.values())
-    figures = json.loads((made / "metrics.json").read_text())
-    assert figures["test/tifa"] == figures["test/tifa/object"] and figures["protocol"]["data"]["questions"]
+    tifa = ["metrics=[tifa]", "metrics.tifa.vqa=scenes", "measure.questions=q.json"]
+    assert main(["train", "coco_stuff", "data.root=world", *small, *tifa]) == 0
+    run_dir = next(place.glob("runs/coco_stuff/*/seed0"))
+    assert sorted(load_scores(run_dir / "samples.parquet").caption) == sorted(last.values())
+    values = json.loads((run_dir / "metrics.json").read_text())
+    assert values["test/tifa"] == values["test/tifa/object"] and values["protocol"]["data"]["questions"]

@@ -1,4 +1,4 @@
-"""SI depth: does the sample have the depth of its reference, up to one scale? By one network on both."""
+"""SI depth: scale-invariant error of the depth of generated images against that of their references."""
 
 import torch
 from jaxtyping import Float
@@ -6,19 +6,20 @@ from torch import Tensor
 
 from lumen.core.interfaces import Batch, Metric
 from lumen.core.registry import metrics
-from lumen.features.dense_prediction import Evaluator
+from lumen.features.dense_prediction import DensePredictor
 
-LEAST = 1e-3  # of an image's mean: relative depths can touch zero, where a logarithm ends
+MIN_RELATIVE_DEPTH = 1e-3  # of an image's mean: a relative depth may reach zero, which has no logarithm
 
 
 @metrics.register
 class ScaleInvariantDepth(Metric):
-    """100 times the standard deviation, over the pixels of an image, of the log ratio of two depths; the mean of it.
+    """Mean over images of 100 times the standard deviation, over pixels, of the log ratio of two depths.
 
-    An inverse depth, as MiDaS and DPT give, has the same error as a depth: only the sign of the logarithm differs.
+    One network predicts the depth of both images. An inverse depth, as MiDaS and DPT return, has the same error as a
+    depth: only the sign of the logarithm differs.
 
     Args:
-        depth: a folder or hub id of a transformers depth estimation model, or "scenes".
+        depth: A folder or hub id of a transformers depth estimation model, or "scenes".
 
     Source: Eigen et al. 2014, equation 1, as KITTI's SILog reports it (times 100, square root).
     """
@@ -26,18 +27,21 @@ class ScaleInvariantDepth(Metric):
     higher_is_better = False
 
     def __init__(self, depth: str = "Intel/dpt-large", revision: str | None = None):
-        super().__init__(Evaluator(depth, "depth", "DepthEstimation", revision))
+        super().__init__(DensePredictor(depth, "depth", "DepthEstimation", revision))
 
-    def seen(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b H W"]:
-        """Depth or inverse depth, above zero, in units of its own."""
+    def positive_depth(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b H W"]:
+        """Return depth or inverse depth, above zero, in arbitrary units."""
         depth = self.evaluator.depth(images)
-        return depth.maximum(LEAST * depth.mean((1, 2), keepdim=True).clamp(min=LEAST))
+        return depth.maximum(MIN_RELATIVE_DEPTH * depth.mean((1, 2), keepdim=True).clamp(min=MIN_RELATIVE_DEPTH))
 
     def per_image(self, batch: Batch, generated: Float[Tensor, "b n 3 H W"]) -> Float[Tensor, " b"]:
-        reference = self.cached_reference(batch, self.seen).log()
-        ratios = torch.stack([self.seen(some).log() - reference for some in generated.unbind(1)], dim=1)
-        return 100 * ratios.flatten(2).std(2, correction=0).mean(1)
+        """Return the error of each image, averaged over its samples."""
+        reference = self.cached_reference(batch, self.positive_depth).log()
+        samples = generated.unbind(1)
+        log_ratios = torch.stack([self.positive_depth(images).log() - reference for images in samples], dim=1)
+        return 100 * log_ratios.flatten(2).std(2, correction=0).mean(1)
 
     @staticmethod
     def aggregate(scores: Float[Tensor, " b"]) -> Float[Tensor, ""]:
+        """Return the mean over images."""
         return scores.double().mean()

@@ -1,4 +1,4 @@
-"""Every metric prefers the truth, adds up over batches, and agrees with its definition written out."""
+"""Promises of every metric, and mIoU, SI depth and TIFA against their definitions."""
 
 import numpy as np
 import pytest
@@ -9,20 +9,20 @@ from lumen.config.experiment import load
 from lumen.core.errors import BadConfig, WeightsMissing
 from lumen.core.interfaces import IGNORE, Batch, Metric
 from lumen.core.registry import datamodules, metrics
-from lumen.data.datamodule import Loading
+from lumen.data.datamodule import DataModule
+from lumen.data.source import LoaderConfig
 from lumen.runs.build import build_data, build_metrics
-from lumen.scenes.world import CLASSES
 
 
 @pytest.fixture(scope="module")
 def scenes():
     """Eight held-out scenes."""
-    data = datamodules.build("scenes", loading=Loading(size=64, batch=8, measured=8))
+    data = DataModule(datamodules.build("scenes", loader_config=LoaderConfig(size=64, batch_size=8, eval_images=8)))
     return next(iter(data.test_dataloader()))
 
 
-class Judges(dict):
-    """Every metric with the small evaluator of the scenes, built when it is first asked for."""
+class LazyMetrics(dict):
+    """Metrics by name, with the small evaluator of the scenes, each built at its first use."""
 
     def __missing__(self, name):
         config = load("scenes", [f"metrics=[{name}]", "measure.images=256"])  # enough for every metric
@@ -31,136 +31,132 @@ class Judges(dict):
 
 
 @pytest.fixture(scope="module")
-def judges():
-    return Judges()
+def built():
+    return LazyMetrics()
 
 
 def noise(like):
     return torch.rand(like.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def judged(metric, batch, *generated):
+def value(metric, batch, *samples):
     metric.reset()
-    metric.update(batch, torch.stack(generated, 1))
+    metric.update(batch, torch.stack(samples, 1))
     return float(metric.compute())
 
 
 @pytest.mark.parametrize("name", metrics.names())
-def test_every_metric_prefers_what_it_should(name, judges, scenes):
-    metric, image = judges[name], scenes.image
-    # of a measure of diversity the better samples are those that differ
+def test_metric_prefers_the_reference_to_noise(name, built, scenes):
+    metric, image = built[name], scenes.image
+    # A metric of diversity prefers samples that differ.
     good = (image, image.flip(0)) if metric.samples_per_image > 1 else (image,)
     bad = (image, image) if metric.samples_per_image > 1 else (noise(image),)
     sign = 1 if metric.higher_is_better else -1
-    assert sign * judged(metric, scenes, *good) > sign * judged(metric, scenes, *bad)
+    assert sign * value(metric, scenes, *good) > sign * value(metric, scenes, *bad)
 
 
 @pytest.mark.parametrize("name", metrics.names())
-def test_a_figure_is_the_same_in_one_batch_or_two(name, judges, scenes):
-    metric, generated = judges[name], torch.stack([scenes.image, noise(scenes.image)], 1)
+def test_metric_value_is_independent_of_batch_size(name, built, scenes):
+    metric, generated = built[name], torch.stack([scenes.image, noise(scenes.image)], 1)
     metric.reset()
     metric.update(scenes, generated)
-    whole, rows = metric.compute(), metric.rows[0]
+    whole, scores = metric.compute(), metric.rows[0]
     metric.reset()
     for part in (slice(0, 3), slice(3, 8)):
-        some = Batch(scenes.image[part], scenes.caption[part], scenes.id[part], scenes.mask[part])
-        some.extra = {key: values[part] for key, values in scenes.extra.items()}
-        metric.update(some, generated[part])
+        batch = Batch(scenes.image[part], scenes.caption[part], scenes.id[part], scenes.mask[part])
+        batch.extra = {key: values[part] for key, values in scenes.extra.items()}
+        metric.update(batch, generated[part])
     assert torch.allclose(metric.compute(), whole, rtol=1e-5)
-    low, high = metric.interval(rows)
+    low, high = metric.interval(scores)
     assert low <= whole <= high
 
 
 @pytest.mark.parametrize("name", metrics.names())
-def test_no_evaluator_is_part_of_what_is_trained_saved_or_averaged(name, judges):
-    assert not list(judges[name].parameters()) and not judges[name].state_dict()
+def test_metric_registers_no_parameters_of_its_evaluator(name, built):
+    assert not list(built[name].parameters()) and not built[name].state_dict()
 
 
-def test_an_interval_is_that_of_the_mean():
+@pytest.mark.parametrize("name", metrics.names())
+def test_metric_refuses_an_untrained_evaluator(name):
+    key = next(k for k, v in load("scenes", [f"metrics=[{name}]"]).metrics[name].items() if v == "scenes")
+    config = load("scenes", [f"metrics=[{name}]", f"metrics.{name}.{key}=none"])
+    with pytest.raises(WeightsMissing, match="untrained"):
+        build_metrics(config, build_data(config))
+
+
+def test_metric_interval_equals_that_of_the_mean():
     class Mean(Metric):
         higher_is_better = True
 
         @staticmethod
-        def aggregate(rows):
-            return rows.double().mean()
+        def aggregate(scores):
+            return scores.double().mean()
 
-    rows = torch.randn(400, generator=torch.Generator().manual_seed(0))
-    low, high = Mean(torch.nn.Identity()).interval(rows)
-    error = rows.std().item() / 400**0.5
-    assert low == pytest.approx(rows.mean().item() - 1.96 * error, abs=0.2 * error)
-    assert high == pytest.approx(rows.mean().item() + 1.96 * error, abs=0.2 * error)
+    scores = torch.randn(400, generator=torch.Generator().manual_seed(0))
+    low, high = Mean(torch.nn.Identity()).interval(scores)
+    error = scores.std().item() / 400**0.5
+    assert low == pytest.approx(scores.mean().item() - 1.96 * error, abs=0.2 * error)
+    assert high == pytest.approx(scores.mean().item() + 1.96 * error, abs=0.2 * error)
 
 
-def test_mean_iou_is_the_dataset_level_definition(judges, scenes):
-    metric = judges["miou"]
+def test_miou_equals_the_dataset_level_definition(built, scenes):
+    metric = built["miou"]
     mask = scenes.mask.clone()
     mask[:, :5] = IGNORE
-    scenes = Batch(scenes.image, scenes.caption, scenes.id, mask)
-    generated = torch.stack([scenes.image, scenes.image.roll(9, -1)], 1)
-    found = torch.stack([metric.found(generated[:, k], (64, 64)) for k in range(2)], 1)
-    truth = scenes.mask[:, None].expand_as(found)
-    # cityscapesScripts: tp / (tp + fp + fn) of one confusion matrix, unlabelled pixels left out, absent classes too
-    kept = (truth != IGNORE).numpy()
-    matrix = np.bincount(truth.numpy()[kept] * 11 + found.numpy()[kept], minlength=121).reshape(11, 11)
-    right, union = np.diag(matrix), matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
-    expected = (right[union > 0] / union[union > 0]).mean()
-    assert judged(metric, scenes, *generated.unbind(1)) == pytest.approx(expected, abs=1e-9)
-    theirs = MulticlassJaccardIndex(11, ignore_index=IGNORE)
-    assert judged(metric, scenes, *generated.unbind(1)) == pytest.approx(float(theirs(found, truth)), abs=1e-6)
+    batch = Batch(scenes.image, scenes.caption, scenes.id, mask)
+    samples = scenes.image, scenes.image.roll(9, -1)
+    prediction = torch.stack([metric.predict(images, (64, 64)) for images in samples], 1)
+    target = mask[:, None].expand_as(prediction)
+    # cityscapesScripts: tp / (tp + fp + fn) of one confusion matrix, without unlabelled pixels and absent classes.
+    labelled = (target != IGNORE).numpy()
+    pairs = target.numpy()[labelled] * 11 + prediction.numpy()[labelled]
+    matrix = np.bincount(pairs, minlength=121).reshape(11, 11)
+    intersection, union = np.diag(matrix), matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
+    expected = (intersection[union > 0] / union[union > 0]).mean()
+    assert value(metric, batch, *samples) == pytest.approx(expected, abs=1e-9)
+    reference = MulticlassJaccardIndex(11, ignore_index=IGNORE)
+    assert value(metric, batch, *samples) == pytest.approx(float(reference(prediction, target)), abs=1e-6)
 
 
-def test_a_segmenter_must_know_the_classes():
-    with pytest.raises(BadConfig, match="but not 1 of the data set's 12 classes, such as 'zebra'"):
-        metrics.build("miou", segmenter="scenes", classes=(*CLASSES, "zebra"))
-
-
-def test_depth_error_is_eigens_and_knows_no_scale(judges, scenes, monkeypatch):
-    metric = judges["si_depth"]
-    one, other = metric.seen(scenes.image), metric.seen(noise(scenes.image))
-    gap = (other.log() - one.log()).flatten(1).double().numpy()
+def test_si_depth_equals_eigens_equation_and_is_invariant_to_scale(built, scenes, monkeypatch):
+    metric = built["si_depth"]
+    reference, other = metric.positive_depth(scenes.image), metric.positive_depth(noise(scenes.image))
+    gap = (other.log() - reference.log()).flatten(1).double().numpy()
     n = gap.shape[1]
     expected = 100 * np.sqrt((gap**2).sum(1) / n - gap.sum(1) ** 2 / n**2).mean()
-    assert judged(metric, scenes, noise(scenes.image)) == pytest.approx(expected, rel=1e-5)
+    assert value(metric, scenes, noise(scenes.image)) == pytest.approx(expected, rel=1e-5)
     metric.reference_cache.clear()
-    monkeypatch.setattr(metric, "seen", lambda images: one if torch.equal(images, scenes.image) else 3 * one)
-    assert judged(metric, scenes, noise(scenes.image)) == pytest.approx(0, abs=1e-4)
+    scaled = lambda images: reference if torch.equal(images, scenes.image) else 3 * reference  # noqa: E731
+    monkeypatch.setattr(metric, "positive_depth", scaled)
+    assert value(metric, scenes, noise(scenes.image)) == pytest.approx(0, abs=1e-4)
 
 
-def test_depth_that_touches_zero_is_judged_image_by_image(judges, scenes, monkeypatch):
-    metric = judges["si_depth"]
+def test_si_depth_raises_zero_depths_image_by_image(built, scenes, monkeypatch):
+    metric = built["si_depth"]
     depth = torch.rand(8, 64, 64, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 9)[:, None, None]
     depth[:, :8] = 0
-    answers = lambda output, sizes: [{"predicted_depth": each} for each in output]  # noqa: E731
-    monkeypatch.setattr(metric.evaluator.processor, "post_process_depth_estimation", answers)
-    monkeypatch.setattr(metric, "_frozen", (metric.evaluator,))
+    post_process = lambda output, sizes: [{"predicted_depth": plane} for plane in output]  # noqa: E731
+    monkeypatch.setattr(metric.evaluator.processor, "post_process_depth_estimation", post_process)
     monkeypatch.setattr(metric.evaluator, "forward", lambda images: depth[: len(images)])
-    whole, alone = metric.seen(scenes.image), metric.seen(scenes.image[:1])
+    whole, alone = metric.positive_depth(scenes.image), metric.positive_depth(scenes.image[:1])
     assert torch.equal(whole[:1], alone) and (whole > 0).all()
 
 
-def test_tifa_is_the_share_of_right_answers(judges, scenes, monkeypatch):
-    metric = judges["tifa"]
-    asked = metric.questions(scenes)
+def test_tifa_is_the_share_of_correct_answers(built, scenes, monkeypatch):
+    metric = built["tifa"]
+    questions = metric.questions(scenes)
 
-    class First(torch.nn.Module):
-        """Answers the first n questions of image n rightly."""
+    class FirstCorrect(torch.nn.Module):
+        """Answers the first i questions of image i correctly."""
 
         def answer(self, image, questions):
-            return [[q.answer if k < i else "?" for k, q in enumerate(some)] for i, some in enumerate(questions)]
+            return [[q.answer if k < i else "?" for k, q in enumerate(group)] for i, group in enumerate(questions)]
 
-    monkeypatch.setattr(metric, "_frozen", (First(),))
-    expected = np.mean([min(i, len(some)) / len(some) for i, some in enumerate(asked)])
-    assert judged(metric, scenes, scenes.image, scenes.image) == pytest.approx(expected)
+    monkeypatch.setattr(metric, "_frozen", (FirstCorrect(),))
+    expected = np.mean([min(i, len(group)) / len(group) for i, group in enumerate(questions)])
+    assert value(metric, scenes, scenes.image, scenes.image) == pytest.approx(expected)
 
 
-def test_tifa_needs_something_to_ask():
-    with pytest.raises(BadConfig, match="leave tifa out"):
+def test_tifa_needs_questions():
+    with pytest.raises(BadConfig, match="measure.questions=FILE"):
         metrics.build("tifa", vqa="scenes", questions=None)
-
-
-@pytest.mark.parametrize("name", metrics.names())
-def test_an_untrained_evaluator_is_refused(name):
-    key = next(k for k, v in load("scenes", [f"metrics=[{name}]"]).metrics[name].items() if v == "scenes")
-    config = load("scenes", [f"metrics=[{name}]", f"metrics.{name}.{key}=none"])
-    with pytest.raises(WeightsMissing, match="can judge nothing"):
-        build_metrics(config, build_data(config))

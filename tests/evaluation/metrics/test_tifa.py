@@ -1,4 +1,4 @@
-"""TIFA's figures by upstream's rule, what is asked about which caption, and files of questions."""
+"""TIFA by upstream's rule, the questions about each caption, and files of questions."""
 
 import json
 from collections import defaultdict
@@ -12,11 +12,12 @@ from lumen.config.experiment import load
 from lumen.core.errors import BadConfig, BadSample, DatasetMissing
 from lumen.core.interfaces import Batch
 from lumen.core.registry import datamodules, metrics
-from lumen.data.datamodule import Loading
-from lumen.data.questions import KINDS, Question, by_caption, entries
+from lumen.data.datamodule import DataModule
+from lumen.data.questions import KINDS, Question, group_by_caption, read_entries
+from lumen.data.source import LoaderConfig
 from lumen.runs.build import build_data, build_metrics
 
-# The sample that tifascore publishes with its result: what the question is about, the answer, what the VQA model chose.
+# The sample that tifascore publishes with its result: kind of question, answer, choice of the VQA model.
 SURFER = [
     *[("animal/human", "yes", "yes"), ("animal/human", "surfer", "surfer"), ("object", "yes", "yes")],
     *[
@@ -35,21 +36,21 @@ CATS = [
 PUBLISHED = {"animal or human": 0.75, "object": 1, "location": 1, "activity": 1, "color": 1, "counting": 1 / 3}
 
 
-def tifa(asked, chosen, monkeypatch):
-    """TIFA that is asked these questions, image by image, and whose judge chooses so, image by image, always."""
-    metric = metrics.build("tifa", vqa="scenes", questions=lambda batch: [asked[int(i)] for i in batch.id])
+def fake_tifa(questions, answers, monkeypatch):
+    """TIFA with these questions about each image, and a VQA model that gives these answers about each image."""
+    metric = metrics.build("tifa", vqa="scenes", questions=lambda batch: [questions[int(i)] for i in batch.id])
 
-    class Judge(torch.nn.Module):
-        def answer(self, images, questions):
-            # Images that nothing is asked about are not looked at.
-            assert len(images) == len(questions) and all(questions)
-            return [chosen[asked.index(some)] for some in questions]
+    class FakeVQA(torch.nn.Module):
+        def answer(self, images, groups):
+            # Images without questions are left out.
+            assert len(images) == len(groups) and all(groups)
+            return [answers[questions.index(group)] for group in groups]
 
-    monkeypatch.setattr(metric, "_frozen", (Judge(),))
+    monkeypatch.setattr(metric, "_frozen", (FakeVQA(),))
     return metric
 
 
-def judged(metric, images, samples=2):
+def score(metric, images, samples=2):
     ids = [str(i) for i in range(images)]
     metric.reset()
     metric.update(Batch(torch.zeros(images, 3, 8, 8), [""] * images, ids), torch.zeros(images, samples, 3, 8, 8))
@@ -60,39 +61,41 @@ def questions(table, image=0):
     return tuple(Question(f"{image} {n}", (answer, "?"), answer, kind) for n, (kind, answer, _) in enumerate(table))
 
 
-def test_the_published_sample_has_the_published_result(monkeypatch):
-    asked = [questions(SURFER), (), questions(CATS, 1)]
-    chosen = [[said for *_, said in SURFER], [], [said for *_, said in CATS]]
-    metric = tifa(asked, chosen, monkeypatch)
-    rows = judged(metric, 3)
-    assert metric.aggregate(rows).item() == pytest.approx(0.8125)
-    assert {kind: float(part) for kind, part in metric.breakdown(rows).items()} == pytest.approx(PUBLISHED)
+def breakdown(metric, scores):
+    return {kind: float(share) for kind, share in metric.breakdown(scores).items()}
 
 
-def test_figures_are_upstreams_rule_written_out(monkeypatch):
+def test_tifa_of_the_published_sample_has_the_published_result(monkeypatch):
+    groups = [questions(SURFER), (), questions(CATS, 1)]
+    metric = fake_tifa(groups, [[choice for *_, choice in table] for table in (SURFER, [], CATS)], monkeypatch)
+    scores = score(metric, 3)
+    assert metric.aggregate(scores).item() == pytest.approx(0.8125)
+    assert breakdown(metric, scores) == pytest.approx(PUBLISHED)
+
+
+def test_tifa_equals_upstreams_rule_in_plain_python(monkeypatch):
     rng = np.random.default_rng(0)
     tables = [
         [(str(rng.choice(KINDS)), "a", str(rng.choice(["a", "b"]))) for _ in range(rng.integers(0, 9))]
         for _ in range(12)
     ]
-    metric = tifa([questions(t, i) for i, t in enumerate(tables)], [[s for *_, s in t] for t in tables], monkeypatch)
-    rows = judged(metric, 12, samples=3)
-    scores, kinds = defaultdict(list), defaultdict(list)
+    groups = [questions(table, i) for i, table in enumerate(tables)]
+    metric = fake_tifa(groups, [[choice for *_, choice in table] for table in tables], monkeypatch)
+    scores = score(metric, 12, samples=3)
+    by_image, by_kind = defaultdict(list), defaultdict(list)
     for image, table in enumerate(tables):
-        for kind, answer, said in table:
-            scores[image].append(int(said == answer))
-            kinds[kind.replace("/", " or ")].append(int(said == answer))
-    assert metric.aggregate(rows).item() == pytest.approx(mean(mean(some) for some in scores.values()))
-    expected = {kind: mean(some) for kind, some in kinds.items()}
-    assert {kind: float(part) for kind, part in metric.breakdown(rows).items()} == pytest.approx(expected)
+        for kind, answer, choice in table:
+            by_image[image].append(int(choice == answer))
+            by_kind[kind.replace("/", " or ")].append(int(choice == answer))
+    assert metric.aggregate(scores).item() == pytest.approx(mean(mean(correct) for correct in by_image.values()))
+    assert breakdown(metric, scores) == pytest.approx({kind: mean(correct) for kind, correct in by_kind.items()})
 
 
-def test_an_interval_is_drawn_from_the_images_that_anything_is_asked_about(monkeypatch):
-    asked = [questions(SURFER), questions(CATS, 1)] + [()] * 38
-    metric = tifa(asked, [["?"] * 11, ["yes"] * 8] + [[]] * 38, monkeypatch)
-    rows = judged(metric, 40)
-    low, high = metric.interval(rows)  # of 40 images, a draw of which often misses both
-    assert (low, high) == pytest.approx((0, 5 / 8))
+def test_tifa_interval_resamples_images_with_questions_alone(monkeypatch):
+    groups = [questions(SURFER), questions(CATS, 1)] + [()] * 38
+    metric = fake_tifa(groups, [["?"] * 11, ["yes"] * 8] + [[]] * 38, monkeypatch)
+    # A resample of all 40 images often lacks both that have questions.
+    assert metric.interval(score(metric, 40)) == pytest.approx((0, 5 / 8))
 
 
 def entry(caption, question="is it?", choices=("yes", "no"), answer="yes", **more):
@@ -101,20 +104,20 @@ def entry(caption, question="is it?", choices=("yes", "no"), answer="yes", **mor
 
 @pytest.fixture
 def coco(tmp_path):
-    """Makes the tiny COCO-Stuff tree, all three held-out images measured, with a file of these questions."""
+    """Factory of the tiny COCO-Stuff data module, all three held-out images evaluated, with a file of questions."""
     root = tmp_path / "coco"
     datamodules.factory("coco_stuff").fake(root)
 
-    def build(*found):
+    def build(*items):
         path = tmp_path / "questions.json"
-        path.write_text(json.dumps(found))
-        loading = Loading(size=32, batch=3, measured=3, questions=str(path))
-        return datamodules.build("coco_stuff", root=str(root), loading=loading)
+        path.write_text(json.dumps(items))
+        loader_config = LoaderConfig(size=32, batch_size=3, eval_images=3, questions=str(path))
+        return DataModule(datamodules.build("coco_stuff", root=str(root), loader_config=loader_config))
 
     return build
 
 
-def test_an_image_is_painted_with_the_caption_that_is_asked_about(coco):
+def test_questions_choose_the_caption_of_an_image(coco):
     data = coco(
         entry(" a second  picture of things and stuff\n", id="coco_1", coco_val_id="139", element_type="object"),
         entry("a second picture of things and stuff", "what?", ["things", "air"], "things", element_type="strange"),
@@ -122,54 +125,57 @@ def test_an_image_is_painted_with_the_caption_that_is_asked_about(coco):
         entry("a caption of no image"),
     )
     (batch,) = data.test_dataloader()
-    assert set(batch.caption) == {"a second picture of things and stuff"} and data.asks() == 3
-    one, other = data.questions(batch)[0]
-    assert one == Question("is it?", ("yes", "no"), "yes", "object")
-    assert other == Question("what?", ("things", "air"), "things", "other")
-    before = coco().dataset("train")[0, 3]["caption"], data.dataset("train")[0, 3]["caption"]
-    assert before[0] == before[1]  # what training draws is not changed
+    assert set(batch.caption) == {"a second picture of things and stuff"} and data.source.num_questioned() == 3
+    assert data.source.questions(batch)[0] == (
+        Question("is it?", ("yes", "no"), "yes", "object"),
+        Question("what?", ("things", "air"), "things", "other"),
+    )
+    first, second = (module.dataset("train")[0, 3]["caption"] for module in (coco(), data))
+    assert first == second  # captions of training do not change
 
 
-def test_without_a_question_nothing_is_changed_and_tifa_refused(coco):
+def test_questions_about_no_image_change_nothing_and_tifa_is_refused(coco):
     data = coco(entry("a caption of no image"))
     (batch,) = data.test_dataloader()
     assert set(batch.caption) == {"a first picture of things and stuff"}
-    assert data.questions(batch) == [()] * 3 and data.asks() == 0
-    config = load("coco_stuff", [f"data.root={data.root}", "metrics=[tifa]", "metrics.tifa.vqa=scenes"])
-    with pytest.raises(BadConfig, match="no questions for tifa .* measure.questions=FILE, which `lumen questions`"):
+    assert data.source.questions(batch) == [()] * 3 and data.source.num_questioned() == 0
+    config = load("coco_stuff", [f"data.root={data.source.root}", "metrics=[tifa]", "metrics.tifa.vqa=scenes"])
+    with pytest.raises(BadConfig, match="tifa.*measure.questions=FILE"):
         build_metrics(config, data)
 
 
-def test_it_is_said_where_only_some_images_are_asked_about(tmp_path, coco, recwarn):
-    data = coco(entry("of one"))
-    captions = {record.id: ["of one" if n == 0 else "of another"] for n, record in enumerate(data.records("val"))}
-    captions |= {record.id: "train" for record in data.records("train")}
+def test_questions_about_a_part_of_the_images_warn(tmp_path, coco, recwarn):
+    data = coco(entry("with questions"))
+    records = enumerate(data.source.records("val"))
+    captions = {record.id: ["without" if n else "with questions"] for n, record in records}
+    captions |= {record.id: "train" for record in data.source.records("train")}
     (tmp_path / "captions.json").write_text(json.dumps(captions))
-    flags = [f"data.root={data.root}", f"data.captions={tmp_path}/captions.json", "metrics=[tifa]"]
-    config = load("coco_stuff", [*flags, "metrics.tifa.vqa=scenes", f"measure.questions={tmp_path}/questions.json"])
+    overrides = [f"data.root={data.source.root}", f"data.captions={tmp_path}/captions.json", "metrics=[tifa]"]
+    overrides += ["metrics.tifa.vqa=scenes", f"measure.questions={tmp_path}/questions.json"]
+    config = load("coco_stuff", overrides)
     metric = build_metrics(config, build_data(config))["tifa"]
-    assert "questions about 1 of 3 measured images" in str([w.message for w in recwarn])
+    assert any("1 of 3" in str(warning.message) for warning in recwarn)
     (batch,) = build_data(config).test_dataloader()
-    rows = metric.per_image(batch, batch.image[:, None])
-    assert rows.sum((1, 2)).bool().tolist() == [True, False, False] and 0 <= metric.aggregate(rows) <= 1
+    scores = metric.per_image(batch, batch.image[:, None])
+    assert scores.sum((1, 2)).bool().tolist() == [True, False, False] and 0 <= metric.aggregate(scores) <= 1
 
 
 @pytest.mark.parametrize(
     "content", ["{}", "[1]", '[{"caption": "a", "question": "b", "answer": "c"}]', "[", '[{"caption": 1}]'],
 )  # fmt: skip
-def test_a_file_of_another_format_is_one_sentence(content, tmp_path):
+def test_questions_file_of_another_format_is_refused(content, tmp_path):
     (tmp_path / "q.json").write_text(content)
-    with pytest.raises(BadSample, match="q.json .*; (give|copy) .*[.]$"):
-        entries(tmp_path / "q.json")
+    with pytest.raises(BadSample, match="q.json"):
+        read_entries(tmp_path / "q.json")
 
 
-def test_a_file_that_is_not_there_is_one_sentence(tmp_path):
-    with pytest.raises(DatasetMissing, match="`lumen questions` writes one"):
+def test_questions_file_must_exist_and_suit_the_data_set(tmp_path):
+    with pytest.raises(DatasetMissing, match="none.json.*`lumen questions`"):
         build_data(load("coco_stuff", [f"data.root={tmp_path}", f"measure.questions={tmp_path}/none.json"]))
-    with pytest.raises(BadConfig, match="come from their graphs"):
+    with pytest.raises(BadConfig, match="questions"):
         build_data(load("scenes", ["measure.questions=any.json"]))
 
 
-def test_captions_that_differ_in_spaces_are_one():
-    found = by_caption([entry("a  b\n"), entry(" a b", "who?")])
-    assert [q.text for q in found["a b"]] == ["is it?", "who?"] and len(found) == 1
+def test_questions_about_captions_that_differ_in_spaces_are_joined():
+    grouped = group_by_caption([entry("a  b\n"), entry(" a b", "who?")])
+    assert [question.text for question in grouped["a b"]] == ["is it?", "who?"] and len(grouped) == 1
