@@ -1,55 +1,55 @@
-"""The mistakes that a user can make: one class each, one sentence each."""
+"""Errors that a user can correct: one class per mistake, one sentence per error."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class Mistake(Exception):
-    """Something the user can put right; the command line prints its sentence and exits with 2."""
+    """Error that the user can correct. The command line prints its sentence and exits with 2."""
 
 
 class UnknownName(Mistake):
-    """A verb, experiment, component or run that does not exist."""
+    """Verb, experiment, component or run that does not exist."""
 
 
 class BadPlugin(Mistake):
-    """A component whose file cannot be used, or whose name another component has."""
+    """Component whose source breaks the rules of its registry."""
 
 
 class BadConfig(Mistake):
-    """Keys or values that no experiment can have; the message holds every one of them."""
+    """Keys or values that no experiment can have. The message lists all of them."""
 
 
 class DatasetMissing(Mistake):
-    """A data set, or a part of one, is not where it was said to be."""
+    """Data set, or part of one, that is not in the directory that the config names."""
 
 
 class BadSample(Mistake):
-    """One file of a data set that cannot be used."""
+    """File of a data set that cannot be used."""
 
 
 class WeightsMissing(Mistake):
-    """Weights that are neither in the folder named nor on the hub."""
+    """Weights that are neither in the directory that the config names nor on the hub."""
 
 
 class BadSize(Mistake):
-    """An image size that a network cannot take."""
+    """Image size that a network cannot take."""
 
 
 class BasisMismatch(Mistake):
-    """A layout basis that was fitted on other features than those it is used with."""
+    """Layout basis that was fitted to other features than those that it is used with."""
 
 
 class BadCheckpoint(Mistake):
-    """A checkpoint that is truncated, holds code, or belongs to another run."""
+    """Checkpoint that is truncated, holds code, or belongs to another run."""
 
 
 class RunBusy(Mistake):
-    """A run folder that another process is writing, or that holds another config."""
+    """Run directory that another process is writing, or that holds another config."""
 
 
 class Diverged(Mistake):
-    """Training produced a number that is not finite, or moved a frozen parameter."""
+    """Training step with a number that is not finite, or with a change of a frozen parameter."""
 
 
 def suggestion(name: str, names: Iterable[str]) -> str:

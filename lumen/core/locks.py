@@ -9,40 +9,45 @@ from typing import IO
 
 from lumen.core.errors import Mistake, RunBusy
 
-LOCKS: set[IO] = set()  # of the folders that this process holds
+_held_locks: set[IO] = set()  # open lock files of this process
 
 
 @contextmanager
-def claim(folder: Path, name: str = ".lock") -> Iterator[Path]:
-    """Holds the folder, or what else `name` stands for in it, for this process.
+def lock_directory(directory: Path, name: str = ".lock") -> Iterator[Path]:
+    """Hold the lock of a directory within the context, and create the directory if necessary.
+
+    Args:
+        name: Lock file in the directory; a directory may have several locks.
 
     Raises:
-        RunBusy: another process is at work in it.
+        RunBusy: Another process holds the lock.
+        Mistake: The directory cannot be written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / name).touch()
     except OSError as error:
-        raise Mistake(f"{folder} cannot be written: {error.strerror}; choose another folder with runs=DIR.") from None
-    with open(folder / name) as lock:
+        reason = error.strerror
+        raise Mistake(f"{directory} cannot be written: {reason}; choose another directory with runs=DIR.") from None
+    with open(directory / name) as lock:
         try:
-            # The system drops the lock when the process ends, however it ends: nothing stale is left.
+            # The system releases the lock when the process ends, however it ends: no stale lock remains.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise RunBusy(
-                f"{folder} is being written by another process; wait for it, or give this run another seed= or runs=."
+                f"{directory} is in use by another process; wait for it, or give this run another seed= or runs=."
             ) from None
-        LOCKS.add(lock)
+        _held_locks.add(lock)
         try:
-            yield folder
+            yield directory
         finally:
-            LOCKS.discard(lock)
+            _held_locks.discard(lock)
 
 
-def _let_go() -> None:
-    """For processes forked to read images: they outlive a run that is killed, and must not hold its folder."""
-    for lock in LOCKS:
+def _release_after_fork() -> None:
+    """Release all locks in a forked data loader worker, which may outlive a run that is killed."""
+    for lock in _held_locks:
         lock.close()
 
 
-os.register_at_fork(after_in_child=_let_go)
+os.register_at_fork(after_in_child=_release_after_fork)

@@ -9,41 +9,48 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-class Known(nn.Module):
-    """Gives what a part has answered to the only input that it will be given."""
+class ConstantOutput(nn.Module):
+    """Module that returns a known output, whatever its input.
 
-    def __init__(self, answer: Float[Tensor, "b ..."]):
+    Args:
+        output: Output of the replaced module; a single row is expanded to the batch.
+    """
+
+    def __init__(self, output: Float[Tensor, "b ..."]):
         super().__init__()
-        self.answer = answer
+        self.output = output
 
-    def forward(self, given: Float[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:
-        return self.answer.expand(len(given), *self.answer.shape[1:])
+    def forward(self, x: Float[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:
+        return self.output.expand(len(x), *self.output.shape[1:])
 
 
-class Once(nn.Module):
-    """Runs a part on half of a batch whose halves are the same, and gives its answer for both."""
+class HalfBatch(nn.Module):
+    """Module that runs another one on the first half of a batch whose halves are equal, and duplicates the output."""
 
-    def __init__(self, part: nn.Module):
+    def __init__(self, module: nn.Module):
         super().__init__()
-        self.part = part
+        self.module = module
 
-    def forward(self, given: Float[Tensor, "b ..."], **more: Any) -> Float[Tensor, "b ..."]:
-        return torch.cat([self.part(given[: len(given) // 2], **more)] * 2)
+    def forward(self, x: Float[Tensor, "b ..."], **arguments: Any) -> Float[Tensor, "b ..."]:
+        return torch.cat([self.module(x[: len(x) // 2], **arguments)] * 2)
 
 
 @contextmanager
-def standing(network: nn.Module, parts: dict[str, nn.Module]) -> Iterator[None]:
-    """Inside, each of `parts` stands where the network's own part of this name is; nothing else of it changes.
+def replace_submodules(network: nn.Module, replacements: dict[str, nn.Module]) -> Iterator[None]:
+    """Replace submodules within the context.
 
-    The library's own forward runs, so its numbers stay its own; the parts come back whatever happens.
+    The network's own forward runs, so all other numbers stay the same. The submodules are restored after an error too.
+
+    Args:
+        replacements: New submodules by dotted name.
     """
-    places = [network.get_submodule(name.rpartition(".")[0]) for name in parts]
-    names = [name.rpartition(".")[2] for name in parts]
-    own = [place.get_submodule(name) for place, name in zip(places, names, strict=True)]
+    parents = [network.get_submodule(name.rpartition(".")[0]) for name in replacements]
+    names = [name.rpartition(".")[2] for name in replacements]
+    originals = [parent.get_submodule(name) for parent, name in zip(parents, names, strict=True)]
     try:
-        for place, name, part in zip(places, names, parts.values(), strict=True):
-            setattr(place, name, part)
+        for parent, name, module in zip(parents, names, replacements.values(), strict=True):
+            setattr(parent, name, module)
         yield
     finally:
-        for place, name, part in zip(places, names, own, strict=True):
-            setattr(place, name, part)
+        for parent, name, module in zip(parents, names, originals, strict=True):
+            setattr(parent, name, module)

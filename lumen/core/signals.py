@@ -1,4 +1,4 @@
-"""Being told to stop: by SIGTERM, SIGUSR1 or SIGUSR2, or because a time is up."""
+"""Signals that stop a run: SIGTERM, SIGUSR1 and SIGUSR2, and the end of a time limit."""
 
 import os
 import re
@@ -9,94 +9,110 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-STOPPED = 75  # the exit code: EX_TEMPFAIL of sysexits.h, "try again later"
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-ECHO = 1.0  # seconds in which several signals are one: launchers pass on what the scheduler has sent to everyone
+SIGNAL_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: temporary failure, try again later
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+ECHO_SECONDS = 1.0  # signals within this time count as one: launchers forward what the scheduler sends to all processes
 
 
-class Stopped(BaseException):
-    """A run was told to stop, has saved, and ends; no error, so nothing that catches errors may hold it up."""
+class SignalInterrupt(BaseException):
+    """End of a run that a signal stopped and that has saved a checkpoint.
+
+    It is no `Exception`, so that code which handles errors does not delay it.
+    """
 
 
-class Ear:
-    """What this process was told.
+class SignalHandler:
+    """Handler of the stop signals of this process.
 
-    While it is `patient` the first signal is only noted, in `heard`, for somebody to act on between two steps. Else,
-    and from the second signal on, the process ends at once, with those that it has started.
+    While `deferring`, the first signal is only recorded in `received`, so that training can act on it between two
+    steps. Otherwise, and from the second signal on, the process and its children end at once.
+
+    Attributes:
+        deferring: Whether the first signal is recorded instead of ending the process.
+        received: Name of the first signal, or "stop_after" at the end of the time limit.
+        received_at: Monotonic time of the first signal in seconds.
+        kill_children: Function that sends a signal to the ranks that this process started.
     """
 
     def __init__(self):
-        self.patient = False
-        self.heard: str | None = None
-        self.since = 0.0
-        self.kill: Callable[[int], None] | None = None  # sends a signal to the ranks that this process has started
+        self.deferring = False
+        self.received: str | None = None
+        self.received_at = 0.0
+        self.kill_children: Callable[[int], None] | None = None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        first = self.heard is None
-        if first:
-            self.heard, self.since = "stop_after" if number == signal.SIGALRM else signal.Signals(number).name, now()
-        if not self.patient or not (first or now() - self.since < ECHO):
-            self._leave(number)
+        """Record a signal, or end the process."""
+        is_first = self.received is None
+        if is_first:
+            self.received = "stop_after" if number == signal.SIGALRM else signal.Signals(number).name
+            self.received_at = time.monotonic()
+        is_echo = time.monotonic() - self.received_at < ECHO_SECONDS
+        if not self.deferring or not (is_first or is_echo):
+            self._exit(number)
 
-    def _leave(self, number: int) -> None:
-        if self.kill is not None:
-            self.kill(signal.SIGKILL)
-        if started():
+    def _exit(self, number: int) -> None:
+        if self.kill_children is not None:
+            self.kill_children(signal.SIGKILL)
+        if is_child_rank():
             os.kill(os.getppid(), number)
-        else:  # not by print, which may itself have been interrupted
-            os.write(2, f"lumen: stopped by {self.heard}; the same command goes on from what was saved.\n".encode())
-        os._exit(STOPPED)
+        else:  # not by print, which the signal may have interrupted
+            message = f"lumen: stopped by {self.received}; repeat the command to resume from the last checkpoint.\n"
+            os.write(2, message.encode())
+        os._exit(SIGNAL_EXIT_CODE)
 
 
 @contextmanager
-def listening(stop_after: str | None = None) -> Iterator[Ear]:
-    """Hears signals instead of ending by them, and one of its own after a time such as 3h50m."""
-    ear = Ear()
-    if threading.current_thread() is not threading.main_thread():  # Python lets no other handle signals
-        yield ear
+def handle_signals(stop_after: str | None = None) -> Iterator[SignalHandler]:
+    """Handle stop signals within the context.
+
+    Args:
+        stop_after: Time limit such as 3h50m, whose end counts as a signal.
+    """
+    handler = SignalHandler()
+    if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main thread only
+        yield handler
         return
-    numbers = (*SIGNALS, signal.SIGALRM) if stop_after else SIGNALS
-    before = {number: signal.signal(number, ear) for number in numbers}
+    numbers = (*STOP_SIGNALS, signal.SIGALRM) if stop_after else STOP_SIGNALS
+    previous = {number: signal.signal(number, handler) for number in numbers}
     if stop_after:
         signal.setitimer(signal.ITIMER_REAL, parse_duration(stop_after))
     try:
-        yield ear
+        yield handler
     finally:
         if stop_after:
             signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
+        for number, function in previous.items():
+            signal.signal(number, function or signal.SIG_DFL)
 
 
-def started() -> bool:
-    """Whether the first rank of this machine has started this one, and would be killed for another end than with 0.
+def is_child_rank() -> bool:
+    """Return whether the first rank of this machine started this process and waits for its exit code.
 
-    Lightning's launcher does so; torchrun and SLURM start every rank themselves, and set RANK or no LOCAL_RANK.
+    Lightning's launcher starts ranks in this way. torchrun and SLURM start all ranks themselves, and set RANK or no
+    LOCAL_RANK.
     """
     return "RANK" not in os.environ and int(os.environ.get("LOCAL_RANK", 0)) > 0
 
 
-def deaf(*_: int) -> None:
-    """For processes that read images: told to stop with all others, they would leave the run without its images.
+def block_signals_in_worker(*_: int) -> None:
+    """Make a data loader's worker ignore stop signals, unless they come from its parent.
 
-    They obey their parent alone, which ends them in this way when it ends itself.
+    A scheduler signals all processes. A worker that ended would leave the run without images before its checkpoint.
     """
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        threading.Thread(target=_obey, daemon=True).start()
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        threading.Thread(target=_exit_on_signal_of_parent, daemon=True).start()
 
 
-def _obey() -> None:
-    while signal.sigwaitinfo(SIGNALS).si_pid != os.getppid():
+def _exit_on_signal_of_parent() -> None:
+    while signal.sigwaitinfo(STOP_SIGNALS).si_pid != os.getppid():
         pass
     os._exit(0)
 
 
 def parse_duration(text: str) -> int:
-    """The length of a time written as 1d, 3h50m or 90s; 0 where it is written otherwise."""
-    parts = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
-    return sum(int(n or 0) * unit for n, unit in zip(parts.groups(), (86400, 3600, 60, 1), strict=True)) if parts else 0
-
-
-def now() -> float:
-    return time.monotonic()
+    """Return the seconds of a duration such as 1d, 3h50m or 90s; 0 if the text is none."""
+    match = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+    if match is None:
+        return 0
+    return sum(int(count or 0) * unit for count, unit in zip(match.groups(), (86400, 3600, 60, 1), strict=True))

@@ -1,4 +1,4 @@
-"""Pictures for people: layouts as colours, sheets of images with a line of text."""
+"""Grids of images for people: rows and columns with titles and captions, and layouts as colours."""
 
 import json
 from pathlib import Path
@@ -10,111 +10,124 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-CELL = 160  # px, the least side of a picture in a sheet
-GAP, TEXT = 6, 18
+MIN_CELL_PIXELS = 160  # shorter side of an image in a grid
+GAP_PIXELS, TEXT_PIXELS = 6, 18
+LETTER_PIXELS = 6.2  # mean width of a letter of a caption
 
 
-def colours(layout: Float[Tensor, "b k h w"]) -> Float[Tensor, "b 3 h w"]:
-    """The first three components as red, green and blue, on one scale for all images of the batch."""
-    three = layout[:, :3].float()
-    three = torch.cat([three, three[:, :1].expand(-1, 3 - three.shape[1], -1, -1)], dim=1)
-    flat = three.transpose(0, 1).flatten(1)
-    # From the 2nd to the 98th percentile, so that one odd cell does not grey out the rest.
-    low, high = flat.quantile(0.02, dim=1), flat.quantile(0.98, dim=1)
+def layout_to_rgb(layout: Float[Tensor, "b k h w"]) -> Float[Tensor, "b 3 h w"]:
+    """Return the first three components as red, green and blue in [0, 1], on one scale for the whole batch."""
+    rgb = layout[:, :3].float()
+    rgb = torch.cat([rgb, rgb[:, :1].expand(-1, 3 - rgb.shape[1], -1, -1)], dim=1)
+    values = rgb.transpose(0, 1).flatten(1)
+    # From the 2nd to the 98th percentile, so that a single outlier does not grey out all other cells.
+    low, high = values.quantile(0.02, dim=1), values.quantile(0.98, dim=1)
     span = (high - low).clamp(min=1e-6)[:, None, None]
-    return ((three - low[:, None, None]) / span).clamp(0, 1)
+    return ((rgb - low[:, None, None]) / span).clamp(0, 1)
 
 
-def pixels(image: Float[Tensor, "3 H W"]) -> UInt8[Tensor, "H W 3"]:
-    """An image in [-1, 1] as it stands in a PNG."""
+def to_uint8(image: Float[Tensor, "3 H W"]) -> UInt8[Tensor, "H W 3"]:
+    """Return an image in [-1, 1] as bytes."""
     return ((image.float() + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).cpu()
 
 
-def grid(
-    image: Float[Tensor, "b 3 H W"], layout: Float[Tensor, "b 3 h w"], samples: list[Tensor], caption: list[str]
+def make_grid(
+    image: Float[Tensor, "b 3 H W"], layout: Float[Tensor, "b 3 h w"], samples: list[Tensor], captions: list[str]
 ) -> Image.Image:
-    """A row per image: itself, its layout as RGB in [0, 1], its samples, and its caption below."""
-    shown = layout * 2 - 1
-    rows = [[image[i], shown[i], *(s[i] for s in samples)] for i in range(len(image))]
+    """Return a grid with one row per image: the image, its layout as RGB in [0, 1], its samples, its caption below."""
+    layout_image = layout * 2 - 1
+    rows = [[image[i], layout_image[i], *(sample[i] for sample in samples)] for i in range(len(image))]
     titles = ["image", "layout", *(f"sample {k + 1}" for k in range(len(samples)))]
-    return sheet(rows, titles, caption)
+    return tile_images(rows, titles, captions)
 
 
-def sheet(rows: list[list[Tensor]], titles: list[str], captions: list[str]) -> Image.Image:
-    """Images in [-1, 1] in rows and columns; small ones are enlarged in whole pixels, so nothing is smoothed."""
+def tile_images(rows: list[list[Tensor]], titles: list[str], captions: list[str]) -> Image.Image:
+    """Return a grid of images in [-1, 1]. Small images are enlarged by an integer factor without smoothing.
+
+    Args:
+        rows: Images of each row.
+        titles: Text above each column.
+        captions: Text below each row; it is cut to the width of the grid.
+    """
     height, width = rows[0][0].shape[-2:]
-    factor = max(1, -(-CELL // min(height, width)))
+    factor = max(1, -(-MIN_CELL_PIXELS // min(height, width)))
     height, width = height * factor, width * factor
-    step = height + TEXT + GAP
-    canvas = Image.new("RGB", (GAP + (width + GAP) * len(titles), TEXT + GAP + step * len(rows)), "white")
+    row_height, column_width = height + TEXT_PIXELS + GAP_PIXELS, width + GAP_PIXELS
+    size = (GAP_PIXELS + column_width * len(titles), TEXT_PIXELS + GAP_PIXELS + row_height * len(rows))
+    canvas = Image.new("RGB", size, "white")
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(12)
     for column, title in enumerate(titles):
-        pen.text((GAP + column * (width + GAP), 4), title, "black", font)
+        pen.text((GAP_PIXELS + column * column_width, 4), title, "black", font)
+    max_letters = int((canvas.width - 2 * GAP_PIXELS) / LETTER_PIXELS)
     for row, (images, caption) in enumerate(zip(rows, captions, strict=True)):
-        top = TEXT + GAP + row * step
-        for column, picture in enumerate(images):
-            whole = F.interpolate(picture[None].float(), (height, width), mode="nearest")[0]
-            canvas.paste(Image.fromarray(pixels(whole).numpy()), (GAP + column * (width + GAP), top))
-        room = int((canvas.width - 2 * GAP) / 6.2)  # letters of this size that fit
-        text = caption if len(caption) <= room else caption[: room - 1] + "…"
-        pen.text((GAP, top + height + 2), text, "dimgray", font)
+        top = TEXT_PIXELS + GAP_PIXELS + row * row_height
+        for column, image in enumerate(images):
+            enlarged = F.interpolate(image[None].float(), (height, width), mode="nearest")[0]
+            canvas.paste(Image.fromarray(to_uint8(enlarged).numpy()), (GAP_PIXELS + column * column_width, top))
+        text = caption if len(caption) <= max_letters else caption[: max_letters - 1] + "…"
+        pen.text((GAP_PIXELS, top + height + 2), text, "dimgray", font)
     return canvas
 
 
-def save_grid(picture: Image.Image, captions: list[str], path: Path) -> None:
-    """Writes a PNG that carries the captions as text."""
-    said = PngInfo()
-    said.add_itxt("captions", json.dumps(captions))
-    picture.save(path, format="PNG", pnginfo=said)
+def save_grid(grid: Image.Image, captions: list[str], path: Path) -> None:
+    """Write a grid as a PNG file that holds the captions as text."""
+    text = PngInfo()
+    text.add_itxt("captions", json.dumps(captions))
+    grid.save(path, format="PNG", pnginfo=text)
 
 
 def load_grid(path: Path, columns: int) -> tuple[list[list[Image.Image]], list[str]]:
-    """What was put into a grid of square images, row by row, and the captions; "" where the file carries none."""
+    """Return the square images of a grid, row by row, and the captions; "" where the file has none."""
     with Image.open(path) as file:
-        picture, captions = file.convert("RGB"), json.loads(file.info.get("captions", "[]"))
-    side = (picture.width - GAP) // columns - GAP
-    tops = range(TEXT + GAP, picture.height - side, side + TEXT + GAP)
-    lefts = [GAP + column * (side + GAP) for column in range(columns)]
-    rows = [[picture.crop((left, top, left + side, top + side)) for left in lefts] for top in tops]
+        grid, captions = file.convert("RGB"), json.loads(file.info.get("captions", "[]"))
+    side = (grid.width - GAP_PIXELS) // columns - GAP_PIXELS
+    tops = range(TEXT_PIXELS + GAP_PIXELS, grid.height - side, side + TEXT_PIXELS + GAP_PIXELS)
+    lefts = [GAP_PIXELS + column * (side + GAP_PIXELS) for column in range(columns)]
+    rows = [[grid.crop((left, top, left + side, top + side)) for left in lefts] for top in tops]
     return rows, captions or [""] * len(rows)
 
 
-def components(image: Float[Tensor, "3 H W"], layout: Float[Tensor, "k h w"], share: list[float]) -> list[Image.Image]:
-    """Image, layout in colours, then each component alone with its share of the kept variance; to be stacked."""
+def make_component_grids(
+    image: Float[Tensor, "3 H W"], layout: Float[Tensor, "k h w"], explained: list[float]
+) -> list[Image.Image]:
+    """Return grids of one row: the image, its layout in colours, and each component in grey.
+
+    Args:
+        explained: Share of the variance that each component explains; it becomes the component's title.
+    """
     low, high = layout.flatten(1).quantile(0.02, dim=1), layout.flatten(1).quantile(0.98, dim=1)
     grey = ((layout - low[:, None, None]) / (high - low).clamp(min=1e-6)[:, None, None]).clamp(0, 1)
-    tiles = [image, colours(layout[None])[0] * 2 - 1, *(g.expand(3, -1, -1) * 2 - 1 for g in grey)]
+    tiles = [image, layout_to_rgb(layout[None])[0] * 2 - 1, *(g.expand(3, -1, -1) * 2 - 1 for g in grey)]
     size = tuple(image.shape[-2:])
     tiles = [F.interpolate(t[None].float(), size, mode="nearest")[0] for t in tiles]
-    titles = ["image", "first three components", *(f"{i + 1}: {s:.1%}" for i, s in enumerate(share))]
-    per_row = min(len(tiles), 6)
+    titles = ["image", "first three components", *(f"{i + 1}: {share:.1%}" for i, share in enumerate(explained))]
+    columns = min(len(tiles), 6)
     blank = torch.ones_like(tiles[0])
-    tiles += [blank] * (-len(tiles) % per_row)
-    titles += [""] * (-len(titles) % per_row)
-    starts = range(0, len(tiles), per_row)
-    return [sheet([tiles[i : i + per_row]], titles[i : i + per_row], [""]) for i in starts]
+    tiles += [blank] * (-len(tiles) % columns)
+    titles += [""] * (-len(titles) % columns)
+    starts = range(0, len(tiles), columns)
+    return [tile_images([tiles[i : i + columns]], titles[i : i + columns], [""]) for i in starts]
 
 
-def stacked(sheets: list[Image.Image]) -> Image.Image:
-    """Sheets of one width below one another; the empty caption line at the foot of each is left out."""
-    canvas = Image.new("RGB", (sheets[0].width, sum(s.height - TEXT for s in sheets)), "white")
+def stack_grids(grids: list[Image.Image]) -> Image.Image:
+    """Return grids of one width below one another, without the empty caption line at the foot of each."""
+    canvas = Image.new("RGB", (grids[0].width, sum(grid.height - TEXT_PIXELS for grid in grids)), "white")
     top = 0
-    for one in sheets:
-        canvas.paste(one, (0, top))
-        top += one.height - TEXT
+    for grid in grids:
+        canvas.paste(grid, (0, top))
+        top += grid.height - TEXT_PIXELS
     return canvas
 
 
-def piled(grids: dict[str, Image.Image]) -> Image.Image:
-    """The first half of the rows of each grid, under its name."""
-    head = TEXT + GAP
-    shown = {name: grid.crop((0, 0, grid.width, (grid.height + head) // 2)) for name, grid in grids.items()}
-    canvas = Image.new(
-        "RGB", (max(g.width for g in shown.values()), sum(g.height + head for g in shown.values())), "white"
-    )
+def stack_named_grids(grids: dict[str, Image.Image]) -> Image.Image:
+    """Return the first half of the rows of each grid below one another, each under its name."""
+    head = TEXT_PIXELS + GAP_PIXELS
+    halves = {name: grid.crop((0, 0, grid.width, (grid.height + head) // 2)) for name, grid in grids.items()}
+    width, height = max(half.width for half in halves.values()), sum(half.height + head for half in halves.values())
+    canvas = Image.new("RGB", (width, height), "white")
     pen, font, top = ImageDraw.Draw(canvas), ImageFont.load_default(14), 0
-    for name, grid in shown.items():
-        pen.text((GAP, top + 3), name, "black", font)
-        canvas.paste(grid, (0, top + head))
-        top += grid.height + head
+    for name, half in halves.items():
+        pen.text((GAP_PIXELS, top + 3), name, "black", font)
+        canvas.paste(half, (0, top + head))
+        top += half.height + head
     return canvas

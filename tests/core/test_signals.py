@@ -1,4 +1,4 @@
-"""Told to stop: a signal is kept for the next step or ends the process, which says so by its exit code."""
+"""Signals: deferred to the next step, or the end of the process with an exit code of its own."""
 
 import os
 import signal
@@ -8,68 +8,70 @@ import time
 
 import pytest
 
-from lumen.core.signals import SIGNALS, STOPPED, listening, parse_duration
+from lumen.core.signals import SIGNAL_EXIT_CODE, STOP_SIGNALS, handle_signals, parse_duration
 
-WAITS = """
+WAIT = """
 import sys, time
-from lumen.core.signals import listening
-with listening() as ear:
-    ear.patient = sys.argv[1] == "patient"
+from lumen.core.signals import handle_signals
+with handle_signals() as handler:
+    handler.deferring = sys.argv[1] == "deferring"
     print("ready", flush=True)
     while True:
         time.sleep(0.02)
-        if ear.heard and sys.argv[2] == "leaves":
+        if handler.received and sys.argv[2] == "leaves":
             sys.exit(0)
 """
 
 
-def waiting(*how: str) -> subprocess.Popen:
-    child = subprocess.Popen([sys.executable, "-c", WAITS, *how], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert child.stdout.readline() == b"ready\n"
-    return child
+def start_waiting(*arguments: str) -> subprocess.Popen:
+    """Start a process that handles signals until it ends."""
+    command = [sys.executable, "-c", WAIT, *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == b"ready\n"
+    return process
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-def test_where_nothing_can_be_lost_a_signal_ends_the_process(number):
-    child = waiting("impatient", "stays")
-    child.send_signal(number)
-    assert child.wait(10) == STOPPED
-    assert f"stopped by {number.name}" in child.stderr.read().decode()
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_signal_ends_a_process_that_does_not_defer(number):
+    process = start_waiting("immediate", "stays")
+    process.send_signal(number)
+    assert process.wait(10) == SIGNAL_EXIT_CODE
+    assert f"stopped by {number.name}" in process.stderr.read().decode()
 
 
-def test_the_first_signal_is_kept_its_echo_too_and_the_next_ends_the_process():
-    child = waiting("patient", "leaves")
-    child.send_signal(signal.SIGTERM)
-    assert child.wait(10) == 0
-    child = waiting("patient", "stays")
-    for pause in (0.1, 1.2, None):  # the first, what a launcher passes on of it, and a second one
-        child.send_signal(signal.SIGTERM)
+def test_signal_is_deferred_with_its_echo_and_the_next_one_ends_the_process():
+    process = start_waiting("deferring", "leaves")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
+    process = start_waiting("deferring", "stays")
+    for pause in (0.1, 1.2, None):  # the first signal, what a launcher forwards of it, and a second one
+        process.send_signal(signal.SIGTERM)
         if pause:
             time.sleep(pause)
-            assert child.poll() is None
-    assert child.wait(10) == STOPPED
+            assert process.poll() is None
+    assert process.wait(10) == SIGNAL_EXIT_CODE
 
 
-def test_a_time_that_is_up_is_heard():
+def test_signal_at_the_end_of_a_time_limit():
     before = signal.getsignal(signal.SIGTERM)
-    with listening("1s") as ear:
-        ear.patient = True
+    with handle_signals("1s") as handler:
+        handler.deferring = True
         signal.pause()
-    assert ear.heard == "stop_after" and signal.getsignal(signal.SIGTERM) is before
+    assert handler.received == "stop_after" and signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_rank_that_another_has_started_hands_its_signal_on(monkeypatch):
-    """Lightning ends the first rank by SIGKILL where one that it has started fails; so the first must be told."""
-    told = []
+def test_signal_of_a_child_rank_is_sent_to_its_parent(monkeypatch):
+    """Lightning's launcher kills the first rank if a child fails, so the first rank must stop by itself."""
+    calls = []
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.delenv("RANK", raising=False)
-    monkeypatch.setattr(os, "kill", lambda *words: told.append(words))
-    monkeypatch.setattr(os, "_exit", told.append)
-    with listening() as ear:
-        ear(signal.SIGUSR1, None)
-    assert told == [(os.getppid(), signal.SIGUSR1), STOPPED]
+    monkeypatch.setattr(os, "kill", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(os, "_exit", calls.append)
+    with handle_signals() as handler:
+        handler(signal.SIGUSR1, None)
+    assert calls == [(os.getppid(), signal.SIGUSR1), SIGNAL_EXIT_CODE]
 
 
-def test_times_are_written_with_units():
+def test_signal_time_limit_is_parsed_with_units():
     texts = ["3h50m", "1d", "90s", "1d2h3m4s", "", "50", "1.5h", "3h 50m"]
     assert [parse_duration(text) for text in texts] == [13800, 86400, 90, 93784, 0, 0, 0, 0]
