@@ -1,1 +1,1 @@
-"""Data sets: images, label maps and captions; one file each."""
+"""Data sets: images, label maps and captions, one file per data set."""

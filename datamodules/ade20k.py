@@ -4,24 +4,24 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from lumen.core.interfaces import IGNORE
+from lumen.core.labels import IGNORE
 from lumen.core.registry import datamodules
 from lumen.data.class_names import ADE20K
-from lumen.data.datamodule import DataModule, Loading
 from lumen.data.fake import write_json, write_pair
-from lumen.data.index import Survey
-from lumen.data.readers import PICTURES, label_map, lookup, picture
+from lumen.data.index import DatasetIndex
+from lumen.data.readers import IMAGE_SUFFIXES, lookup_table, read_image, read_label_map
+from lumen.data.source import DataSource, LoaderConfig
 
-PARTS = {"train": "training", "val": "validation"}
-CLASS_OF = {0: IGNORE} | {id: id - 1 for id in range(1, 151)}
+DIRECTORIES = {"train": "training", "val": "validation"}
+CLASS_OF_ID = {0: IGNORE} | {id: id - 1 for id in range(1, 151)}
 
 
 @datamodules.register
-class Ade20k(DataModule):
+class Ade20k(DataSource):
     """ADEChallengeData2016/{images,annotations}/{training,validation} and captions.json, {stem: caption}.
 
-    `root` is that folder or the one that contains it. The PNG values are 1-150, and 0 for everything else.
-    Not the full ADE20K, whose label maps are of another kind.
+    `root` is that directory or the one that contains it. The PNG values are 1-150 for classes and 0 for all else.
+    The full ADE20K is another data set, with label maps of another kind.
     """
 
     classes = ADE20K
@@ -33,27 +33,29 @@ class Ade20k(DataModule):
         fit: Literal["stretch", "crop"] = "stretch",
         flip: float = 0.5,
         *,
-        loading: Loading,
+        loader_config: LoaderConfig,
     ):
-        super().__init__(root, loading)
+        super().__init__(root, loader_config)
         self.captions, self.fit, self.flip = captions, fit, flip
-        self.readers = {"image": picture, "mask": partial(label_map, table=lookup(CLASS_OF))}
+        self.readers = {"image": read_image, "mask": partial(read_label_map, table=lookup_table(CLASS_OF_ID))}
 
-    def survey(self, split: str) -> Survey:
+    def index_split(self, split: str) -> DatasetIndex:
+        """Return the files of a split."""
         inner = self.root / "ADEChallengeData2016"
-        survey = Survey(inner if inner.is_dir() else self.root)
-        survey.add("image", PICTURES, f"images/{PARTS[split]}")
-        survey.add("mask", (".png",), f"annotations/{PARTS[split]}")
-        survey.caption(self.captions, "captions.json")
-        return survey
+        index = DatasetIndex(inner if inner.is_dir() else self.root)
+        index.add_files("image", IMAGE_SUFFIXES, f"images/{DIRECTORIES[split]}")
+        index.add_files("mask", (".png",), f"annotations/{DIRECTORIES[split]}")
+        index.add_captions(self.captions, "captions.json")
+        return index
 
     @staticmethod
     def fake(root: str | Path) -> None:
-        root, said = Path(root) / "ADEChallengeData2016", {}
-        for split, part, count in (("train", "training", 6), ("val", "validation", 3)):
+        """Write a tiny data set in the official format."""
+        root, captions = Path(root) / "ADEChallengeData2016", {}
+        for split, directory, count in (("train", "training", 6), ("val", "validation", 3)):
             for i in range(1, count + 1):
                 stem = f"ADE_{split}_{i:08}"
-                image, mask = root / f"images/{part}/{stem}.jpg", root / f"annotations/{part}/{stem}.png"
+                image, mask = root / f"images/{directory}/{stem}.jpg", root / f"annotations/{directory}/{stem}.png"
                 write_pair(image, mask, list(range(151)), (60 + i, 44 + 2 * i), i)
-                said[stem] = f"picture {i} of a place"
-        write_json(root / "captions.json", said)
+                captions[stem] = f"picture {i} of a place"
+        write_json(root / "captions.json", captions)

@@ -2,61 +2,68 @@
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from lumen.core.interfaces import IGNORE
+from lumen.core.labels import IGNORE
 from lumen.core.registry import datamodules
 from lumen.data.class_names import CITYSCAPES
-from lumen.data.datamodule import DataModule, Loading
 from lumen.data.fake import write_json, write_pair
-from lumen.data.index import Survey
-from lumen.data.readers import consecutive, label_map, lookup, picture
-from lumen.data.transforms import Frame, chance, crop, window
+from lumen.data.index import DatasetIndex
+from lumen.data.readers import consecutive_classes, lookup_table, read_image, read_label_map
+from lumen.data.source import DataSource, LoaderConfig
+from lumen.data.transforms import CropTransform, bernoulli, crop_to_square, sample_window
+
+if TYPE_CHECKING:
+    import torch
 
 
 @datamodules.register
-class Bdd100k(DataModule):
+class Bdd100k(DataSource):
     """images/10k/{train,val}, labels/sem_seg/masks/{train,val} and captions.json, {stem: caption}.
 
-    `root` is the folder bdd100k, into which the archives "10K Images" and "Segmentation" unpack, or the one
-    that contains it. The PNG values are Cityscapes' train ids 0-18, and 255 where nothing is labelled. Archives of
-    before June 2021 do not match in six images and six maps (bdd100k issue 103), which `lumen data check` names.
+    `root` is the directory bdd100k, into which the archives "10K Images" and "Segmentation" unpack, or the one that
+    contains it. The PNG values are Cityscapes' train ids 0-18, and 255 for unlabelled pixels. In archives from before
+    June 2021, six images and six maps do not match (bdd100k issue 103); `lumen data check` names them.
 
-    A frame is resized to the height `size`, in its proportions; training looks at a random square of it, evaluation
-    at the square in the middle.
+    An image is resized to the height `size`, in proportion. Training uses a random square of it, evaluation the
+    central square.
 
     Source: doc.bdd100k.com, download and format.
     """
 
     classes = tuple(CITYSCAPES.values())
-    windows = True
+    random_crop = True
 
-    def __init__(self, root: str, captions: str | None = None, flip: float = 0.5, *, loading: Loading):
-        super().__init__(root, loading)
+    def __init__(self, root: str, captions: str | None = None, flip: float = 0.5, *, loader_config: LoaderConfig):
+        super().__init__(root, loader_config)
         self.captions, self.flip = captions, flip
-        table = lookup(consecutive(list(range(len(self.classes)))))
-        self.readers = {"image": picture, "mask": partial(label_map, table=table)}
+        table = lookup_table(consecutive_classes(list(range(len(self.classes)))))
+        self.readers = {"image": read_image, "mask": partial(read_label_map, table=table)}
 
-    def survey(self, split: str) -> Survey:
+    def index_split(self, split: str) -> DatasetIndex:
+        """Return the files of a split."""
         inner = self.root / "bdd100k"
-        survey = Survey(inner if inner.is_dir() else self.root)
-        survey.add("image", (".jpg",), f"images/10k/{split}")
-        survey.add("mask", (".png",), f"labels/sem_seg/masks/{split}")
-        survey.caption(self.captions, "captions.json")
-        return survey
+        index = DatasetIndex(inner if inner.is_dir() else self.root)
+        index.add_files("image", (".jpg",), f"images/10k/{split}")
+        index.add_files("mask", (".png",), f"labels/sem_seg/masks/{split}")
+        index.add_captions(self.captions, "captions.json")
+        return index
 
-    def frame(self, given: tuple[int, int], draw: torch.Generator | None) -> Frame:
-        side, resized = self.loading.size, crop(given, self.loading.size).resized
-        return Frame(given, resized, window(resized, (side, side), draw), chance(self.flip, draw))
+    def transform_for(self, size: tuple[int, int], generator: "torch.Generator | None") -> CropTransform:
+        """Return a random square if there is a generator, else the central one."""
+        side = self.loader_config.size
+        resized = crop_to_square(size, side).resized
+        window = sample_window(resized, (side, side), generator)
+        return CropTransform(size, resized, window, bernoulli(self.flip, generator))
 
     @staticmethod
     def fake(root: str | Path) -> None:
-        root, said = Path(root) / "bdd100k", {}
+        """Write a tiny data set in the official format."""
+        root, captions = Path(root) / "bdd100k", {}
         for split, first, count in (("train", 0x0A0A0B33, 6), ("val", 0x7D06FEFC, 3)):
             for i in range(count):
                 stem = f"{first + i:08x}-{i:08x}"
                 image, mask = root / f"images/10k/{split}/{stem}.jpg", root / f"labels/sem_seg/masks/{split}/{stem}.png"
                 write_pair(image, mask, [*range(len(CITYSCAPES)), IGNORE], (96, 54), i)
-                said[stem] = f"a road from the dashboard, frame {i}"
-        write_json(root / "captions.json", said)
+                captions[stem] = f"a road from the dashboard, frame {i}"
+        write_json(root / "captions.json", captions)

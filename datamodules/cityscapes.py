@@ -2,87 +2,105 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from lumen.core.interfaces import IGNORE
+from lumen.core.labels import IGNORE
 from lumen.core.registry import datamodules
 from lumen.data.class_names import CITYSCAPES
-from lumen.data.datamodule import DataModule, Loading
-from lumen.data.fake import save, write_json, write_pair
-from lumen.data.index import Survey
-from lumen.data.readers import boxes, disparity, document, label_map, lookup, picture
-from lumen.data.transforms import Frame, chance, window
+from lumen.data.fake import save_image, write_json, write_pair
+from lumen.data.index import DatasetIndex
+from lumen.data.readers import lookup_table, read_boxes, read_disparity, read_image, read_json, read_label_map
+from lumen.data.source import DataSource, LoaderConfig
+from lumen.data.transforms import CropTransform, bernoulli, sample_window
 
-# Ids run to 33; 255 is what the licence plate's -1 becomes in one byte.
-CLASS_OF = dict.fromkeys((*range(34), 255), IGNORE) | {id: train for train, id in enumerate(CITYSCAPES)}
+if TYPE_CHECKING:
+    import torch
+
+# Ids end at 33. The licence plate has id -1, which is 255 in one byte.
+CLASS_OF_ID = dict.fromkeys((*range(34), 255), IGNORE) | {id: train_id for train_id, id in enumerate(CITYSCAPES)}
 
 
 @datamodules.register
-class Cityscapes(DataModule):
+class Cityscapes(DataSource):
     """leftImg8bit/ and gtFine/{train,val}/CITY, captions.json {CITY_SEQ_FRAME: caption}; others where present.
 
-    A frame is resized to `size` x 2 `size`. Training looks at a random square of it, evaluation at the square
-    in the middle, or with full=true at all of it. `extra` has, None where the file does not exist:
-    disparity (H, W), in pixels of the resized image, NaN where invalid; it follows resizing, crop and mirroring;
-    camera, the calibration, and boxes, the objects of gtBbox3d (2d as [x, y, w, h]; 3d in the vehicle frame: x forward,
-    y left, z up; metres), both as they stand in the file, for the original pixels: `extra["frame"]` says how
-    those map to this image.
+    A frame is resized to `size` x 2 `size`. Training uses a random square of it, evaluation the central square, or
+    with full=true the whole frame. `extra` has the following, None where the file does not exist:
+
+    - disparity (H, W), in pixels of the resized image, NaN where invalid: resized, cropped and flipped as the image;
+    - camera, the calibration, and boxes, the objects of gtBbox3d (2d as [x, y, w, h]; 3d in the vehicle frame: x
+      forward, y left, z up; metres): both unchanged, for the original pixels;
+    - frame, the `CropTransform` from original pixels to this image.
     """
 
     classes = tuple(CITYSCAPES.values())
-    windows = True
+    random_crop = True
 
     def __init__(
-        self, root: str, captions: str | None = None, full: bool = False, flip: float = 0.5, *, loading: Loading
+        self,
+        root: str,
+        captions: str | None = None,
+        full: bool = False,
+        flip: float = 0.5,
+        *,
+        loader_config: LoaderConfig,
     ):
-        super().__init__(root, loading)
+        super().__init__(root, loader_config)
         self.captions, self.full, self.flip = captions, full, flip
-        labels = partial(label_map, table=lookup(CLASS_OF))
-        self.readers = {"image": picture, "mask": labels, "disparity": disparity, "camera": document, "boxes": boxes}
+        self.readers = {
+            "image": read_image,
+            "mask": partial(read_label_map, table=lookup_table(CLASS_OF_ID)),
+            "disparity": read_disparity,
+            "camera": read_json,
+            "boxes": read_boxes,
+        }
 
-    def survey(self, split: str) -> Survey:
-        survey = Survey(self.root)
-        survey.add("image", ("_leftImg8bit.png",), f"leftImg8bit/{split}")
-        survey.add("mask", ("_gtFine_labelIds.png",), f"gtFine/{split}")
-        survey.add("disparity", ("_disparity.png",), f"disparity/{split}", optional=True)
-        survey.add("camera", ("_camera.json",), f"camera/{split}", optional=True)
-        survey.add("boxes", ("_gtBbox3d.json",), f"gtBbox3d/{split}", optional=True)
-        survey.caption(self.captions, "captions.json")
-        return survey
+    def index_split(self, split: str) -> DatasetIndex:
+        """Return the files of a split."""
+        index = DatasetIndex(self.root)
+        index.add_files("image", ("_leftImg8bit.png",), f"leftImg8bit/{split}")
+        index.add_files("mask", ("_gtFine_labelIds.png",), f"gtFine/{split}")
+        index.add_files("disparity", ("_disparity.png",), f"disparity/{split}", optional=True)
+        index.add_files("camera", ("_camera.json",), f"camera/{split}", optional=True)
+        index.add_files("boxes", ("_gtBbox3d.json",), f"gtBbox3d/{split}", optional=True)
+        index.add_captions(self.captions, "captions.json")
+        return index
 
-    def frame(self, given: tuple[int, int], draw: torch.Generator | None) -> Frame:
-        size = self.loading.size
-        resized = (2 * size, size)
-        whole = draw is None and self.full
-        place = window(resized, resized if whole else (size, size), draw)
-        return Frame(given, resized, place, chance(self.flip, draw))
+    def transform_for(self, size: tuple[int, int], generator: "torch.Generator | None") -> CropTransform:
+        """Return a random square if there is a generator, else the central one or the whole frame."""
+        side = self.loader_config.size
+        resized = (2 * side, side)
+        is_whole = generator is None and self.full
+        window = sample_window(resized, resized if is_whole else (side, side), generator)
+        return CropTransform(size, resized, window, bernoulli(self.flip, generator))
 
-    def seen(self, parts: dict[str, Any], frame: Frame) -> dict[str, Any]:
-        seen = super().seen(parts, frame)
-        if "disparity" in seen:
-            seen["disparity"] = seen["disparity"] * frame.scale
-        return seen | {"frame": frame}
+    def to_tensors(self, parts: dict[str, Any], transform: CropTransform) -> dict[str, Any]:
+        """Return the parts as tensors, with disparity in pixels of the resized image."""
+        tensors = super().to_tensors(parts, transform)
+        if "disparity" in tensors:
+            tensors["disparity"] = tensors["disparity"] * transform.scale
+        return tensors | {"frame": transform}
 
     @staticmethod
     def fake(root: str | Path) -> None:
-        root, said = Path(root), {}
+        """Write a tiny data set in the official format."""
+        root, captions = Path(root), {}
         for split, city, count in (("train", "aachen", 6), ("val", "frankfurt", 3)):
             for i in range(count):
                 stem = f"{city}_{i:06}_000019"
-                _fake_frame(root, f"{split}/{city}/{stem}", i)
-                said[stem] = f"a street in {city}, frame {i}"
-        write_json(root / "captions.json", said)
+                _write_frame(root, f"{split}/{city}/{stem}", i)
+                captions[stem] = f"a street in {city}, frame {i}"
+        write_json(root / "captions.json", captions)
 
 
-def _fake_frame(root: Path, name: str, seed: int) -> None:
-    """One frame with all its files; frames with an odd seed have no 3D boxes."""
+def _write_frame(root: Path, name: str, seed: int) -> None:
+    """Write all files of a frame; frames with an odd seed have no 3D boxes."""
     image, mask = root / f"leftImg8bit/{name}_leftImg8bit.png", root / f"gtFine/{name}_gtFine_labelIds.png"
     write_pair(image, mask, list(range(34)), (128, 64), seed)
     stored = np.random.default_rng(seed).integers(0, 128 * 256, (64, 128))
-    save(root / f"disparity/{name}_disparity.png", stored.astype(np.uint16))
+    save_image(root / f"disparity/{name}_disparity.png", stored.astype(np.uint16))
     calibration = {
         "extrinsic": {"baseline": 0.209313, "pitch": 0.038, "roll": 0.0, "x": 1.7, "y": 0.1, "yaw": -0.0195, "z": 1.22},
         "intrinsic": {"fx": 141.4, "fy": 141.4, "u0": 64.0, "v0": 32.0},

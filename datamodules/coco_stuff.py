@@ -6,22 +6,22 @@ from typing import Literal
 
 from lumen.core.registry import datamodules
 from lumen.data.class_names import COCO_STUFF
-from lumen.data.datamodule import DataModule, Loading
 from lumen.data.fake import write_json, write_pair
-from lumen.data.index import Survey
-from lumen.data.readers import PICTURES, consecutive, label_map, lookup, picture
+from lumen.data.index import DatasetIndex
+from lumen.data.readers import IMAGE_SUFFIXES, consecutive_classes, lookup_table, read_image, read_label_map
+from lumen.data.source import DataSource, LoaderConfig
 
-# Thing ids that were given a name and never drawn: with them there are 182 classes, without them 171.
+# Ids of things that have a name but no annotations: there are 182 classes with them and 171 without.
 UNUSED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
 
 
 @datamodules.register
-class CocoStuff(DataModule):
+class CocoStuff(DataSource):
     """images/{train,val}2017, stuffthingmaps/{train,val}2017 and annotations/captions_{train,val}2017.json.
 
-    Also read where mmsegmentation puts them: label maps in annotations/{train,val}2017. `captions` names one
-    other file for both splits, {stem: caption or captions} or COCO's own format. The PNG values are
-    0-181, and 255 where nothing is labelled; `labels` says whether the 11 unused ids are counted.
+    Label maps may also be where mmsegmentation puts them, in annotations/{train,val}2017. `captions` names one other
+    file for both splits, {stem: caption or captions} or COCO's own format. The PNG values are 0-181, and 255 for
+    unlabelled pixels; labels=182 counts the 11 unused ids as classes.
     """
 
     def __init__(
@@ -32,27 +32,31 @@ class CocoStuff(DataModule):
         fit: Literal["stretch", "crop"] = "stretch",
         flip: float = 0.5,
         *,
-        loading: Loading,
+        loader_config: LoaderConfig,
     ):
-        super().__init__(root, loading)
+        super().__init__(root, loader_config)
         self.captions, self.fit, self.flip = captions, fit, flip
         ids = [id for id in range(182) if labels == 182 or id not in UNUSED]
         self.classes = tuple(COCO_STUFF[id] for id in ids)
-        self.readers = {"image": picture, "mask": partial(label_map, table=lookup(consecutive(ids)))}
+        table = lookup_table(consecutive_classes(ids))
+        self.readers = {"image": read_image, "mask": partial(read_label_map, table=table)}
 
-    def survey(self, split: str) -> Survey:
+    def index_split(self, split: str) -> DatasetIndex:
+        """Return the files of a split."""
         part = f"{split}2017"
-        survey = Survey(self.root)
-        survey.add("image", PICTURES, f"images/{part}", part)
-        survey.add("mask", (".png",), f"stuffthingmaps/{part}", f"annotations/{part}")
+        index = DatasetIndex(self.root)
+        index.add_files("image", IMAGE_SUFFIXES, f"images/{part}", part)
+        index.add_files("mask", (".png",), f"stuffthingmaps/{part}", f"annotations/{part}")
         # mmsegmentation writes its converted maps beside the official ones.
-        for stem in [s for s in survey.files.get("mask", {}) if s.endswith("_labelTrainIds")]:
-            del survey.files["mask"][stem]
-        survey.caption(self.captions, f"annotations/captions_{part}.json")
-        return survey
+        masks = index.files.get("mask", {})
+        for stem in [stem for stem in masks if stem.endswith("_labelTrainIds")]:
+            del masks[stem]
+        index.add_captions(self.captions, f"annotations/captions_{part}.json")
+        return index
 
     @staticmethod
     def fake(root: str | Path) -> None:
+        """Write a tiny data set in the official format."""
         root = Path(root)
         ids = [id for id in range(182) if id not in UNUSED] + [255]
         for part, first, count in (("train2017", 9, 6), ("val2017", 139, 3)):
@@ -60,14 +64,12 @@ class CocoStuff(DataModule):
             for i, stem in enumerate(stems):
                 image, mask = root / f"images/{part}/{stem}.jpg", root / f"stuffthingmaps/{part}/{stem}.png"
                 write_pair(image, mask, ids, (64 - i, 48 + i), first + i)
-            write_json(root / f"annotations/captions_{part}.json", _official(stems))
+            write_json(root / f"annotations/captions_{part}.json", _official_captions(stems))
 
 
-def _official(stems: list[str]) -> dict:
-    """Two captions per image as COCO writes them."""
+def _official_captions(stems: list[str]) -> dict:
+    """Return two captions per image in COCO's format."""
     images = [{"id": int(stem), "file_name": f"{stem}.jpg"} for stem in stems]
-    said = [(image["id"], f"a {n} picture of things and stuff") for image in images for n in ("first", "second")]
-    return {
-        "images": images,
-        "annotations": [{"id": i, "image_id": image, "caption": caption} for i, (image, caption) in enumerate(said)],
-    }
+    pairs = [(image["id"], f"a {n} picture of things and stuff") for image in images for n in ("first", "second")]
+    annotations = [{"id": i, "image_id": image, "caption": caption} for i, (image, caption) in enumerate(pairs)]
+    return {"images": images, "annotations": annotations}

@@ -1,111 +1,121 @@
-"""Rendered scenes: labels, depth, boxes and graph exact, as many as asked for, no files needed."""
+"""Rendered scenes: exact labels, depth, boxes and scene graph, any number of images, no files."""
 
 import hashlib
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 
 from lumen.core.errors import BadConfig
-from lumen.core.interfaces import Batch
 from lumen.core.registry import datamodules
-from lumen.data.datamodule import DataModule, Loading
-from lumen.data.index import Record
-from lumen.data.integrity import Report
+from lumen.data.index import ImageRecord
+from lumen.data.integrity import IntegrityReport
 from lumen.data.questions import Question
+from lumen.data.source import DataSource, LoaderConfig
 from lumen.scenes import world
-from lumen.scenes.caption_edits import edited
-from lumen.scenes.captions import captions
-from lumen.scenes.questions import questions
+from lumen.scenes.caption_edits import edit_graph
+from lumen.scenes.captions import compose_captions
+from lumen.scenes.questions import compose_questions
 from lumen.scenes.render import render
-from lumen.scenes.world import CLASSES, SPLITS, seeds
+from lumen.scenes.world import CLASSES, SPLITS, split_seeds
 
-KEPT = 4096 * 64**2  # pixels of scenes that stay in memory, at 13 bytes each
+if TYPE_CHECKING:
+    from lumen.core.interfaces import Batch
+
+MEMORY_PIXELS = 4096 * 64**2  # pixels of all scenes that stay in memory, at 13 bytes each
 
 
 @datamodules.register
-class Scenes(DataModule):
+class Scenes(DataSource):
     """The offline world of `lumen.scenes`; image i of a split is the scene of the split's i-th seed.
 
-    Never mirrored, for captions say what is left and right of what. `extra` has depth (H, W) in metres along
-    the optical axis, inf in the sky; disparity (H, W) in pixels; instance (H, W); camera, boxes_2d, boxes_3d, graph.
+    Images are never flipped, because captions say what is left and right. `extra` has depth (H, W) in metres along the
+    optical axis, inf in the sky; disparity (H, W) in pixels; instance (H, W); camera, boxes_2d, boxes_3d, graph.
 
     Args:
-        images: of the train split.
-        edit: what the captions of held-out images, and the questions about them, say otherwise than their picture.
+        images: Number of training images.
+        edit: Part of the scene that captions and questions of evaluation images change; the images stay.
     """
 
     classes = CLASSES
-    held_out = "test"
+    eval_split = "test"
 
-    def __init__(self, images: int = 4096, edit: Literal["sky", "ground", "colour"] | None = None, *, loading: Loading):
-        if loading.questions:
+    def __init__(
+        self,
+        images: int = 4096,
+        edit: Literal["sky", "ground", "colour"] | None = None,
+        *,
+        loader_config: LoaderConfig,
+    ):
+        if loader_config.questions:
             raise BadConfig("measure.questions: the questions about scenes come from their graphs; leave it out.")
-        super().__init__("", loading)
+        super().__init__("", loader_config)
         self.images, self.edit = images, edit
-        self._drawn: dict[str, dict[str, Any]] = {}
+        self._memory: dict[str, dict[str, Any]] = {}
 
-    def records(self, split: str) -> list[Record]:
-        count = {"train": self.images, "val": self.loading.validation, "test": self.loading.measured}[split]
-        return [Record(f"scene-{seed}") for seed in seeds(split, count)]
+    def records(self, split: str) -> list[ImageRecord]:
+        """Return the images of a split ("train", "val" or "test")."""
+        config = self.loader_config
+        count = {"train": self.images, "val": config.val_images, "test": config.eval_images}[split]
+        return [ImageRecord(f"scene-{seed}") for seed in split_seeds(split, count)]
 
-    def questions(self, batch: Batch) -> list[tuple[Question, ...]]:
-        """From the scene graph: all that the first caption says, or where it is edited the edited words."""
-        asked = [questions(graph) for graph in batch.extra["graph"]]
-        return [tuple(q for q in some if self.edit in (None, q.kind)) for some in asked]
+    def questions(self, batch: "Batch") -> list[tuple[Question, ...]]:
+        """Return questions from the scene graphs: about all of the first caption, or only about its edited words."""
+        about_all = [compose_questions(graph) for graph in batch.extra["graph"]]
+        return [tuple(q for q in about_image if self.edit in (None, q.kind)) for about_image in about_all]
 
-    def asks(self) -> int:
-        return len(self.measured())
+    def num_questioned(self) -> int:
+        """Return the number of evaluation images, all of which have questions."""
+        return len(self.eval_records())
 
-    def contents(self, records: list[Record], memo: Path) -> list[str]:
-        """There are no files to hash but the renderer's own."""
-        return [f"{_renderer()} {record.id}" for record in records]
+    def hash_contents(self, records: list[ImageRecord], memo: Path) -> list[str]:
+        """Return a hash for each image. The only files are those of the renderer."""
+        return [f"{_renderer_hash()} {record.id}" for record in records]
 
-    def load(self, record: Record) -> dict[str, Any]:
-        """A scene, drawn once and kept as long as there is room: drawing takes a third of a small training step."""
-        if record.id not in self._drawn:
-            parts = self._draw(record)
-            if len(self._drawn) * self.loading.size**2 < KEPT:
-                self._drawn[record.id] = parts
+    def read(self, record: ImageRecord) -> dict[str, Any]:
+        """Return a scene from memory, or render it: rendering takes a third of a small training step."""
+        if record.id not in self._memory:
+            parts = self._render(record)
+            if len(self._memory) * self.loader_config.size**2 < MEMORY_PIXELS:
+                self._memory[record.id] = parts
             return dict(parts)
-        return dict(self._drawn[record.id])
+        return dict(self._memory[record.id])
 
-    def _draw(self, record: Record) -> dict[str, Any]:
-        scene = render(int(record.id.removeprefix("scene-")), self.loading.size)
-        planes = {
+    def _render(self, record: ImageRecord) -> dict[str, Any]:
+        scene = render(int(record.id.removeprefix("scene-")), self.loader_config.size)
+        maps = {
             "image": scene.image,
             "mask": scene.semantic,
             "instance": scene.instance,
             "depth": scene.depth,
             "disparity": scene.disparity,
         }
-        facts = ("captions", "camera", "boxes_2d", "boxes_3d", "graph")
-        parts = {fact: getattr(scene, fact) for fact in facts}
-        if self.edit and scene.seed >= SPLITS[self.held_out]:
-            parts["graph"] = edited(scene.graph, self.edit)
-            parts["captions"] = captions(parts["graph"])
-        return parts | {kind: Image.fromarray(plane) for kind, plane in planes.items()}
+        parts = {name: getattr(scene, name) for name in ("captions", "camera", "boxes_2d", "boxes_3d", "graph")}
+        if self.edit and scene.seed >= SPLITS[self.eval_split]:
+            parts["graph"] = edit_graph(scene.graph, self.edit)
+            parts["captions"] = compose_captions(parts["graph"])
+        return parts | {kind: Image.fromarray(pixels) for kind, pixels in maps.items()}
 
-    def check(self) -> Report:
-        """There are no files to open: the hash is of the first few scenes, which change with the renderer."""
+    def check(self) -> IntegrityReport:
+        """Report the hash of the first eight scenes, which changes with the renderer: there are no files to open."""
         counts = {split: {"image": len(self.records(split))} for split in ("train", "val")}
-        return Report(self.name, "no folder (rendered)", counts, self._rendered(8))
+        return IntegrityReport(self.name, "no directory (rendered)", counts, self._hash_scenes(8))
 
     def fingerprint(self) -> str:
-        """Changes with the number of images, and with what the renderer makes of the first."""
-        return hashlib.sha256(f"{self.images} {self._rendered(1)}".encode()).hexdigest()[:16]
+        """Return 16 hex digits that change with the number of images and with the first rendered scene."""
+        return hashlib.sha256(f"{self.images} {self._hash_scenes(1)}".encode()).hexdigest()[:16]
 
-    def _rendered(self, count: int) -> str:
+    def _hash_scenes(self, count: int) -> str:
         digest = hashlib.sha256()
-        for seed in seeds("train", count):
+        for seed in split_seeds("train", count):
             scene = render(seed, 64)
             digest.update(scene.image.tobytes() + scene.semantic.tobytes() + repr(scene.captions).encode())
         return digest.hexdigest()[:16]
 
 
 @cache
-def _renderer() -> str:
-    """A hash of all code that draws."""
+def _renderer_hash() -> str:
+    """Return a hash of the renderer's source code."""
     sources = sorted(Path(world.__file__).parent.glob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""A cache of what frozen networks make of images: memory-mapped shards, addressed by what they were made of."""
+"""On-disk cache of outputs of frozen networks: memory-mapped shards, addressed by everything they depend on."""
 
 import json
 import os
@@ -9,168 +9,188 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from lumen.core.files import beside, write, write_json
-from lumen.core.hashing import hash_file as _hash
-from lumen.core.hashing import hash_json as digest
+from lumen.core.files import atomic_path, write, write_json
+from lumen.core.hashing import hash_file, hash_json
 
-GROUP = 256  # images of a shard: what a kill may cost, and what one lock guards
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SHARD_SIZE = 256  # images; also what one lock guards, and what an interrupted process may lose
 
 
-class Shelf:
-    """Rows of one kind, made by one recipe: a folder of shards, each whole or not there.
+class CacheStore:
+    """Cached rows of one kind under one key: a directory of shards, each of which is complete or absent.
 
-    Beside a shard a JSON file of the same name has its sha256, how long it took, and the facts given with it.
+    A JSON file beside each shard holds its SHA-256, its number of rows, and the metadata that was written with it.
 
     Args:
-        root: of all shelves.
-        recipe: all that a row depends on besides the content of its image, as plain values.
+        root: Directory of all stores.
+        kind: First part of the directory's name, such as "latents".
+        key: Everything that a row depends on besides the content of its image, as plain values.
     """
 
-    def __init__(self, root: Path, kind: str, recipe: dict[str, Any]):
-        self.kind, self.recipe = kind, recipe
-        self.place = root / f"{kind}-{digest(recipe)}"
+    def __init__(self, root: Path, kind: str, key: dict[str, Any]):
+        self.kind, self.key = kind, key
+        self.directory = root / f"{kind}-{hash_json(key)}"
 
-    def has(self, key: str) -> bool:
-        return (self.place / f"{key}.npy").exists()
+    def has(self, shard: str) -> bool:
+        """Return whether a shard exists."""
+        return (self.directory / f"{shard}.npy").exists()
 
-    def write(self, key: str, rows: np.ndarray, facts: dict[str, Any]) -> None:
-        """
+    def write(self, shard: str, rows: np.ndarray, metadata: dict[str, Any]) -> None:
+        """Write a shard and its metadata atomically.
+
         Raises:
-            Mistake: the disk is full, or the folder cannot be written.
+            Mistake: The disk is full, or the directory is not writable.
         """
-        if not (self.place / "recipe.json").exists():
-            write_json(self.place / "recipe.json", self.recipe)
-        with beside(self.place / f"{key}.npy") as draft:
-            with open(draft, "wb") as file:
+        if not (self.directory / "recipe.json").exists():
+            write_json(self.directory / "recipe.json", self.key)
+        with atomic_path(self.directory / f"{shard}.npy") as temporary:
+            with open(temporary, "wb") as file:
                 np.save(file, rows)
-            write_json(self.place / f"{key}.json", {"sha256": _hash(draft), "rows": len(rows), **facts})
+            write_json(
+                self.directory / f"{shard}.json", {"sha256": hash_file(temporary), "rows": len(rows), **metadata}
+            )
 
-    def read(self, key: str) -> np.ndarray:
-        """A shard's rows, which come from the disk when they are looked at."""
-        return np.load(self.place / f"{key}.npy", mmap_mode="r")
+    def read(self, shard: str) -> np.ndarray:
+        """Return the rows of a shard, memory-mapped."""
+        return np.load(self.directory / f"{shard}.npy", mmap_mode="r")
 
-    def facts(self, key: str) -> dict[str, Any]:
-        return json.loads((self.place / f"{key}.json").read_text())
+    def metadata(self, shard: str) -> dict[str, Any]:
+        """Return the metadata of a shard."""
+        return json.loads((self.directory / f"{shard}.json").read_text())
 
     def touch(self) -> None:
-        """Says that the shelf is in use: what has been left alone longest is pruned first."""
+        """Record that the store is in use; `prune` removes the least recently used stores first."""
         with suppress(OSError):
-            os.utime(self.place)
+            os.utime(self.directory)
 
 
-class Rows:
-    """Rows of a whole data set, by image and look."""
+class CachedArray:
+    """Cached rows of a whole data set, by image and view.
 
-    def __init__(self, shelf: Shelf, keys: Sequence[Sequence[str]]):
-        """
-        Args:
-            keys: of the shards, for each look one per group of images.
-        """
-        # All are opened here: what is mapped can be read on though its file is pruned.
-        self.shards = [[shelf.read(key) for key in look] for look in keys]
-        self.facts = [shelf.facts(key) for key in keys[0]]  # of one look at all images
-        shelf.touch()
+    Args:
+        store: Store that holds all shards.
+        shards: Names of the shards: for each view, one per range of images (see `shard_ranges`).
+    """
 
-    def gather(self, which: Sequence[tuple[int, int]]) -> Tensor:
-        """The rows of a batch of (image, look), copied once."""
-        first = self.shards[0][0]
-        rows = np.empty((len(which), *first.shape[1:]), first.dtype)
-        for row, (image, look) in zip(rows, which, strict=True):
-            row[...] = self.shards[look][image // GROUP][image % GROUP]
+    def __init__(self, store: CacheStore, shards: Sequence[Sequence[str]]):
+        # All shards are opened here: a mapped file remains readable after another process has pruned it.
+        self.shards = [[store.read(shard) for shard in view] for view in shards]
+        self.metadata = [store.metadata(shard) for shard in shards[0]]
+        store.touch()
+
+    def gather(self, positions: Sequence[tuple[int, int]]) -> "Tensor":
+        """Return the rows (b, ...) at positions (image, view), with a single copy."""
+        import torch
+
+        template = self.shards[0][0]
+        rows = np.empty((len(positions), *template.shape[1:]), template.dtype)
+        for row, (image, view) in zip(rows, positions, strict=True):
+            row[...] = self.shards[view][image // SHARD_SIZE][image % SHARD_SIZE]
         return torch.from_numpy(rows)
 
 
-def groups(images: int) -> list[range]:
-    """The images of each shard."""
-    return [range(first, min(first + GROUP, images)) for first in range(0, images, GROUP)]
+def shard_ranges(num_images: int) -> list[range]:
+    """Return the images of each shard."""
+    return [range(start, min(start + SHARD_SIZE, num_images)) for start in range(0, num_images, SHARD_SIZE)]
 
 
-def stamps(files: Sequence[Iterable[Path]], memo: Path) -> list[str]:
-    """Of the files of each image the content, hashed; a file of the same size and time as before is not read again.
+def hash_files(files: Sequence[Iterable[Path]], memo: Path) -> list[str]:
+    """Return one hash of file contents per image. A file whose size and time have not changed is not read again.
 
     Args:
-        memo: where the hashes are kept.
+        files: Files of each image.
+        memo: JSON file that remembers the hashes.
     """
     known: dict[str, list] = {}
     with suppress(OSError, ValueError):
         known = json.loads(memo.read_text())
 
-    def one(path: Path) -> str:
+    def hash_content(path: Path) -> str:
         stat = path.stat()
-        before = known.get(str(path.resolve()))
-        if before and before[:2] == [stat.st_size, stat.st_mtime_ns]:
-            return before[2]
-        found = _hash(path)[:16]
-        new[str(path.resolve())] = [stat.st_size, stat.st_mtime_ns, found]
-        return found
+        entry = known.get(str(path.resolve()))
+        if entry and entry[:2] == [stat.st_size, stat.st_mtime_ns]:
+            return entry[2]
+        content = hash_file(path)[:16]
+        new[str(path.resolve())] = [stat.st_size, stat.st_mtime_ns, content]
+        return content
 
     new: dict[str, list] = {}
-    with ThreadPoolExecutor() as pool:  # hashing and reading let other threads run
-        found = list(pool.map(lambda paths: digest([one(path) for path in paths]), files))
+    with ThreadPoolExecutor() as pool:  # reading and hashing release the GIL
+        hashes = list(pool.map(lambda paths: hash_json([hash_content(path) for path in paths]), files))
     if new:
         write(memo, json.dumps(known | new))
-    return found
+    return hashes
 
 
 @dataclass
-class Stock:
-    """A shelf as its user sees it."""
+class StoreInfo:
+    """Summary of a store for its user.
 
-    place: Path
-    rows: int
-    size: int  # bytes
-    used: float  # when last, in seconds since 1970
-    what: str
+    Attributes:
+        directory: Directory of the store.
+        num_rows: Rows of all shards.
+        num_bytes: Size of all files.
+        last_used: Time of last use, in seconds since 1970.
+        description: Data set, image size and number type.
+    """
+
+    directory: Path
+    num_rows: int
+    num_bytes: int
+    last_used: float
+    description: str
 
     def __str__(self) -> str:
-        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.used))
-        return f"{self.place.name}  {self.rows} rows  {amount(self.size)}  used {used}  {self.what}"
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.last_used))
+        size = format_bytes(self.num_bytes)
+        return f"{self.directory.name}  {self.num_rows} rows  {size}  used {used}  {self.description}"
 
 
-def stock(root: Path) -> list[Stock]:
-    """All shelves, the one that was used last first."""
-    found = []
+def list_stores(root: Path) -> list[StoreInfo]:
+    """Return all stores, the most recently used first."""
+    stores = []
     for path in root.glob("*/recipe.json"):
-        place, recipe = path.parent, json.loads(path.read_text())
-        what = f"{recipe['look']['data']} at {recipe['look']['size']} px, {recipe['dtype']}"
-        rows = sum(len(np.load(shard, mmap_mode="r")) for shard in place.glob("*.npy"))
-        found.append(Stock(place, rows, size(place), place.stat().st_mtime, what))
-    return sorted(found, key=lambda each: -each.used)
+        directory, key = path.parent, json.loads(path.read_text())
+        description = f"{key['look']['data']} at {key['look']['size']} px, {key['dtype']}"
+        num_rows = sum(len(np.load(shard, mmap_mode="r")) for shard in directory.glob("*.npy"))
+        last_used = directory.stat().st_mtime
+        stores.append(StoreInfo(directory, num_rows, directory_bytes(directory), last_used, description))
+    return sorted(stores, key=lambda store: -store.last_used)
 
 
-def damaged(root: Path) -> Iterator[Path]:
-    """Shards that are not, byte for byte, what was written: they are removed, and made again when they are needed."""
-    for each in stock(root):
-        for path in sorted(each.place.glob("*.npy")):
-            facts = path.with_suffix(".json")
-            if not facts.exists() or json.loads(facts.read_text())["sha256"] != _hash(path):
+def remove_corrupt_shards(root: Path) -> Iterator[Path]:
+    """Remove shards that differ from what was written, and yield their paths; runs compute them again."""
+    for store in list_stores(root):
+        for path in sorted(store.directory.glob("*.npy")):
+            metadata = path.with_suffix(".json")
+            if not metadata.exists() or json.loads(metadata.read_text())["sha256"] != hash_file(path):
                 path.unlink()
-                facts.unlink(missing_ok=True)
+                metadata.unlink(missing_ok=True)
                 yield path
 
 
-def prune(root: Path, limit: int) -> Iterator[Stock]:
-    """Removes the shelves left alone longest until all take no more than `limit` bytes."""
-    shelves = stock(root)
-    total = sum(each.size for each in shelves)
-    while shelves and total > limit:
-        oldest = shelves.pop()
-        shutil.rmtree(oldest.place)
-        total -= oldest.size
+def prune(root: Path, limit: int) -> Iterator[StoreInfo]:
+    """Remove the least recently used stores until the others take at most `limit` bytes, and yield them."""
+    stores = list_stores(root)
+    total = sum(store.num_bytes for store in stores)
+    while stores and total > limit:
+        oldest = stores.pop()
+        shutil.rmtree(oldest.directory)
+        total -= oldest.num_bytes
         yield oldest
 
 
-def amount(count: float) -> str:
-    """Bytes in words."""
-    return f"{count / 1e9:.3g} GB" if count > 1e8 else f"{count / 1e6:.3g} MB"
+def format_bytes(num_bytes: float) -> str:
+    """Return a size in MB or GB."""
+    return f"{num_bytes / 1e9:.3g} GB" if num_bytes > 1e8 else f"{num_bytes / 1e6:.3g} MB"
 
 
-def size(root: Path) -> int:
-    """Bytes of all that lies in a folder."""
+def directory_bytes(root: Path) -> int:
+    """Return the size of all files below a directory."""
     return sum(path.stat().st_size for path in root.rglob("*") if path.is_file())

@@ -1,13 +1,14 @@
 """Class names of COCO-Stuff, ADE20K and Cityscapes, in the order of their ids."""
 
 
-def _names(text: str) -> tuple[str, ...]:
+def _split_names(text: str) -> tuple[str, ...]:
+    """Return the names of a comma-separated list, whose lines may break within a name."""
     return tuple(name.strip() for name in text.replace("\n", " ").split(","))
 
 
-# Things are ids 0-90, stuff 91-181: a name's position is its value in the PNG, one less than in labels.txt.
+# Ids 0-90 are things, ids 91-181 stuff. The position of a name is its value in the PNG: one less than in labels.txt.
 # Source: nightrome/cocostuff, labels.txt.
-COCO_STUFF = _names("""
+COCO_STUFF = _split_names("""
 person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, street
 sign, stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe,
 hat, backpack, umbrella, shoe, eye glasses, handbag, tie, suitcase, frisbee, skis, snowboard, sports ball,
@@ -26,9 +27,9 @@ table, tent, textile-other, towel, tree, vegetable, wall-brick, wall-concrete, w
 wall-stone, wall-tile, wall-wood, water-other, waterdrops, window-blind, window-other, wood
 """)
 
-# The first synonym of each class; a name's position is one less than its value in the PNG, where 0 is "other".
+# First synonym of each class. The position of a name is one less than its value in the PNG, where 0 is "other".
 # Source: objectInfo150.txt of ADEChallengeData2016.
-ADE20K = _names("""
+ADE20K = _split_names("""
 wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person, earth,
 door, table, mountain, plant, curtain, chair, car, water, painting, sofa, shelf, house, sea, mirror, rug,
 field, armchair, seat, fence, desk, rock, wardrobe, lamp, bathtub, railing, cushion, base, box, column,
@@ -44,7 +45,7 @@ light, tray, ashcan, fan, pier, crt screen, plate, monitor, bulletin board, show
 clock, flag
 """)
 
-# The evaluated classes by their id in labelIds maps, in the order of their train ids, which BDD100K has too.
+# Evaluated classes by their id in labelIds maps, in the order of their train ids. BDD100K uses the same train ids.
 # Source: cityscapesScripts, helpers/labels.py.
 CITYSCAPES = {
     7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light",

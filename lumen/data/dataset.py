@@ -1,8 +1,8 @@
-"""Training images as samples, read anew, looked at in one way or taken from a cache, and their loader."""
+"""Datasets of training images: read from files, restricted to given views, or replaced by cached outputs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset
@@ -10,114 +10,136 @@ from torch.utils.data import Dataset
 from lumen.core.errors import Mistake
 from lumen.core.interfaces import Batch
 from lumen.core.random import generator
-from lumen.data.cache import Rows
-from lumen.data.index import Record
+from lumen.data.cache import CachedArray
+from lumen.data.index import ImageRecord
 from lumen.data.loader import collate
-from lumen.data.transforms import Frame, chance
-
-if TYPE_CHECKING:
-    from lumen.data.datamodule import DataModule
+from lumen.data.transforms import Augmentation, bernoulli
 
 
-class View(Dataset):
-    """A split as samples: `view[i]` is image i as it is, `view[i, epoch]` one random look at it."""
+class ImageDataset(Dataset):
+    """Split as samples: `dataset[i]` is image i for evaluation, `dataset[i, epoch]` is one random view of it.
 
-    def __init__(self, module: "DataModule", records: list[Record]):
-        self.module, self.records = module, records
+    Args:
+        records: Images of the split.
+        read: Function of a record that returns its parts: image, mask, captions and further annotations.
+        transform: Function of (parts, generator, flipped) that returns the parts as tensors; see `DataSource`.
+        select_caption: Function of an image's captions that returns the one for evaluation.
+        augmentation: Random choices of training.
+    """
+
+    def __init__(
+        self,
+        records: list[ImageRecord],
+        read: Callable[[ImageRecord], dict[str, Any]],
+        transform: Callable[..., dict[str, Any]],
+        select_caption: Callable[[Sequence[str]], str],
+        augmentation: Augmentation,
+    ):
+        self.records, self.read, self.transform = records, read, transform
+        self.select_caption, self.augmentation = select_caption, augmentation
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         index, epoch = key if isinstance(key, tuple) else (key, None)
-        module, parts = self.module, self.module.load(self.records[index])
+        parts = self.read(self.records[index])
         captions = parts.pop("captions")
         if epoch is None:
-            return self._seen(index, parts, module.frame(parts["image"].size, None), module.prompt(captions))
-        frame = module.frame(parts["image"].size, self._draw(index, self._turn(epoch), captions)[1])
-        return self._seen(index, parts, frame, self.drawn(index, epoch, captions)[0])
-
-    def drawn(self, index: int, epoch: int, captions: Sequence[str]) -> tuple[str, int]:
-        """What an image is called in an epoch, and which of the looks at it the epoch takes."""
-        module, (number, draw) = self.module, self._draw(index, epoch, captions)
-        caption = captions[number] if captions else module.prompt(captions)
-        if module.windows:
-            return caption, self._turn(epoch)
-        return caption, int(chance(module.flip, draw)) if 0 < module.flip < 1 else 0
-
-    def at(self, index: int, look: int) -> dict[str, Any]:
-        """An image as a look shows it, with all its captions."""
-        module, parts = self.module, self.module.load(self.records[index])
-        captions = parts.pop("captions")
-        draw = self._draw(index, look, captions)[1] if module.windows else None
-        frame = module.frame(parts["image"].size, draw)
-        if draw is None:
-            frame = replace(frame, mirrored=bool(look) or module.flip == 1)
-        return self._seen(index, parts | {"captions": tuple(captions)}, frame, "")
-
-    def _turn(self, epoch: int) -> int:
-        """Which of the windows of an image an epoch looks through."""
-        views = self.module.loading.views
-        return epoch % views if self.module.windows and views else epoch
-
-    def _draw(self, index: int, epoch: int, captions: Sequence[str]) -> tuple[int, torch.Generator]:
-        """Which caption, and what draws the frame after it.
-
-        Keyed by the image and the epoch: neither workers nor batches nor ranks change what is drawn.
-        """
-        draw = generator(self.module.loading.seed, "augment", self.records[index].id, epoch)
-        return int(torch.randint(max(1, len(captions)), (), generator=draw)), draw
-
-    def _seen(self, index: int, parts: dict[str, Any], frame: Frame, caption: str) -> dict[str, Any]:
-        seen = self.module.seen(parts, frame)
-        sample = {"image": seen.pop("image"), "mask": seen.pop("mask")}
-        return sample | {"caption": caption, "id": self.records[index].id, "extra": seen}
+            return self._to_sample(index, self.transform(parts), self.select_caption(captions))
+        _, crop_generator = self._draw(index, self.augmentation.crop_index(epoch), captions)
+        caption, _ = self.choose_view(index, epoch, captions)
+        return self._to_sample(index, self.transform(parts, crop_generator), caption)
 
     def __getitems__(self, keys: list) -> list[dict[str, Any]] | Mistake:
-        """The samples of a batch; a mistake is handed over as a value, see Loader."""
+        """Return the samples of a batch. A mistake is returned as a value, which `Loader` raises."""
         try:
             return [self[key] for key in keys]
         except Mistake as mistake:
             return mistake
 
+    def choose_view(self, index: int, epoch: int, captions: Sequence[str]) -> tuple[str, int]:
+        """Return the caption and the number of the view of an image in an epoch."""
+        augmentation, (number, flip_generator) = self.augmentation, self._draw(index, epoch, captions)
+        caption = captions[number] if captions else self.select_caption(captions)
+        if augmentation.random_crop:
+            return caption, augmentation.crop_index(epoch)
+        return caption, int(bernoulli(augmentation.flip, flip_generator)) if 0 < augmentation.flip < 1 else 0
 
-class Looked(Dataset):
-    """Looks at images, by their place in a list of (image, look)."""
+    def read_view(self, index: int, view: int) -> dict[str, Any]:
+        """Return a view of an image as a sample, with all captions in `extra`."""
+        parts = self.read(self.records[index])
+        captions = parts.pop("captions")
+        if self.augmentation.random_crop:
+            tensors = self.transform(parts, self._draw(index, view, captions)[1])
+        else:
+            tensors = self.transform(parts, flipped=bool(view) or self.augmentation.flip == 1)
+        return self._to_sample(index, tensors | {"captions": tuple(captions)}, "")
 
-    def __init__(self, view: View, which: list[tuple[int, int]]):
-        self.view, self.which = view, which
+    def _draw(self, index: int, epoch: int, captions: Sequence[str]) -> tuple[int, torch.Generator]:
+        """Return the number of a random caption, and the generator in the state after that choice.
+
+        The key is the image and the epoch, so that workers, batches and ranks do not change the choices.
+        """
+        keyed = generator(self.augmentation.seed, "augment", self.records[index].id, epoch)
+        return int(torch.randint(max(1, len(captions)), (), generator=keyed)), keyed
+
+    def _to_sample(self, index: int, tensors: dict[str, Any], caption: str) -> dict[str, Any]:
+        sample = {"image": tensors.pop("image"), "mask": tensors.pop("mask")}
+        return sample | {"caption": caption, "id": self.records[index].id, "extra": tensors}
+
+
+class ViewDataset(Dataset):
+    """Given views of images as samples, in a given order.
+
+    Args:
+        dataset: All images.
+        views: Pairs (image, view).
+    """
+
+    def __init__(self, dataset: ImageDataset, views: list[tuple[int, int]]):
+        self.dataset, self.views = dataset, views
 
     def __len__(self) -> int:
-        return len(self.which)
+        return len(self.views)
 
-    def __getitems__(self, places: list[int]) -> list[dict[str, Any]] | Mistake:
+    def __getitems__(self, positions: list[int]) -> list[dict[str, Any]] | Mistake:
+        """Return the samples of a batch. A mistake is returned as a value, which `Loader` raises."""
         try:
-            return [self.view.at(*self.which[place]) for place in places]
+            return [self.dataset.read_view(*self.views[position]) for position in positions]
         except Mistake as mistake:
             return mistake
 
 
-class Kept(Dataset):
-    """Training images whose frozen outputs come from a cache.
+class CachedDataset(Dataset):
+    """Training images with cached outputs of frozen networks.
 
     Args:
-        captions: of each image.
-        rows: cached outputs by name.
-        needs_images: whether the images are read as well.
+        dataset: All images.
+        captions: Captions of each image.
+        arrays: Cached outputs by name.
+        needs_images: Whether images are read as well.
     """
 
-    def __init__(self, view: View, captions: list[Sequence[str]], rows: dict[str, Rows], needs_images: bool):
-        self.view, self.captions, self.rows, self.needs_images = view, captions, rows, needs_images
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        captions: list[Sequence[str]],
+        arrays: dict[str, CachedArray],
+        needs_images: bool,
+    ):
+        self.dataset, self.captions, self.arrays, self.needs_images = dataset, captions, arrays, needs_images
 
     def __len__(self) -> int:
-        return len(self.view)
+        return len(self.dataset)
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> Batch | Mistake:
-        view = self.view
-        drawn = [view.drawn(index, epoch, self.captions[index]) for index, epoch in keys]
-        which = [(index, look) for (index, _), (_, look) in zip(keys, drawn, strict=True)]
-        cached = {name: rows.gather(which) for name, rows in self.rows.items()}
+        """Return the batch of pairs (image, epoch). A mistake is returned as a value, which `Loader` raises."""
+        chosen = [self.dataset.choose_view(index, epoch, self.captions[index]) for index, epoch in keys]
+        positions = [(index, view) for (index, _), (_, view) in zip(keys, chosen, strict=True)]
+        cached = {name: array.gather(positions) for name, array in self.arrays.items()}
         if self.needs_images:
-            batch = collate(view.__getitems__(keys))
+            batch = collate(self.dataset.__getitems__(keys))
             return batch if isinstance(batch, Mistake) else replace(batch, cached=cached)
-        return Batch(None, [said for said, _ in drawn], [view.records[index].id for index, _ in keys], cached=cached)
+        ids = [self.dataset.records[index].id for index, _ in keys]
+        return Batch(None, [caption for caption, _ in chosen], ids, cached=cached)

@@ -1,4 +1,4 @@
-"""Draws the images and label maps of the tiny trees that `fake` writes."""
+"""Fake data: images, label maps and JSON files of the tiny trees that every data set writes for tests."""
 
 import json
 from pathlib import Path
@@ -9,24 +9,34 @@ from PIL import Image
 
 
 def write_pair(image: Path, mask: Path, ids: list[int], size: tuple[int, int], seed: int) -> None:
-    """A photo and its label map of size (width, height): a grid of patches, each its own id and colour."""
+    """Write an image and its label map: a grid of 4 x 4 patches, each with one id and the colour of that id.
+
+    Args:
+        image: File of the image.
+        mask: File of the label map.
+        ids: Label ids to choose from.
+        size: (width, height) in pixels.
+        seed: Seed of the patches.
+    """
     rng = np.random.default_rng(seed)
-    height, width = size[1], size[0]
-    cell = rng.integers(len(ids), size=(4, 4))
+    width, height = size
+    patches = rng.integers(len(ids), size=(4, 4))
     rows, columns = np.arange(height) * 4 // height, np.arange(width) * 4 // width
-    which = cell[rows][:, columns]
-    # A colour per id, alike in every picture of the tree, and a little grain so that no two pixels agree.
+    indices = patches[rows][:, columns]
+    # The colour of an id is the same in all images of the tree; the noise makes all pixels differ.
     colours = np.random.default_rng(0).integers(20, 236, size=(len(ids), 3))
-    pixels = colours[which] + rng.integers(-8, 9, size=(height, width, 3))
-    save(image, pixels.astype(np.uint8))
-    save(mask, np.array(ids, np.uint8)[which])
+    pixels = colours[indices] + rng.integers(-8, 9, size=(height, width, 3))
+    save_image(image, pixels.astype(np.uint8))
+    save_image(mask, np.array(ids, np.uint8)[indices])
 
 
-def save(path: Path, pixels: np.ndarray) -> None:
+def save_image(path: Path, pixels: np.ndarray) -> None:
+    """Write an image file and the directories above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
 
 
 def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file and the directories above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1))

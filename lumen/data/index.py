@@ -1,4 +1,4 @@
-"""Finds the files of a data set and puts together those of one image, before any is opened."""
+"""Index of a data set: the files of each image by kind, matched by name before any image is opened."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,75 +8,105 @@ from typing import Any
 from PIL import Image
 
 from lumen.core.errors import BadSample
-from lumen.data.readers import captions
+from lumen.data.readers import read_captions
 
 
 @dataclass(frozen=True)
-class Record:
-    """One image of a split: its files by what they hold, and what is said of it."""
+class ImageRecord:
+    """Image of a split.
+
+    Attributes:
+        id: Permanent name within the data set.
+        files: Files by kind: "image", "mask" and further annotations.
+        captions: Captions that are not empty.
+    """
 
     id: str
-    files: dict[str, Path] = field(default_factory=dict)  # "image", "mask" and what else there is
+    files: dict[str, Path] = field(default_factory=dict)
     captions: tuple[str, ...] = ()
 
 
 @dataclass
-class Survey:
-    """What a split holds; `problems` make it unusable, `notes` are worth knowing. Each is a sentence."""
+class DatasetIndex:
+    """Files and captions of a split. A data set fills it by `add_files` and `add_captions`.
+
+    Attributes:
+        root: Directory of the data set.
+        problems: Sentences about faults that make the split unusable.
+        notes: Sentences about everything else that a user should know.
+        files: Files by kind and stem, the part of the name that all files of an image share.
+        captions: Captions by stem; None where the split has no captions file.
+        shared_files: Files that belong to no single image.
+    """
 
     root: Path
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    files: dict[str, dict[str, Path]] = field(default_factory=dict)  # kind -> stem -> file
-    said: dict[str, list[str]] | None = None  # stem -> captions
-    sources: list[Path] = field(default_factory=list)  # files that belong to no one image
+    files: dict[str, dict[str, Path]] = field(default_factory=dict)
+    captions: dict[str, list[str]] | None = None
+    shared_files: list[Path] = field(default_factory=list)
 
     def __post_init__(self):
         self.root_exists = self.root.is_dir()
         if not self.root_exists:
-            self.problems.append(f"the folder {self.root} does not exist; name the data set's folder with root=DIR.")
+            self.problems.append(
+                f"the directory {self.root} does not exist; name the directory of the data set with root=DIR."
+            )
 
-    def add(self, kind: str, endings: tuple[str, ...], *folders: str, optional: bool = False) -> None:
-        """Looks for files of a kind in the first of the folders that exists."""
-        places = [self.root / folder for folder in folders]
-        place = next((place for place in places if place.is_dir()), None)
-        if place:
-            self.files[kind] = _by_stem(place, endings)
+    def add_files(self, kind: str, suffixes: tuple[str, ...], *directories: str, optional: bool = False) -> None:
+        """Add the files of a kind from the first of the directories that exists.
+
+        Args:
+            kind: Kind of file, such as "mask".
+            suffixes: Ends of the file names; the rest of a name is its stem.
+            directories: Directories to search, relative to the root.
+            optional: Whether the data set is complete without these files.
+        """
+        candidates = [self.root / directory for directory in directories]
+        directory = next((candidate for candidate in candidates if candidate.is_dir()), None)
+        if directory:
+            self.files[kind] = _files_by_stem(directory, suffixes)
         if optional or not self.root_exists:
             return
-        if place is None:
-            where = " or ".join(map(str, places))
-            self.problems.append(f"there is no folder {where} with the {kind} files; unpack that archive there.")
+        if directory is None:
+            names = " or ".join(map(str, candidates))
+            self.problems.append(f"there is no directory {names} with the {kind} files; unpack that archive there.")
         elif not self.files[kind]:
-            self.problems.append(f"{place} holds no *{endings[0]}; unpack the archive of {kind} files there.")
+            self.problems.append(f"{directory} has no *{suffixes[0]}; unpack the archive of {kind} files there.")
 
-    def caption(self, given: str | None, default: str) -> None:
-        """Reads captions from the file given, or from the official one if that exists."""
-        path = Path(given) if given else self.root / default
+    def add_captions(self, file: str | None, default: str) -> None:
+        """Read captions from a file of the user, or from the official file if it exists.
+
+        Args:
+            file: File that the user named, if any.
+            default: Official file, relative to the root.
+        """
+        path = Path(file) if file else self.root / default
         if not path.is_file():
-            if given:
+            if file:
                 self.problems.append(f"there is no captions file {path}; correct captions=FILE.")
             elif self.root_exists:
                 self.notes.append(f"{path} does not exist, so the prompts are empty; captions=FILE names another.")
             return
-        self.sources.append(path)
+        self.shared_files.append(path)
         try:
-            self.said = captions(path)
+            self.captions = read_captions(path)
         except BadSample as error:
             self.problems.append(str(error))
 
-    def records(self) -> list[Record]:
-        """The images that have all they need, by id; the others are added to the problems."""
+    def match_records(self) -> list[ImageRecord]:
+        """Return the images that have a label map, by id, and add all others to the problems."""
         images, masks = self.files.get("image", {}), self.files.get("mask", {})
-        self._orphans(images, masks)
+        self._add_unmatched(images, masks)
         records = []
         for stem in sorted(images.keys() & masks.keys()):
-            files = {kind: found[stem] for kind, found in self.files.items() if stem in found}
-            records.append(Record(stem, files, self._said_of(stem)))
+            files = {kind: paths[stem] for kind, paths in self.files.items() if stem in paths}
+            records.append(ImageRecord(stem, files, self._select_captions(stem)))
         return records
 
-    def _orphans(self, images: dict[str, Path], masks: dict[str, Path]) -> None:
-        """Where one of the folders is missing altogether, that is said already, and once."""
+    def _add_unmatched(self, images: dict[str, Path], masks: dict[str, Path]) -> None:
+        """Add a problem for each image without a label map, and the reverse."""
+        # A directory that is missing as a whole is a problem already, and one is enough.
         if not (images and masks):
             return
         for stem in sorted(images.keys() - masks.keys()):
@@ -84,33 +114,31 @@ class Survey:
         for stem in sorted(masks.keys() - images.keys()):
             self.problems.append(f"{masks[stem]} has no image; restore the image, or remove the map.")
 
-    def _said_of(self, stem: str) -> tuple[str, ...]:
-        """The captions of an image, the empty ones left out; () where the split has none at all."""
-        if self.said is None:
+    def _select_captions(self, stem: str) -> tuple[str, ...]:
+        """Return the captions of an image that are not empty, and add problems and notes about the others."""
+        if self.captions is None:
             return ()
-        source, said = self.sources[0], self.said.get(stem, [])
-        kept = tuple(caption for caption in said if caption)
-        if not said:
-            self.problems.append(f"{source} has no caption for {stem}; add one.")
-        elif not kept:
-            self.problems.append(f"{source} has an empty caption for {stem}; write one.")
-        elif len(kept) < len(said):
-            self.notes.append(f"{source}: an empty caption of {stem} is passed over.")
-        return kept
+        path, captions = self.shared_files[0], self.captions.get(stem, [])
+        usable = tuple(caption for caption in captions if caption)
+        if not captions:
+            self.problems.append(f"{path} has no caption for {stem}; add one.")
+        elif not usable:
+            self.problems.append(f"{path} has an empty caption for {stem}; write one.")
+        elif len(usable) < len(captions):
+            self.notes.append(f"{path}: an empty caption of {stem} is ignored.")
+        return usable
 
 
-def _by_stem(place: Path, endings: tuple[str, ...]) -> dict[str, Path]:
-    """Files below a folder by their name without its ending; hidden files are no part of a data set."""
-    found = {}
-    for path in sorted(place.rglob("*")):
-        ending = next((e for e in endings if path.name.lower().endswith(e.lower())), None)
-        if ending and not path.name.startswith("."):
-            found[path.name[: -len(ending)]] = path
-    return found
+def read_record(record: ImageRecord, readers: dict[str, Callable[[Path], Any]]) -> tuple[dict[str, Any], list[str]]:
+    """Read the files of an image.
 
+    Args:
+        record: Image to read.
+        readers: Reader of each kind of file.
 
-def inspected(record: Record, readers: dict[str, Callable[[Path], Any]]) -> tuple[dict[str, Any], list[str]]:
-    """All parts of an image that can be read, and a sentence for each that cannot."""
+    Returns:
+        The contents by kind, captions included, and a sentence for each file that cannot be used.
+    """
     parts: dict[str, Any] = {"captions": record.captions}
     problems = []
     for kind, path in record.files.items():
@@ -126,3 +154,13 @@ def inspected(record: Record, readers: dict[str, Callable[[Path], Any]]) -> tupl
                 "restore the two from one archive."
             )
     return parts, problems
+
+
+def _files_by_stem(directory: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    """Return the files below a directory by their name without its suffix. Hidden files do not belong to a data set."""
+    files = {}
+    for path in sorted(directory.rglob("*")):
+        suffix = next((suffix for suffix in suffixes if path.name.lower().endswith(suffix.lower())), None)
+        if suffix and not path.name.startswith("."):
+            files[path.name[: -len(suffix)]] = path
+    return files

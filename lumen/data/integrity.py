@@ -1,36 +1,44 @@
-"""`lumen data check`: counts, opens and hashes every file of a data set, and never stops at the first fault."""
+"""Integrity check of a data set: counts, opens and hashes every file, and reports all faults at once."""
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from lumen.data.index import inspected
-
-if TYPE_CHECKING:
-    from lumen.data.datamodule import DataModule
+from lumen.data.index import DatasetIndex, read_record
 
 
 @dataclass
-class Report:
-    """What a check found; `hash` is of the content of all files, whatever their folder is called."""
+class IntegrityReport:
+    """Result of a check.
+
+    Attributes:
+        name: Name of the data set.
+        root: Directory of the data set.
+        counts: Files of each kind, by split.
+        hash: Hash of the content of all files, which does not depend on the directory's name.
+        problems: Sentences about faults.
+        notes: Sentences about everything else that a user should know.
+    """
 
     name: str
     root: str
-    counts: dict[str, dict[str, int]] = field(default_factory=dict)  # split -> kind -> how many
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
     hash: str = ""
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
+        """Whether the data set has no faults."""
         return not self.problems
 
     def __str__(self) -> str:
-        found = f"{len(self.problems)} problem{'s' * (len(self.problems) > 1)}"
-        verdict = "complete and readable" if self.ok else found
+        num_problems = f"{len(self.problems)} problem{'s' * (len(self.problems) > 1)}"
+        verdict = "complete and readable" if self.ok else num_problems
         lines = [f"{self.name} at {self.root}: {verdict}; content {self.hash}"]
         for split, counts in self.counts.items():
             lines.append(f"  {split}: " + ", ".join(f"{kind} {count}" for kind, count in counts.items()))
@@ -38,31 +46,39 @@ class Report:
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
 
-def report(module: "DataModule") -> Report:
-    """Looks at both splits of a data set, whatever is wrong with either."""
-    found = Report(module.name, str(module.root))
+def check_dataset(
+    name: str, root: Path, indices: dict[str, DatasetIndex], readers: dict[str, Callable[[Path], Any]]
+) -> IntegrityReport:
+    """Check all splits of a data set, and change nothing.
+
+    Args:
+        name: Name of the data set.
+        root: Directory of the data set.
+        indices: Index of each split.
+        readers: Reader of each kind of file.
+    """
+    report = IntegrityReport(name, str(root))
     hashes = {}
-    for split in ("train", "val"):
-        survey = module.survey(split)
-        records = survey.records()
+    for split, index in indices.items():
+        records = index.match_records()
         kinds = Counter(kind for record in records for kind in record.files)
-        found.counts[split] = kinds | {"captions": sum(len(record.captions) for record in records)}
-        # Both splits may say the same, of a folder or of a captions file that they share.
-        found.problems += [p for p in survey.problems if p not in found.problems]
-        found.notes += [note for note in survey.notes if note not in found.notes]
-        files = [path for record in records for path in record.files.values()] + survey.sources
-        # Decoding and hashing leave the interpreter's lock, so threads use all cores.
+        report.counts[split] = kinds | {"captions": sum(len(record.captions) for record in records)}
+        # Both splits may report the same fault, of a directory or of a captions file that they share.
+        report.problems += [problem for problem in index.problems if problem not in report.problems]
+        report.notes += [note for note in index.notes if note not in report.notes]
+        files = [path for record in records for path in record.files.values()] + index.shared_files
+        # Decoding and hashing release the GIL, so threads use all cores.
         with ThreadPoolExecutor() as pool:
-            for problems in pool.map(lambda record: inspected(record, module.readers)[1], records):
-                found.problems += problems
-            hashes |= zip(files, pool.map(_hash, files), strict=True)
-    lines = sorted(f"{_place(path, module.root)} {digest}\n" for path, digest in hashes.items())
-    found.hash = hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
-    return found
+            for problems in pool.map(lambda record: read_record(record, readers)[1], records):
+                report.problems += problems
+            hashes |= zip(files, pool.map(_hash_file, files), strict=True)
+    lines = sorted(f"{_relative_name(path, root)} {digest}\n" for path, digest in hashes.items())
+    report.hash = hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+    return report
 
 
-def _hash(path: Path) -> str:
-    """Of one file's bytes; "missing" for one that went away, which is a problem already named."""
+def _hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file, or "missing" for an unreadable file, which is a problem already."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -70,5 +86,5 @@ def _hash(path: Path) -> str:
         return "missing"
 
 
-def _place(path: Path, root: Path) -> str:
+def _relative_name(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name

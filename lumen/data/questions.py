@@ -1,4 +1,4 @@
-"""Questions about captions, and the files they are kept in (Hu et al. 2023, TIFA, arXiv:2303.11897)."""
+"""Questions about captions, and their files (TIFA, Hu et al. 2023, arXiv:2303.11897)."""
 
 import json
 from collections.abc import Sequence
@@ -8,14 +8,23 @@ from typing import Any
 
 from lumen.core.errors import BadSample, DatasetMissing
 
-# What a question is about. The first are upstream's element types; the last are those of the rendered scenes.
+# Subjects of questions: first TIFA's element types, then those of the rendered scenes.
 KINDS = ("animal/human", "object", "food", "activity", "attribute", "counting", "color", "material", "spatial",
          "location", "shape", "other", "presence", "colour", "ground", "sky")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question with one right answer among its choices; `kind` is one of KINDS."""
+    """Multiple-choice question with one right answer.
+
+    The name of this class and of its fields is part of the hash of an evaluation protocol.
+
+    Attributes:
+        text: The question.
+        choices: Possible answers.
+        answer: Right answer, one of the choices.
+        kind: Subject, one of `KINDS`.
+    """
 
     text: str
     choices: tuple[str, ...]
@@ -23,48 +32,49 @@ class Question:
     kind: str
 
 
-def said(caption: str) -> str:
-    """A caption as it is compared: published ones differ in spaces."""
+def normalize_caption(caption: str) -> str:
+    """Return a caption with single spaces: the same caption is published with different spaces."""
     return " ".join(caption.split())
 
 
-def entries(path: Path) -> list[dict[str, Any]]:
-    """The questions of a file as they stand there: of TIFA's own, or of one that `lumen questions` wrote.
+def read_entries(path: Path) -> list[dict[str, Any]]:
+    """Return the entries of a questions file, TIFA's own or one that `lumen questions` wrote.
 
     Raises:
-        DatasetMissing: there is no such file.
-        BadSample: it is not in the format of tifa_v1.0_question_answers.json.
+        DatasetMissing: There is no such file.
+        BadSample: The file does not have the format of tifa_v1.0_question_answers.json.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        entries = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DatasetMissing(f"there is no file of questions {path}; `lumen questions` writes one.") from None
+        raise DatasetMissing(f"there is no questions file {path}; `lumen questions` writes one.") from None
     except (OSError, ValueError) as error:
-        raise BadSample(f"the questions of {path} cannot be read ({error}); copy or write the file again.") from None
-    if not (isinstance(found, list) and all(map(_is_question, found))):
+        raise BadSample(f"the questions file {path} cannot be read ({error}); copy or write it again.") from None
+    if not (isinstance(entries, list) and all(map(_is_entry, entries))):
         raise BadSample(
-            f"{path} is no list of questions, each with caption, question, choices and answer; "
+            f"{path} is not a list of entries with caption, question, choices and answer; "
             "give a file in the format of tifa_v1.0_question_answers.json."
         )
-    return found
+    return entries
 
 
-def by_caption(found: Sequence[dict[str, Any]]) -> dict[str, tuple[Question, ...]]:
-    """Entries of a file as questions about each caption, none twice.
+def group_by_caption(entries: Sequence[dict[str, Any]]) -> dict[str, tuple[Question, ...]]:
+    """Return the distinct questions about each normalised caption.
 
-    A question is about a caption, whoever's image it was: neither `id` nor `coco_val_id` is looked at.
+    A question belongs to a caption whatever image the caption describes: `id` and `coco_val_id` are ignored.
     """
-    asked: dict[str, dict[str, Question]] = {}
-    for one in found:
-        kind = one.get("element_type")
-        question = Question(one["question"], tuple(one["choices"]), one["answer"], kind if kind in KINDS else "other")
-        asked.setdefault(said(one["caption"]), {}).setdefault(question.text, question)
-    return {caption: tuple(questions.values()) for caption, questions in asked.items()}
+    questions: dict[str, dict[str, Question]] = {}
+    for entry in entries:
+        kind = entry.get("element_type")
+        kind = kind if kind in KINDS else "other"
+        question = Question(entry["question"], tuple(entry["choices"]), entry["answer"], kind)
+        questions.setdefault(normalize_caption(entry["caption"]), {}).setdefault(question.text, question)
+    return {caption: tuple(by_text.values()) for caption, by_text in questions.items()}
 
 
-def _is_question(one: Any) -> bool:
-    texts = ("caption", "question", "answer")
-    if not (isinstance(one, dict) and all(isinstance(one.get(key), str) for key in texts)):
+def _is_entry(entry: Any) -> bool:
+    keys = ("caption", "question", "answer")
+    if not (isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in keys)):
         return False
-    choices = one.get("choices")
+    choices = entry.get("choices")
     return isinstance(choices, list) and bool(choices) and all(isinstance(choice, str) for choice in choices)

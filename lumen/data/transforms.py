@@ -1,59 +1,110 @@
-"""Which part of an image is looked at: one frame, applied to the image and to every map beside it."""
+"""Resizing, cropping and flipping of an image, identical for every map that is aligned with it."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 from PIL import Image
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Frame:
-    """Resize to `resized`, cut out `window`, then mirror; sizes in pixels, as PIL has them: (width, height)."""
+class CropTransform:
+    """Resize, then crop, then flip horizontally. Sizes are (width, height) in pixels, as in PIL.
 
-    given: tuple[int, int]  # of the file
+    Attributes:
+        original_size: Size of the file.
+        resized: Size after resizing.
+        window: Crop (left, upper, right, lower) of the resized image.
+        flipped: Whether the crop is mirrored.
+    """
+
+    original_size: tuple[int, int]
     resized: tuple[int, int]
-    window: tuple[int, int, int, int]  # left, upper, right, lower within `resized`
-    mirrored: bool = False
+    window: tuple[int, int, int, int]
+    flipped: bool = False
 
     @property
     def scale(self) -> float:
-        """What horizontal distances (a disparity, in pixels) grow by."""
-        return self.resized[0] / self.given[0]
+        """Factor of horizontal distances, such as a disparity in pixels."""
+        return self.resized[0] / self.original_size[0]
 
-    def cut(self, plane: Image.Image) -> Image.Image:
-        """The frame's part of an image or map; only RGB is interpolated, ids and distances never are."""
-        if self.resized != plane.size:
-            smooth = plane.mode == "RGB"
-            plane = plane.resize(self.resized, Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST)
+    def apply(self, image: Image.Image) -> Image.Image:
+        """Return the transformed image or map. Only RGB is interpolated: ids and distances must not be."""
+        if self.resized != image.size:
+            is_photo = image.mode == "RGB"
+            image = image.resize(self.resized, Image.Resampling.LANCZOS if is_photo else Image.Resampling.NEAREST)
         if self.window != (0, 0, *self.resized):
-            plane = plane.crop(self.window)
-        return plane.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.mirrored else plane
+            image = image.crop(self.window)
+        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.flipped else image
 
 
-def stretch(given: tuple[int, int], size: int) -> Frame:
-    """The whole image as a square, its proportions given up (as ALDM trains; facts: seeds.md §10 #8)."""
-    return Frame(given, (size, size), (0, 0, size, size))
+@dataclass(frozen=True)
+class Augmentation:
+    """Random choices that turn a training image into one of its views.
+
+    Attributes:
+        flip: Probability of a horizontal flip.
+        random_crop: Whether training crops the image at a random position.
+        num_crops: Crops per image, used in turn; None draws a new crop in every epoch.
+        seed: Seed of all choices.
+    """
+
+    flip: float = 0.0
+    random_crop: bool = False
+    num_crops: int | None = None
+    seed: int = 0
+
+    def num_views(self) -> int | None:
+        """Return the number of different views of an image; None if every epoch has its own."""
+        return self.num_crops if self.random_crop else 2 if 0 < self.flip < 1 else 1
+
+    def crop_index(self, epoch: int) -> int:
+        """Return the number of the crop that an epoch uses."""
+        return epoch % self.num_crops if self.random_crop and self.num_crops else epoch
 
 
-def crop(given: tuple[int, int], size: int) -> Frame:
-    """The square in the middle, once the short side is `size`: proportions kept, the ends lost."""
-    short = min(given)
-    resized = tuple(max(size, round(side * size / short)) for side in given)
-    return Frame(given, resized, window(resized, (size, size)))
+def stretch_to_square(size: tuple[int, int], side: int) -> CropTransform:
+    """Return a transform to a square without regard to proportions, as ALDM trains (facts: seeds.md §10 #8)."""
+    return CropTransform(size, (side, side), (0, 0, side, side))
 
 
-def window(
-    resized: tuple[int, int], cut: tuple[int, int], draw: torch.Generator | None = None
+def crop_to_square(size: tuple[int, int], side: int) -> CropTransform:
+    """Return a transform that resizes the short side to `side`, in proportion, and crops the central square."""
+    short = min(size)
+    resized = tuple(max(side, round(length * side / short)) for length in size)
+    return CropTransform(size, resized, sample_window(resized, (side, side)))
+
+
+def sample_window(
+    resized: tuple[int, int], size: tuple[int, int], generator: "torch.Generator | None" = None
 ) -> tuple[int, int, int, int]:
-    """A window of size `cut`: anywhere, all places alike, or in the middle where nothing is drawn."""
-    free = [a - b for a, b in zip(resized, cut, strict=True)]
-    if draw is None:
-        left, upper = (n // 2 for n in free)
+    """Return a crop of a size at a uniformly random position, or in the centre without a generator."""
+    margins = [outer - inner for outer, inner in zip(resized, size, strict=True)]
+    if generator is None:
+        left, upper = (margin // 2 for margin in margins)
     else:
-        left, upper = (int(torch.randint(n + 1, (), generator=draw)) for n in free)
-    return left, upper, left + cut[0], upper + cut[1]
+        import torch
+
+        left, upper = (int(torch.randint(margin + 1, (), generator=generator)) for margin in margins)
+    return left, upper, left + size[0], upper + size[1]
 
 
-def chance(probability: float, draw: torch.Generator | None) -> bool:
-    """True with a probability; never where nothing is drawn."""
-    return draw is not None and float(torch.rand((), generator=draw)) < probability
+def bernoulli(probability: float, generator: "torch.Generator | None") -> bool:
+    """Return True with a probability, and False without a generator."""
+    if generator is None:
+        return False
+    import torch
+
+    return float(torch.rand((), generator=generator)) < probability
+
+
+def to_tensor(image: Image.Image) -> "Tensor":
+    """Return an RGB image as (3, H, W), or a map as (H, W), in the type of its pixels."""
+    import torch
+
+    pixels = torch.from_numpy(np.array(image))
+    return pixels.permute(2, 0, 1).contiguous() if pixels.ndim == 3 else pixels

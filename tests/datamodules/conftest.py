@@ -1,20 +1,27 @@
 import pytest
 
 from lumen.core.registry import datamodules
-from lumen.data.datamodule import Loading
+from lumen.data.datamodule import DataModule
+from lumen.data.source import LoaderConfig
 
 
 @pytest.fixture
-def build(tmp_path):
-    """Makes a data set by name over the tiny tree that it writes for itself."""
+def build_source(tmp_path):
+    """Return a function that builds a data source by name over the tiny tree that it writes for itself."""
 
-    def make(name, root=None, loading=None, **arguments):
-        loading = Loading(**({"size": 32, "batch": 2, "batches": 6} | (loading or {})))
+    def build(name, root=None, loader=None, **arguments):
+        loader_config = LoaderConfig(**({"size": 32, "batch_size": 2, "num_batches": 6} | (loader or {})))
         if name == "scenes":
-            return datamodules.build(name, **({"images": 6} | arguments), loading=loading)
-        data = datamodules.build(name, root=str(root or tmp_path), **arguments, loading=loading)
+            return datamodules.build(name, **({"images": 6} | arguments), loader_config=loader_config)
+        source = datamodules.build(name, root=str(root or tmp_path), **arguments, loader_config=loader_config)
         if root is None and not any(tmp_path.iterdir()):
-            data.fake(tmp_path)
-        return data
+            source.fake(tmp_path)
+        return source
 
-    return make
+    return build
+
+
+@pytest.fixture
+def build(build_source):
+    """Return a function that builds a data module by name over the tiny tree of its source."""
+    return lambda name, **options: DataModule(build_source(name, **options))

@@ -1,75 +1,42 @@
-"""The class tables against facts written down independently of them."""
+"""Tables of classes against facts that were written down independently of them."""
 
 import numpy as np
 import pytest
 
-from lumen.core.interfaces import IGNORE
+from lumen.core.labels import IGNORE
 from lumen.data.class_names import ADE20K, COCO_STUFF
 
-# The train id of labelIds 0-33, one after another (cityscapesScripts, helpers/labels.py).
+# Train id of the label ids 0-33 in order (cityscapesScripts, helpers/labels.py).
 x = IGNORE
-TRAIN_IDS = [
-    x,
-    x,
-    x,
-    x,
-    x,
-    x,
-    x,
-    0,
-    1,
-    x,
-    x,
-    2,
-    3,
-    4,
-    x,
-    x,
-    x,
-    5,
-    x,
-    6,
-    7,
-    8,
-    9,
-    10,
-    11,
-    12,
-    13,
-    14,
-    15,
-    x,
-    x,
-    16,
-    17,
-    18,
-]
-# Thing ids of the 80-class detection task, 0-based: those that COCO draws.
+TRAIN_IDS = [x, x, x, x, x, x, x, 0, 1, x, x, 2, 3, 4, x, x, x, 5, x, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, x, x,
+             16, 17, 18]  # fmt: skip
+# Thing ids of the 80-class detection task, from 0: those that have annotations in COCO.
 THINGS = [*range(0, 11), *range(12, 25), 26, 27, *range(30, 44), *range(45, 65), 66, 69, *range(71, 82), *range(83, 90)]
 
 
-def table(data) -> np.ndarray:
-    return data.readers["mask"].keywords["table"]
+def label_table(source) -> np.ndarray:
+    return source.readers["mask"].keywords["table"]
 
 
-def test_coco_has_80_things_and_91_stuff(build):
-    data = build("coco_stuff")
-    assert len(data.classes) == 171 and len(THINGS) == 80
-    ids = [*THINGS, *range(91, 182)]
-    assert table(data)[ids].tolist() == list(range(171))
-    assert np.flatnonzero(table(data) < 0).tolist() == sorted({*range(255)} - {*ids})
-    assert table(data)[255] == IGNORE
-    absent = {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90}
-    assert {COCO_STUFF[id] for id in absent} == {
+def test_coco_classes_are_80_things_and_91_stuff(build_source):
+    source = build_source("coco_stuff")
+    assert len(source.classes) == 171 and len(THINGS) == 80
+    ids, table = [*THINGS, *range(91, 182)], label_table(source)
+    assert table[ids].tolist() == list(range(171))
+    assert np.flatnonzero(table < 0).tolist() == sorted({*range(255)} - {*ids})
+    assert table[255] == IGNORE
+    unused = {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90}
+    assert {COCO_STUFF[id] for id in unused} == {
         "street sign", "hat", "shoe", "eye glasses", "plate", "mirror", "window", "desk", "door", "blender",
         "hair brush",
     }  # fmt: skip
 
 
-def test_coco_by_switch_keeps_the_unused_ids(build):
-    data = build("coco_stuff", labels=182)
-    assert len(data.classes) == 182
-    assert table(data)[:182].tolist() == list(range(182)) and (table(data)[182:255] == -1).all()
+def test_coco_classes_with_unused_ids(build_source):
+    source = build_source("coco_stuff", labels=182)
+    table = label_table(source)
+    assert len(source.classes) == 182
+    assert table[:182].tolist() == list(range(182)) and (table[182:255] == -1).all()
 
 
 @pytest.mark.parametrize(
@@ -84,33 +51,34 @@ def test_coco_by_switch_keeps_the_unused_ids(build):
         (181, "wood"),
     ],
 )
-def test_coco_names_stand_at_their_png_value(id, name, build):
+def test_coco_class_name_is_at_its_png_value(id, name, build_source):
+    source = build_source("coco_stuff")
     assert COCO_STUFF[id] == name
-    assert build("coco_stuff").classes[table(build("coco_stuff"))[id]] == name
+    assert source.classes[label_table(source)[id]] == name
 
 
-def test_ade_ids_move_down_by_one_and_nothing_is_ignored(build):
-    assert table(build("ade20k")).tolist() == [IGNORE, *range(150)] + [-1] * 105
+def test_ade_label_ids_are_one_above_their_class(build_source):
+    assert label_table(build_source("ade20k")).tolist() == [IGNORE, *range(150)] + [-1] * 105
     assert len(ADE20K) == 150
-    some = {1: "wall", 2: "building", 3: "sky", 13: "person", 21: "car", 117: "minibike", 128: "bicycle", 150: "flag"}
-    assert {id: ADE20K[id - 1] for id in some} == some
+    names = {1: "wall", 2: "building", 3: "sky", 13: "person", 21: "car", 117: "minibike", 128: "bicycle", 150: "flag"}
+    assert {id: ADE20K[id - 1] for id in names} == names
 
 
-def test_cityscapes_label_ids_become_train_ids(build):
-    data = build("cityscapes")
-    assert table(data).tolist() == TRAIN_IDS + [-1] * (255 - 34) + [IGNORE]
-    assert data.classes == (
+def test_cityscapes_label_ids_become_train_ids(build_source):
+    source = build_source("cityscapes")
+    assert label_table(source).tolist() == TRAIN_IDS + [-1] * (255 - 34) + [IGNORE]
+    assert source.classes == (
         "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation",
         "terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
     )  # fmt: skip
 
 
-def test_bdd_maps_hold_train_ids_as_they_are(build):
-    data = build("bdd100k")
-    assert table(data).tolist() == [*range(19)] + [-1] * (255 - 19) + [IGNORE]
-    assert data.classes == build("cityscapes").classes
+def test_bdd_label_ids_are_train_ids(build_source):
+    source = build_source("bdd100k")
+    assert label_table(source).tolist() == [*range(19)] + [-1] * (255 - 19) + [IGNORE]
+    assert source.classes == build_source("cityscapes").classes
 
 
-def test_bdd_frames_keep_their_proportions(build):
-    frame = build("bdd100k", loading={"size": 360}).frame((1280, 720), None)
-    assert (frame.resized, frame.window) == ((640, 360), (140, 0, 500, 360))
+def test_bdd_transform_keeps_proportions(build_source):
+    transform = build_source("bdd100k", loader={"size": 360}).transform_for((1280, 720), None)
+    assert (transform.resized, transform.window) == ((640, 360), (140, 0, 500, 360))

@@ -1,0 +1,227 @@
+"""Data source: the files, captions and questions of a data set, without torch until an image is transformed."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from lumen.core.errors import BadSample, DatasetMissing
+from lumen.core.hashing import hash_json
+from lumen.data.cache import hash_files
+from lumen.data.index import DatasetIndex, ImageRecord, read_record
+from lumen.data.integrity import IntegrityReport, check_dataset
+from lumen.data.questions import Question, group_by_caption, normalize_caption, read_entries
+from lumen.data.transforms import Augmentation, CropTransform, bernoulli, crop_to_square, stretch_to_square, to_tensor
+
+if TYPE_CHECKING:
+    import torch
+
+    from lumen.core.interfaces import Batch
+
+
+@dataclass(frozen=True)
+class LoaderConfig:
+    """Settings by which a run reads its data set.
+
+    Attributes:
+        size: Side of a training image in pixels.
+        batch_size: Images of a micro-batch on one rank.
+        num_batches: Micro-batches of the whole run, which is one epoch to Lightning.
+        workers: Processes that read ahead.
+        seed: Seed of the order and of augmentation.
+        val_images: Images of the validation split to use, spread evenly over it.
+        eval_images: Images of the evaluation split to use, spread evenly over it.
+        questions: File of questions about captions.
+        views: Random crops per image, used in turn; None draws a new crop in every epoch.
+    """
+
+    size: int = 512
+    batch_size: int = 4
+    num_batches: int = 1
+    workers: int = 0
+    seed: int = 0
+    val_images: int = 64
+    eval_images: int = 64
+    questions: str | None = None
+    views: int | None = None
+
+
+class DataSource:
+    """Data set on disk: which files there are, how each kind is read, and how an image becomes a square.
+
+    Subclasses set `classes` and `readers`, and implement `index_split` and `fake`. `DataModule` makes batches.
+
+    Args:
+        root: Directory of the data set.
+        loader_config: Settings of the run.
+
+    Attributes:
+        classes: Class names in the order of their ids.
+        readers: Reader of each kind of file; images and maps are returned as PIL images.
+        fit: How an image becomes a square: "stretch" or "crop".
+        flip: Probability of a horizontal flip in training.
+        random_crop: Whether training crops images at random positions.
+        eval_split: Split that generated images are scored on; few data sets publish the labels of a test split.
+        name: Name of the data set in the config.
+        questions_by_caption: Questions about each caption, from the file of the config.
+    """
+
+    classes: tuple[str, ...]
+    readers: dict[str, Callable[[Path], Any]]
+    fit = "stretch"
+    flip = 0.0
+    random_crop = False
+    eval_split = "val"
+
+    def __init__(self, root: str, loader_config: LoaderConfig):
+        self.root, self.loader_config = Path(root).expanduser(), loader_config
+        self.name = type(self).__module__.rpartition(".")[2]
+        file = loader_config.questions
+        self.questions_by_caption = group_by_caption(read_entries(Path(file))) if file else {}
+        self._records: dict[str, list[ImageRecord]] = {}
+
+    @staticmethod
+    def fake(root: str | Path) -> None:
+        """Write a tiny data set in the official format, or nothing where images are rendered."""
+
+    def index_split(self, split: str) -> DatasetIndex:
+        """Return the files of a split ("train" or "val"). No image is opened."""
+        raise NotImplementedError(f"{type(self).__name__} must implement index_split()")
+
+    @property
+    def check_command(self) -> str:
+        """Command that checks the data set."""
+        return f"lumen data check {self.name} root={self.root}"
+
+    # ---- images
+
+    def records(self, split: str) -> list[ImageRecord]:
+        """Return the images of a split, by id.
+
+        Raises:
+            DatasetMissing: A directory, a file or a caption is missing; the message names the first three.
+        """
+        if split not in self._records:
+            index = self.index_split(split)
+            records = index.match_records()
+            if index.problems:
+                count, first = len(index.problems), " ".join(index.problems[:3])
+                more = f" {count} problems in all: `{self.check_command}` names each." if count > 3 else ""
+                raise DatasetMissing(f"{self.name}, {split} split: {first}{more}")
+            for note in index.notes:
+                _warn_once(f"{self.name}, {split} split: {note}")
+            self._records[split] = records
+        return self._records[split]
+
+    def eval_records(self) -> list[ImageRecord]:
+        """Return the images that generated images are scored on."""
+        records = self.records(self.eval_split)
+        return [records[position] for position in evenly_spaced(len(records), self.loader_config.eval_images)]
+
+    def read(self, record: ImageRecord) -> dict[str, Any]:
+        """Return everything known of an image before it is transformed: PIL images of one size, and annotations.
+
+        Raises:
+            BadSample: A file cannot be used.
+        """
+        parts, problems = read_record(record, self.readers)
+        if problems:
+            raise BadSample(f"{problems[0]} `{self.check_command}` names every such file.")
+        return parts
+
+    def transform_for(self, size: tuple[int, int], generator: "torch.Generator | None") -> CropTransform:
+        """Return the transform of an image of size (width, height), a random one if there is a generator."""
+        to_square = stretch_to_square if self.fit == "stretch" else crop_to_square
+        return replace(to_square(size, self.loader_config.size), flipped=bernoulli(self.flip, generator))
+
+    def to_tensors(self, parts: dict[str, Any], transform: CropTransform) -> dict[str, Any]:
+        """Return transformed images and maps as tensors: image (3, H, W) uint8, maps (H, W); keep all other parts."""
+        return {
+            kind: to_tensor(transform.apply(part)) if isinstance(part, Image.Image) else part
+            for kind, part in parts.items()
+        }
+
+    def transform(
+        self, parts: dict[str, Any], generator: "torch.Generator | None" = None, flipped: bool | None = None
+    ) -> dict[str, Any]:
+        """Return the parts of an image as training or evaluation uses them.
+
+        Args:
+            parts: Contents of an image by kind.
+            generator: Source of random choices; None for the view that evaluation uses.
+            flipped: Whether to flip, in place of the transform's own choice.
+        """
+        transform = self.transform_for(parts["image"].size, generator)
+        return self.to_tensors(parts, transform if flipped is None else replace(transform, flipped=flipped))
+
+    # ---- captions
+
+    def select_caption(self, captions: Sequence[str]) -> str:
+        """Return the caption to generate an image from: the first with questions, else the first."""
+        with_questions = (caption for caption in captions if normalize_caption(caption) in self.questions_by_caption)
+        return next(with_questions, captions[0] if captions else "")
+
+    def questions(self, batch: "Batch") -> list[tuple[Question, ...]]:
+        """Return the questions about the caption of each image of a batch."""
+        return [self.questions_by_caption.get(normalize_caption(caption), ()) for caption in batch.caption]
+
+    def num_questioned(self) -> int:
+        """Return the number of evaluation images whose caption has questions."""
+        captions = (self.select_caption(record.captions) for record in self.eval_records())
+        return sum(normalize_caption(caption) in self.questions_by_caption for caption in captions)
+
+    # ---- identity
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """Random choices of training."""
+        return Augmentation(self.flip, self.random_crop, self.loader_config.views, self.loader_config.seed)
+
+    def num_views(self) -> int | None:
+        """Return the number of different views of a training image; None if every epoch has its own."""
+        return self.augmentation.num_views()
+
+    def cache_key(self) -> dict[str, Any]:
+        """Return everything that a view of a training image depends on besides the content of its files."""
+        config = self.loader_config
+        key = {"data": self.name, "size": config.size, "fit": self.fit, "pillow": version("pillow")}
+        if not self.random_crop:
+            return key
+        # A random crop is keyed by the image's id: under another name, the same file is cropped elsewhere.
+        ids = hash_json([record.id for record in self.records("train")])
+        return key | {"seed": config.seed, "flip": self.flip, "views": config.views, "ids": ids}
+
+    def hash_contents(self, records: list[ImageRecord], memo: Path) -> list[str]:
+        """Return a hash of the files of each image; see `lumen.data.cache.hash_files`."""
+        return hash_files([record.files.values() for record in records], memo)
+
+    def fingerprint(self) -> str:
+        """Return 16 hex digits that change with ids, file sizes and captions. No file is opened."""
+        state = hashlib.sha256()
+        for split in ("train", "val"):
+            for record in self.records(split):
+                sizes = sorted((kind, path.stat().st_size) for kind, path in record.files.items())
+                state.update(repr((split, record.id, sizes, record.captions)).encode())
+        return state.hexdigest()[:16]
+
+    def check(self) -> IntegrityReport:
+        """Open every file of both splits, and report all faults."""
+        indices = {split: self.index_split(split) for split in ("train", "val")}
+        return check_dataset(self.name, self.root, indices, self.readers)
+
+
+def evenly_spaced(length: int, count: int) -> list[int]:
+    """Return at most `count` positions that are spread evenly over a sequence."""
+    count = min(count, length)
+    return [i * length // count for i in range(count)]
+
+
+def _warn_once(message: str) -> None:
+    """Warn on the first rank only."""
+    from lightning.pytorch.utilities import rank_zero_warn
+
+    rank_zero_warn(message)

@@ -1,0 +1,33 @@
+"""Data set of a config: its files alone, which needs no torch, or as a data module."""
+
+from typing import TYPE_CHECKING
+
+from lumen.config.schema import Config
+from lumen.core.registry import datamodules
+from lumen.data.source import DataSource, LoaderConfig
+
+if TYPE_CHECKING:
+    from lumen.data.datamodule import DataModule
+
+
+def build_source(config: Config) -> DataSource:
+    """Return the files of the data set."""
+    loader_config = LoaderConfig(
+        size=config.size,
+        batch_size=config.batch,
+        num_batches=config.steps * config.accumulate,
+        workers=config.workers,
+        seed=config.seed,
+        val_images=config.validation,
+        eval_images=config.measure.images,
+        questions=config.measure.questions,
+        views=config.views,
+    )
+    return datamodules.build(**config.data, loader_config=loader_config)
+
+
+def build_data(config: Config) -> "DataModule":
+    """Return the data module."""
+    from lumen.data.datamodule import DataModule
+
+    return DataModule(build_source(config))
