@@ -1,11 +1,12 @@
-"""The offline world: small 3D scenes, drawn and labelled exactly from a seed, with nothing to download.
+"""Offline world: small 3D scenes, rendered and labelled exactly from a seed, without downloads.
 
-`render(seed, size)` gives an image with its semantic and instance maps, depth, disparity, camera, boxes, scene graph
-and captions. A ground (grass, sand, water, road) lies under a sky (clear, overcast, sunset, night, fog, snow), with
-one to four balls, boxes, pillars, trees, houses and cars in seven colours. It needs numpy only.
+`render(seed, size)` returns an image with its semantic and instance maps, depth, disparity, camera, boxes, scene graph
+and captions. A scene has one of four grounds (grass, sand, water, road) and one of six skies (clear, overcast, sunset,
+night, fog, snow). On the ground stand one to four balls, boxes, pillars, trees, houses and cars in seven colours.
+The renderer needs numpy only.
 """
 
 from lumen.scenes.render import Scene, render
-from lumen.scenes.world import CLASSES, seeds
+from lumen.scenes.world import CLASSES, split_seeds
 
-__all__ = ["CLASSES", "Scene", "render", "seeds"]
+__all__ = ["CLASSES", "Scene", "render", "split_seeds"]

@@ -1,24 +1,24 @@
-"""What a caption may ask for instead: another sky, another ground, other colours; the layout of the picture stays."""
+"""Caption edits: another sky, another ground or other colours, while the layout of the image stays."""
 
 from collections.abc import Iterable
 from typing import Any
 
 from lumen.scenes.objects import COLOURS
-from lumen.scenes.questions import LEAVES
+from lumen.scenes.questions import LEAF_COLOURS
 from lumen.scenes.world import GROUNDS, SKIES
 
 
-def edited(graph: dict[str, Any], edit: str) -> dict[str, Any]:
-    """The graph with its "sky", its "ground" or the "colour" of every thing replaced by the next: never by its own."""
+def edit_graph(graph: dict[str, Any], edit: str) -> dict[str, Any]:
+    """Return the graph with its "sky", its "ground" or the "colour" of every object replaced by the next value."""
     if edit != "colour":
-        return graph | {edit: _next({"sky": SKIES, "ground": GROUNDS}[edit], graph[edit])}
+        return graph | {edit: _next_value({"sky": SKIES, "ground": GROUNDS}[edit], graph[edit])}
     objects = [
-        thing | {"colour": _next(LEAVES if thing["kind"] == "tree" else COLOURS, thing["colour"])}
-        for thing in graph["objects"]
+        obj | {"colour": _next_value(LEAF_COLOURS if obj["kind"] == "tree" else COLOURS, obj["colour"])}
+        for obj in graph["objects"]
     ]
     return graph | {"objects": objects}
 
 
-def _next(names: Iterable[str], name: str) -> str:
-    names = list(names)
-    return names[(names.index(name) + 1) % len(names)]
+def _next_value(values: Iterable[str], value: str) -> str:
+    values = list(values)
+    return values[(values.index(value) + 1) % len(values)]

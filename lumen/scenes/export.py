@@ -1,16 +1,16 @@
-"""Scenes written in the official folders and ids of COCO-Stuff, ADE20K and Cityscapes, to exercise their readers."""
+"""Export of scenes in the official folders and ids of COCO-Stuff, ADE20K and Cityscapes, to exercise their readers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from lumen.core.errors import Mistake, known
-from lumen.core.files import beside, write_json
+from lumen.core.errors import Mistake, suggestion
+from lumen.core.files import atomic_path, write_json
 from lumen.scenes.render import Scene, render
-from lumen.scenes.world import CLASSES, seeds
+from lumen.scenes.world import CLASSES, split_seeds
 
 # Pixel values of stuffthingmaps: one less than the id in COCO-Stuff's labels.txt, which the trailing comment gives.
 COCO_STUFF = {
@@ -31,8 +31,8 @@ ADE20K = {
     "sky": 3, "grass": 10, "sand": 47, "water": 22, "road": 7,
     "ball": 120, "box": 42, "pillar": 43, "tree": 5, "house": 26, "car": 21,
 }  # fmt: skip
-# Pixel values of labelIds. Cityscapes counts sand as terrain, has no water (6 is other ground), and calls what it has
-# no class for static or dynamic; these three are void when it is evaluated.
+# Pixel values of labelIds. Cityscapes labels sand as terrain and has no water (6 is other ground). Objects without a
+# class of their own are static or dynamic. Those and ground are void in its evaluation.
 CITYSCAPES = {
     "sky": 23,  # sky
     "grass": 22,  # terrain
@@ -46,34 +46,34 @@ CITYSCAPES = {
     "house": 11,  # building
     "car": 26,  # car
 }
-PACKAGES = ("leftImg8bit", "gtFine", "disparity", "camera", "gtBbox3d")
-IDS = {"coco_stuff": COCO_STUFF, "ade20k": ADE20K, "cityscapes": CITYSCAPES}
+CITYSCAPES_PACKAGES = ("leftImg8bit", "gtFine", "disparity", "camera", "gtBbox3d")
+LABEL_IDS = {"coco_stuff": COCO_STUFF, "ade20k": ADE20K, "cityscapes": CITYSCAPES}
 CITIES = {"train": "lichtenau", "val": "lichtenfels"}
-"""A city of its own for each split, as in Cityscapes, so a file stem is never in two splits."""
+"""City of each split: as in Cityscapes each split has its own, so a file stem is never in two splits."""
 
 
-def labels(scene: Scene, format: str) -> np.ndarray:
-    """The semantic map (H, W) uint8 in the ids of another data set."""
-    return np.array([IDS[format][name] for name in CLASSES], np.uint8)[scene.semantic]
+def map_labels(scene: Scene, format: str) -> np.ndarray:
+    """Return the semantic map (H, W) as uint8 in the ids of another data set."""
+    return np.array([LABEL_IDS[format][name] for name in CLASSES], np.uint8)[scene.semantic]
 
 
-def save(pixels: np.ndarray, path: Path) -> None:
-    """An array as an image of the kind its name asks for: JPEG of quality 95, or PNG of 8 or 16 bits."""
-    with beside(path) as draft:
+def save_image(pixels: np.ndarray, path: Path) -> None:
+    """Write an array in the format of the file's suffix: JPEG of quality 95, or PNG of 8 or 16 bits."""
+    with atomic_path(path) as draft:
         if path.suffix == ".jpg":
-            # Colour at full resolution: halved, it would bleed over edges that are exact in the labels.
+            # Colour at full resolution: at half resolution it would bleed over edges that are exact in the labels.
             Image.fromarray(pixels).save(draft, "JPEG", quality=95, subsampling=0)
         else:
             Image.fromarray(pixels).save(draft, "PNG")
 
 
-def coco_stuff(out: Path, split: str, scenes) -> None:
-    """images, stuffthingmaps and the captions file of one split; an image's id is its seed."""
+def write_coco_stuff(out: Path, split: str, scenes: Iterable[Scene]) -> None:
+    """Write images, stuffthingmaps and the captions file of one split; an image's id is its seed."""
     images, annotations = [], []
     for scene in scenes:
         name = f"{scene.seed:012d}"
-        save(scene.image, out / "images" / f"{split}2017" / f"{name}.jpg")
-        save(labels(scene, "coco_stuff"), out / "stuffthingmaps" / f"{split}2017" / f"{name}.png")
+        save_image(scene.image, out / "images" / f"{split}2017" / f"{name}.jpg")
+        save_image(map_labels(scene, "coco_stuff"), out / "stuffthingmaps" / f"{split}2017" / f"{name}.png")
         height, width = scene.semantic.shape
         images.append({"id": scene.seed, "file_name": f"{name}.jpg", "height": height, "width": width})
         for k, caption in enumerate(scene.captions):
@@ -83,71 +83,72 @@ def coco_stuff(out: Path, split: str, scenes) -> None:
     write_json(out / "annotations" / f"captions_{split}2017.json", content)
 
 
-def ade20k(out: Path, split: str, scenes) -> dict[str, str]:
-    """images and annotations of one split; returns {stem: caption}."""
-    root, folder = out / "ADEChallengeData2016", {"train": "training", "val": "validation"}[split]
+def write_ade20k(out: Path, split: str, scenes: Iterable[Scene]) -> dict[str, str]:
+    """Write images and annotations of one split. Return the first caption by file stem."""
+    root, directory = out / "ADEChallengeData2016", {"train": "training", "val": "validation"}[split]
     captions = {}
     for n, scene in enumerate(scenes, 1):
         stem = f"ADE_{split}_{n:08d}"
-        save(scene.image, root / "images" / folder / f"{stem}.jpg")
-        save(labels(scene, "ade20k"), root / "annotations" / folder / f"{stem}.png")
+        save_image(scene.image, root / "images" / directory / f"{stem}.jpg")
+        save_image(map_labels(scene, "ade20k"), root / "annotations" / directory / f"{stem}.png")
         captions[stem] = scene.captions[0]
     return captions
 
 
-def cityscapes(out: Path, split: str, scenes) -> dict[str, str]:
-    """leftImg8bit, gtFine, disparity, camera and gtBbox3d of one split; returns {stem: caption}."""
+def write_cityscapes(out: Path, split: str, scenes: Iterable[Scene]) -> dict[str, str]:
+    """Write leftImg8bit, gtFine, disparity, camera and gtBbox3d of one split. Return the first caption by file stem."""
     captions = {}
     for n, scene in enumerate(scenes):
         city = CITIES[split]
         # 19 is the annotated frame of every official sequence.
         stem = f"{city}_{n:06d}_{19:06d}"
-        folder = {package: out / package / split / city for package in PACKAGES}
-        save(scene.image, folder["leftImg8bit"] / f"{stem}_leftImg8bit.png")
-        save(labels(scene, "cityscapes"), folder["gtFine"] / f"{stem}_gtFine_labelIds.png")
-        save(instance_ids(scene), folder["gtFine"] / f"{stem}_gtFine_instanceIds.png")
-        save(coded(scene.disparity), folder["disparity"] / f"{stem}_disparity.png")
-        write_json(folder["camera"] / f"{stem}_camera.json", camera(scene))
-        write_json(folder["gtBbox3d"] / f"{stem}_gtBbox3d.json", bbox3d(scene))
+        directories = {package: out / package / split / city for package in CITYSCAPES_PACKAGES}
+        save_image(scene.image, directories["leftImg8bit"] / f"{stem}_leftImg8bit.png")
+        save_image(map_labels(scene, "cityscapes"), directories["gtFine"] / f"{stem}_gtFine_labelIds.png")
+        save_image(instance_id_map(scene), directories["gtFine"] / f"{stem}_gtFine_instanceIds.png")
+        save_image(encode_disparity(scene.disparity), directories["disparity"] / f"{stem}_disparity.png")
+        write_json(directories["camera"] / f"{stem}_camera.json", describe_camera(scene))
+        write_json(directories["gtBbox3d"] / f"{stem}_gtBbox3d.json", describe_boxes(scene))
         captions[stem] = scene.captions[0]
     return captions
 
 
-def coded(disparity: np.ndarray) -> np.ndarray:
-    """The official 16 bits: 0 is invalid, any other value p means (p - 1) / 256 pixels."""
+def encode_disparity(disparity: np.ndarray) -> np.ndarray:
+    """Return the official 16-bit code: 0 is invalid, any other value p means (p - 1) / 256 pixels."""
     values = np.where(disparity > 0, np.rint(disparity * 256) + 1, 0)
     return np.clip(values, 0, 65535).astype(np.uint16)
 
 
-def cars(scene: Scene) -> dict[int, int]:
-    """The official instance ids 26000, 26001, ... of the cars; nothing else here has instances there."""
-    found = [thing["id"] for thing in scene.graph["objects"] if thing["kind"] == "car"]
-    return {i: CITYSCAPES["car"] * 1000 + k for k, i in enumerate(found)}
+def car_instance_ids(scene: Scene) -> dict[int, int]:
+    """Return the official instance ids 26000, 26001, ... of the cars by object id; no other kind has instances."""
+    car_ids = [obj["id"] for obj in scene.graph["objects"] if obj["kind"] == "car"]
+    return {i: CITYSCAPES["car"] * 1000 + k for k, i in enumerate(car_ids)}
 
 
-def instance_ids(scene: Scene) -> np.ndarray:
-    """(H, W) uint16: the label id, or label id * 1000 + k for the k-th car."""
-    ids = labels(scene, "cityscapes").astype(np.uint16)
-    for i, code in cars(scene).items():
-        ids[scene.instance == i] = code
+def instance_id_map(scene: Scene) -> np.ndarray:
+    """Return (H, W) uint16: the label id, or label id * 1000 + k for the k-th car."""
+    ids = map_labels(scene, "cityscapes").astype(np.uint16)
+    for i, instance_id in car_instance_ids(scene).items():
+        ids[scene.instance == i] = instance_id
     return ids
 
 
-def sensor(scene: Scene) -> dict[str, float]:
+def describe_intrinsics(scene: Scene) -> dict[str, float]:
+    """Return focal lengths and principal point in pixels."""
     return {key: getattr(scene.camera, key) for key in ("fx", "fy", "u0", "v0")}
 
 
-def camera(scene: Scene) -> dict[str, Any]:
-    """The contents of *_camera.json."""
+def describe_camera(scene: Scene) -> dict[str, Any]:
+    """Return the content of *_camera.json."""
     c = scene.camera
-    place = {"x": 0.0, "y": 0.0, "z": c.height, "pitch": c.pitch, "roll": 0.0, "yaw": 0.0}
-    return {"extrinsic": {"baseline": c.baseline, **place}, "intrinsic": sensor(scene)}
+    pose = {"x": 0.0, "y": 0.0, "z": c.height, "pitch": c.pitch, "roll": 0.0, "yaw": 0.0}
+    return {"extrinsic": {"baseline": c.baseline, **pose}, "intrinsic": describe_intrinsics(scene)}
 
 
-def bbox3d(scene: Scene) -> dict[str, Any]:
-    """The contents of *_gtBbox3d.json: the cars, by far the commonest of Cityscapes' six boxed classes."""
+def describe_boxes(scene: Scene) -> dict[str, Any]:
+    """Return the content of *_gtBbox3d.json: the cars, by far the most frequent of Cityscapes' six boxed classes."""
     objects = []
-    for i, code in cars(scene).items():
+    for i, instance_id in car_instance_ids(scene).items():
         box = scene.boxes_2d[i - 1]
         objects.append(
             {
@@ -155,42 +156,50 @@ def bbox3d(scene: Scene) -> dict[str, Any]:
                 "3d": {**scene.boxes_3d[i - 1], "type": "Mid Size Car", "format": "CRS_ISO8855"},
                 "occlusion": round(1 - scene.graph["objects"][i - 1]["visible"], 4),
                 "truncation": box["truncation"],
-                "instanceId": code,
+                "instanceId": instance_id,
                 "label": "car",
                 "score": 1.0,
             }
         )
     height, width = scene.semantic.shape
-    calibration = {**sensor(scene), "baseline": scene.camera.baseline}
-    calibration["sensor_T_ISO_8855"] = scene.camera.extrinsic[:3].tolist()
-    return {"imgWidth": width, "imgHeight": height, "sensor": calibration, "objects": objects, "ignore": []}
+    sensor = {**describe_intrinsics(scene), "baseline": scene.camera.baseline}
+    sensor["sensor_T_ISO_8855"] = scene.camera.extrinsic[:3].tolist()
+    return {"imgWidth": width, "imgHeight": height, "sensor": sensor, "objects": objects, "ignore": []}
 
 
-FORMATS: dict[str, Callable] = {"coco_stuff": coco_stuff, "ade20k": ade20k, "cityscapes": cityscapes}
+FORMATS: dict[str, Callable] = {
+    "coco_stuff": write_coco_stuff,
+    "ade20k": write_ade20k,
+    "cityscapes": write_cityscapes,
+}
 
 
-def write(out: Path, format: str, counts: dict[str, int], size: int | tuple[int, int] = 64) -> None:
-    """Write `counts` = {"train": n, "val": n} scenes of `size` pixels (one number, or H and W) into the folder `out`.
+def export_scenes(out: Path, format: str, counts: dict[str, int], size: int | tuple[int, int] = 64) -> None:
+    """Write scenes as another data set.
+
+    Args:
+        out: Empty or new directory.
+        format: A key of `FORMATS`.
+        counts: Number of scenes by split: {"train": n, "val": n}.
+        size: Side of an image in pixels, or height and width.
 
     Raises:
-        Mistake: no such format or split, or `out` holds something already.
+        Mistake: There is no such format or split, or `out` is not empty.
     """
     out = Path(out)
     if format not in FORMATS:
         raise Mistake(
-            f"scenes: no format is called {format!r}; {known(format, FORMATS)} Choose one of these as format=NAME."
+            f"scenes: no format is called {format!r}; {suggestion(format, FORMATS)} Choose one of these as format=NAME."
         )
     for split in counts:
         if split not in CITIES:
-            raise Mistake(
-                f"scenes: {format} has no labelled split {split!r} to write; choose from: {', '.join(CITIES)}."
-            )
+            raise Mistake(f"scenes: {format} has no labelled split {split!r}; choose from: {', '.join(CITIES)}.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise Mistake(f"scenes: {out} is not an empty folder; name a new one, or empty it first.")
-    # Before anything is written: a count beyond the split is a mistake too.
-    ranges = {split: seeds(split, count) for split, count in counts.items()}
+    # Before anything is written: a count beyond the size of the split is a mistake too.
+    seeds = {split: split_seeds(split, count) for split, count in counts.items()}
     captions: dict[str, str] = {}
-    for split, numbers in ranges.items():
+    for split, numbers in seeds.items():
         captions |= FORMATS[format](out, split, (render(seed, size) for seed in numbers)) or {}
     if captions:
         write_json((out / "ADEChallengeData2016" if format == "ade20k" else out) / "captions.json", captions)

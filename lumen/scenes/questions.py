@@ -1,69 +1,70 @@
-"""What can be asked of a scene: multiple choice from its graph, as TIFA asks (Hu et al. 2023, arXiv:2303.11897)."""
+"""Multiple-choice questions about a scene from its graph, in the manner of TIFA (Hu et al. 2023, arXiv:2303.11897)."""
 
 import numpy as np
 
 from lumen.data.questions import Question
-from lumen.scenes.captions import name
+from lumen.scenes.captions import name_object
 from lumen.scenes.objects import COLOURS, KINDS
 from lumen.scenes.world import GROUNDS, SKIES, pick
 
 YES, NO = "yes", "no"
-LEAVES = ("green", "orange", "yellow", "red")  # of trees: a blue one would be denied without a look
-# How often a kind is asked for in vain, so that of the questions about each kind half are answered no; counted on
-# 1,024 scenes of val and test.
-OFTEN = {"ball": 0.65, "box": 0.95, "pillar": 1.15, "tree": 1.5, "house": 0.75, "car": 1.2}
+LEAF_COLOURS = ("green", "orange", "yellow", "red")  # of trees: the answer for a blue tree needs no image
+# Relative frequency of each kind among absent objects, such that half of the questions about each kind are answered
+# no; counted on 1,024 scenes of val and test.
+ABSENT_KIND_WEIGHTS = {"ball": 0.65, "box": 0.95, "pillar": 1.15, "tree": 1.5, "house": 0.75, "car": 1.2}
 
 
-def questions(graph: dict, draw: int = 0) -> tuple[Question, ...]:
-    """Everything the first caption says, as questions: true of the caption and of the picture alike.
+def compose_questions(graph: dict, variant: int = 0) -> tuple[Question, ...]:
+    """Return everything that the first caption states, as questions that caption and image answer alike.
 
-    Each thing is asked for by colour and kind, and for each such question that is to be answered yes there is one
-    to be answered no, so that half are, of every scene. The colour is asked where one thing of its kind is there.
+    For each object there is a question about its presence, answered yes, and one about an absent object, answered no.
+    The colour of an object is a question if no other object has its kind.
 
     Args:
-        draw: another draw of what is asked for and not there; the rest stays.
+        variant: Selects other absent objects; the remaining questions stay.
     """
-    rng = np.random.RandomState((graph["seed"] % 2**32, draw, 1))
-    asked = []
-    for thing, missing in zip(graph["objects"], absent(graph, rng), strict=True):
-        asked += [presence(thing, YES), presence(missing, NO)]
-    kinds = [thing["kind"] for thing in graph["objects"]]
-    for thing in graph["objects"]:
-        if kinds.count(thing["kind"]) == 1:
-            text = f"what colour is the {thing['kind']}?"
-            asked.append(Question(text, tuple(COLOURS), thing["colour"], "colour"))
-    asked.append(Question("what is the ground?", GROUNDS, graph["ground"], "ground"))
-    asked.append(Question("what is the sky like?", SKIES, graph["sky"], "sky"))
-    return tuple(asked)
+    rng = np.random.RandomState((graph["seed"] % 2**32, variant, 1))
+    result = []
+    for obj, absent in zip(graph["objects"], sample_absent_objects(graph, rng), strict=True):
+        result += [presence_question(obj, YES), presence_question(absent, NO)]
+    kinds = [obj["kind"] for obj in graph["objects"]]
+    for obj in graph["objects"]:
+        if kinds.count(obj["kind"]) == 1:
+            text = f"what colour is the {obj['kind']}?"
+            result.append(Question(text, tuple(COLOURS), obj["colour"], "colour"))
+    result.append(Question("what is the ground?", GROUNDS, graph["ground"], "ground"))
+    result.append(Question("what is the sky like?", SKIES, graph["sky"], "sky"))
+    return tuple(result)
 
 
-def presence(thing: dict, answer: str) -> Question:
-    return Question(f"is there {name(thing)}?", (YES, NO), answer, "presence")
+def presence_question(obj: dict, answer: str) -> Question:
+    """Return the question whether an object is in the scene."""
+    return Question(f"is there {name_object(obj)}?", (YES, NO), answer, "presence")
 
 
-def absent(graph: dict, rng: np.random.RandomState) -> list[dict]:
-    """As many things that are not there as things that are, no two alike.
+def sample_absent_objects(graph: dict, rng: np.random.RandomState) -> list[dict]:
+    """Return as many distinct absent objects as the scene has objects.
 
-    Half of them share the kind of a thing that is there and differ in colour; the others are of another kind.
-    Kinds and colours come up as often as among what is there, so the words of a question do not give its answer away.
+    Half of them share the kind of an object of the scene and differ in colour; the others are of another kind. Kinds
+    and colours are as frequent as among the objects of the scene, so the words of a question do not reveal its answer.
     """
-    there = {(thing["kind"], thing["colour"]) for thing in graph["objects"]}
+    excluded = {(obj["kind"], obj["colour"]) for obj in graph["objects"]}
     # Nobody would ask for a car on water.
-    seen = {kind for kind, _ in there} | ({"car"} if graph["ground"] == "water" else set())
-    others = [kind for kind in KINDS if kind not in seen]
-    found: list[dict] = []
-    for thing in graph["objects"]:
+    unavailable = {kind for kind, _ in excluded} | ({"car"} if graph["ground"] == "water" else set())
+    other_kinds = [kind for kind in KINDS if kind not in unavailable]
+    absent: list[dict] = []
+    for obj in graph["objects"]:
         while True:
-            kind = thing["kind"] if rng.random_sample() < 0.5 else weighted(rng, others)
-            colour = pick(rng, LEAVES if kind == "tree" else tuple(COLOURS))
-            if (kind, colour) not in there:
+            kind = obj["kind"] if rng.random_sample() < 0.5 else sample_kind(rng, other_kinds)
+            colour = pick(rng, LEAF_COLOURS if kind == "tree" else tuple(COLOURS))
+            if (kind, colour) not in excluded:
                 break
-        there.add((kind, colour))
-        found.append({"kind": kind, "colour": colour})
-    return found
+        excluded.add((kind, colour))
+        absent.append({"kind": kind, "colour": colour})
+    return absent
 
 
-def weighted(rng: np.random.RandomState, kinds: list[str]) -> str:
-    """One of `kinds`, the common ones more often."""
-    edges = np.cumsum([OFTEN[kind] for kind in kinds])
+def sample_kind(rng: np.random.RandomState, kinds: list[str]) -> str:
+    """Return a random kind by `ABSENT_KIND_WEIGHTS`."""
+    edges = np.cumsum([ABSENT_KIND_WEIGHTS[kind] for kind in kinds])
     return kinds[int(np.searchsorted(edges, rng.random_sample() * edges[-1], side="right"))]

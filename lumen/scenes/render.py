@@ -1,34 +1,37 @@
-"""From a seed to a picture with everything that is known about it: labels, depth, boxes, graph and captions."""
+"""Renderer: a seed to an image with exact labels, depth, boxes, scene graph and captions."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from lumen.scenes.camera import Camera
-from lumen.scenes.captions import captions, describe
-from lumen.scenes.ground import ground_light
-from lumen.scenes.ray_casting import Hits, Vector, along, crop, dot, trace
-from lumen.scenes.sky import MOODS, sky_light, snowfall
-from lumen.scenes.texture import blend, noise
-from lumen.scenes.world import CLASSES, World, seen, world
+from lumen.scenes.captions import build_graph, compose_captions
+from lumen.scenes.ground import shade_ground
+from lumen.scenes.ray_casting import Hits, Vector, cast_rays, crop, dot, point_at
+from lumen.scenes.sky import ATMOSPHERES, add_snowfall, shade_sky
+from lumen.scenes.texture import lerp, value_noise
+from lumen.scenes.world import CLASSES, World, sample_world, trace_objects
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A rendered scene. Boxes and graph list the objects in the order of their ids, from 1.
+    """Rendered scene. Labels, depth and boxes are those of the ray through each pixel's centre.
 
-    image: (H, W, 3) uint8 RGB.
-    semantic: (H, W) uint8, positions in `CLASSES`.
-    instance: (H, W) uint8, the object's id, 0 for ground and sky.
-    depth: (H, W) float32, metres along the optical axis, inf in the sky.
-    disparity: (H, W) float32, pixels, 0 in the sky.
-    boxes_2d: per object "modal", the box around what is seen of it; "amodal", the box around its 3D box, cut off at the
-        image's edge; both [x, y, w, h] in whole pixels; and "truncation", the share of the uncut one that lies outside.
-    boxes_3d: per object "center", "dimensions" (length, width, height) and "rotation" (quaternion w, x, y, z) in metres
-        in the vehicle frame: x forward, y left, z up.
-    graph: plain values for JSON, see `words.describe`. captions: five sentences, see `words.captions`.
-
-    Labels, depth and boxes are those of the ray through each pixel's centre.
+    Attributes:
+        seed: Seed of the scene.
+        image: (H, W, 3) uint8 RGB.
+        semantic: (H, W) uint8, positions in `CLASSES`.
+        instance: (H, W) uint8, the object's id, 0 for ground and sky.
+        depth: (H, W) float32, metres along the optical axis, inf in the sky.
+        disparity: (H, W) float32, pixels, 0 in the sky.
+        camera: Camera of the image.
+        boxes_2d: Per object, in the order of ids from 1: "modal", the box around its visible pixels; "amodal", the box
+            around its 3D box, cut off at the edge of the image; both [x, y, w, h] in whole pixels; and "truncation",
+            the share of the uncut box that lies outside.
+        boxes_3d: Per object "center", "dimensions" (length, width, height) and "rotation" (quaternion w, x, y, z) in
+            metres in the vehicle frame: x forward, y left, z up.
+        graph: Scene graph of plain values for JSON, see `captions.build_graph`.
+        captions: Five sentences, see `captions.compose_captions`.
     """
 
     seed: int
@@ -44,121 +47,129 @@ class Scene:
     captions: tuple[str, ...]
 
 
-def reflected(made: World, camera: Camera, below: Vector, first: int) -> np.ndarray:
-    """What still water mirrors: the world as an eye as far below the surface as the camera is above would see it."""
+def render_reflection(world: World, camera: Camera, below: Vector, first_row: int) -> np.ndarray:
+    """Return the light (3, h, w) that still water reflects.
+
+    It is the view of an eye as far below the surface as the camera is above.
+    """
     eye, d = (0.0, 0.0, -camera.height), (below[0], below[1], -below[2])
     # Waves would blur stars away.
-    light = sky_light(made, d, starry=False)
+    light = shade_sky(world, d, stars=False)
     shape = light.shape[1:]
-    # Through that eye a body appears where the camera sees its image in the ground.
-    windows = camera.windows(np.stack([solid.corners() for solid in made.solids]) * (1, 1, -1), shape, first)
-    hits = trace(made.solids, [0] * len(made.solids), eye, d, windows, shape)
-    return shaded(made, hits, eye, d, light)
+    # Through that eye a body appears where the camera sees its mirror image in the ground.
+    corners = np.stack([solid.corners() for solid in world.solids]) * (1, 1, -1)
+    windows = camera.bounding_windows(corners, shape, first_row)
+    hits = cast_rays(world.solids, [0] * len(world.solids), eye, d, windows, shape)
+    return shade_solids(world, hits, eye, d, light)
 
 
-def shaded(made: World, hits: Hits, o: Vector, d: Vector, light: np.ndarray) -> np.ndarray:
-    """`light` (3, h, w) with the solids that were hit painted over it."""
+def shade_solids(world: World, hits: Hits, o: Vector, d: Vector, light: np.ndarray) -> np.ndarray:
+    """Return `light` (3, h, w) with the shaded solids in front of it."""
     rows, cols = np.nonzero(hits.solid >= 0)
-    which, t, n = hits.solid[rows, cols], hits.t[rows, cols], hits.normal[:, rows, cols]
+    index, t, n = hits.solid[rows, cols], hits.t[rows, cols], hits.normal[:, rows, cols]
     d = tuple(np.broadcast_to(x, hits.t.shape)[rows, cols] for x in d)
-    p, mood, lit = along(o, d, t), MOODS[made.sky], made.light
-    paint = np.array([s.paint for s in made.solids])[which].T
-    gloss, leafy, glowing = (
-        np.array([getattr(s, name) for s in made.solids])[which] for name in ("gloss", "leafy", "glow")
+    p, atmosphere, towards_light = point_at(o, d, t), ATMOSPHERES[world.sky], world.light
+    albedo = np.array([solid.albedo for solid in world.solids])[index].T
+    gloss, foliage, glow = (
+        np.array([getattr(solid, name) for solid in world.solids])[index] for name in ("gloss", "foliage", "glow")
     )
     # Snow and frost settle on what faces up.
-    paint = blend(paint, 0.85, 0.6 * mood.snow * np.clip(2.5 * n[2] - 1.2, 0, 1))
-    paint = paint * (1 + leafy * 0.4 * (noise(1.8 * (p[0] + p[1]), 1.8 * (p[2] + p[1] - p[0])) - 0.5))
-    facing = np.maximum(dot(n, lit), 0)
-    # Half of the sky lights a wall, all of it a roof; the ground gives a little back.
-    around = 0.68 + 0.32 * n[2]
-    colour = paint * (np.array(mood.sun)[:, None] * facing + np.array(mood.ambient)[:, None] * around)
-    # The highlight is where the mirror direction of the ray meets the light.
-    bounce = (2 * dot(d, n) * dot(n, lit) - dot(d, lit)) / -np.sqrt(dot(d, d))
-    colour = colour + gloss * np.array(mood.sun)[:, None] * np.clip(bounce, 0, 1) ** 16
-    if made.sky in ("night", "sunset"):
-        colour = blend(colour, np.array((0.95, 0.72, 0.34))[:, None] * paint.max(0), 0.9 * glowing)
-    far = 1 - np.exp(-t / mood.haze)
-    out = light.copy()
-    out[:, rows, cols] = blend(colour, np.array(mood.horizon)[:, None], far)
-    return out
+    albedo = lerp(albedo, 0.85, 0.6 * atmosphere.snow * np.clip(2.5 * n[2] - 1.2, 0, 1))
+    leaves = value_noise(1.8 * (p[0] + p[1]), 1.8 * (p[2] + p[1] - p[0])) - 0.5
+    albedo = albedo * (1 + foliage * 0.4 * leaves)
+    sun, ambient = np.array(atmosphere.sun)[:, None], np.array(atmosphere.ambient)[:, None]
+    facing = np.maximum(dot(n, towards_light), 0)
+    # Half of the sky lights a wall, all of it a roof; the ground reflects a little light upwards.
+    exposure = 0.68 + 0.32 * n[2]
+    colour = albedo * (sun * facing + ambient * exposure)
+    # The highlight appears where the mirror direction of the ray meets the light.
+    bounce = (2 * dot(d, n) * dot(n, towards_light) - dot(d, towards_light)) / -np.sqrt(dot(d, d))
+    colour = colour + gloss * sun * np.clip(bounce, 0, 1) ** 16
+    if world.sky in ("night", "sunset"):
+        colour = lerp(colour, np.array((0.95, 0.72, 0.34))[:, None] * albedo.max(0), 0.9 * glow)
+    haze = 1 - np.exp(-t / atmosphere.haze)
+    shaded = light.copy()
+    shaded[:, rows, cols] = lerp(colour, np.array(atmosphere.horizon)[:, None], haze)
+    return shaded
 
 
-def painted(made: World, camera: Camera, hits: Hits, directions: Vector) -> np.ndarray:
-    """The picture (H, W, 3) uint8."""
-    first = int(np.argmax(directions[2] < 0))
-    above, below = crop(directions, np.s_[:first, :]), crop(directions, np.s_[first:, :])
-    mirror = reflected(made, camera, below, first) if made.ground == "water" else None
-    light = np.concatenate([sky_light(made, above), ground_light(made, camera, below, mirror)], axis=1)
-    light = shaded(made, hits, (0.0, 0.0, camera.height), directions, light)
-    if made.sky == "snow":
-        light = snowfall(made, camera, light)
-    return developed(np.clip(light, 0, 1))
+def render_image(world: World, camera: Camera, hits: Hits, directions: Vector) -> np.ndarray:
+    """Return the image (H, W, 3) as uint8."""
+    horizon = int(np.argmax(directions[2] < 0))
+    above, below = crop(directions, np.s_[:horizon, :]), crop(directions, np.s_[horizon:, :])
+    mirror = render_reflection(world, camera, below, horizon) if world.ground == "water" else None
+    light = np.concatenate([shade_sky(world, above), shade_ground(world, camera, below, mirror)], axis=1)
+    light = shade_solids(world, hits, (0.0, 0.0, camera.height), directions, light)
+    if world.sky == "snow":
+        light = add_snowfall(world, camera, light)
+    return downsample(np.clip(light, 0, 1))
 
 
-def developed(light: np.ndarray) -> np.ndarray:
-    """Half-pixel samples (3, 2H + 1, 2W + 1) of linear light to RGB bytes.
+def downsample(light: np.ndarray) -> np.ndarray:
+    """Return half-pixel samples (3, 2H + 1, 2W + 1) of linear light as RGB bytes.
 
-    Each pixel is the tent-weighted mean of the 3 x 3 samples around its centre: samples on edges are shared with the
-    neighbours, so 2 x 2 as many rays give 3 x 3 samples, and the picture is exactly centred on the labels.
+    Each pixel is the tent-weighted mean of the 3 x 3 samples around its centre. Neighbours share the samples on their
+    edges, so 2 x 2 times as many rays give 3 x 3 samples, and the image is exactly centred on the labels.
     """
     rows = (light[:, :-1:2] + light[:, 2::2]) / 4 + light[:, 1::2] / 2
     pixels = (rows[:, :, :-1:2] + rows[:, :, 2::2]) / 4 + rows[:, :, 1::2] / 2
     return np.ascontiguousarray(np.rint(255 * np.sqrt(pixels)).astype(np.uint8).transpose(1, 2, 0))
 
 
-def boxes_2d(made: World, camera: Camera, instance: np.ndarray) -> tuple[dict, ...]:
-    """As `Scene.boxes_2d`."""
+def compute_boxes_2d(world: World, camera: Camera, instance: np.ndarray) -> tuple[dict, ...]:
+    """Return the boxes of `Scene.boxes_2d`."""
     h, w = instance.shape
     boxes = []
-    for k, t in enumerate(made.things, 1):
-        u, v, _ = camera.project(t.corners())
-        whole = np.floor([u.min(), v.min()]), np.ceil([u.max(), v.max()])
-        (left, top), (right, bottom) = (np.clip(corner, 0, (w, h)).astype(int).tolist() for corner in whole)
+    for k, obj in enumerate(world.objects, 1):
+        u, v, _ = camera.project(obj.corners())
+        uncut = np.floor([u.min(), v.min()]), np.ceil([u.max(), v.max()])
+        (left, top), (right, bottom) = (np.clip(corner, 0, (w, h)).astype(int).tolist() for corner in uncut)
         rows, cols = np.nonzero(instance == k)
-        modal = (
-            [int(cols.min()), int(rows.min()), int(np.ptp(cols)) + 1, int(np.ptp(rows)) + 1]
-            if len(rows)
-            else [0, 0, 0, 0]
-        )
+        modal = [0, 0, 0, 0]
+        if len(rows):
+            modal = [int(cols.min()), int(rows.min()), int(np.ptp(cols)) + 1, int(np.ptp(rows)) + 1]
         amodal = [left, top, right - left, bottom - top]
-        outside = 1 - amodal[2] * amodal[3] / float(np.prod(whole[1] - whole[0]))
+        outside = 1 - amodal[2] * amodal[3] / float(np.prod(uncut[1] - uncut[0]))
         boxes.append({"modal": modal, "amodal": amodal, "truncation": round(outside, 4)})
     return tuple(boxes)
 
 
-def boxes_3d(made: World) -> tuple[dict, ...]:
+def compute_boxes_3d(world: World) -> tuple[dict, ...]:
+    """Return the boxes of `Scene.boxes_3d`."""
     return tuple(
         {
-            "center": [float(x) for x in t.centre],
-            "dimensions": [float(x) for x in t.dimensions],
-            "rotation": [float(np.cos(t.yaw / 2)), 0.0, 0.0, float(np.sin(t.yaw / 2))],
+            "center": [float(x) for x in obj.centre],
+            "dimensions": [float(x) for x in obj.dimensions],
+            "rotation": [float(np.cos(obj.yaw / 2)), 0.0, 0.0, float(np.sin(obj.yaw / 2))],
         }
-        for t in made.things
+        for obj in world.objects
     )
 
 
 def render(seed: int, size: int | tuple[int, int] = 64) -> Scene:
-    """The scene of `seed`, `size` pixels high and wide (one number, or H and W)."""
+    """Return the scene of a seed.
+
+    Args:
+        size: Side of the image in pixels, or height and width.
+    """
     size = (size, size) if isinstance(size, int) else tuple(size)
-    made = world(seed)
-    camera = made.camera(size)
-    directions, shape = camera.grid(size)
-    hits = seen(made.things, camera, directions, shape)
+    world = sample_world(seed)
+    camera = world.camera(size)
+    directions, shape = camera.half_pixel_rays(size)
+    hits = trace_objects(world.objects, camera, directions, shape)
     # A ray sinks -z metres per metre of depth, so it reaches the ground at height / -z.
     plane = np.where(directions[2] < 0, camera.height / np.maximum(-directions[2], 1e-9), np.inf)
-    depth = np.minimum(hits.t, plane)
-    centre = (slice(1, None, 2), slice(1, None, 2))
-    owner = np.array([i for i, t in enumerate(made.things, 1) for _ in t.solids] + [0], np.uint8)
-    instance = owner[hits.solid[centre]]
-    kinds = np.array([0, *(CLASSES.index(t.kind) for t in made.things)], np.uint8)
-    below = np.where(np.isfinite(plane[centre[0]]), CLASSES.index(made.ground), 0).astype(np.uint8)
-    semantic = np.where(instance > 0, kinds[instance], below)
-    image = painted(made, camera, hits, directions)
-    shown = depth[centre]
-    disparity = camera.baseline * camera.fx / shown
-    graph = describe(made, instance, hits.silhouette[:, centre[0], centre[1]])
+    centres = (slice(1, None, 2), slice(1, None, 2))
+    owner = np.array([i for i, obj in enumerate(world.objects, 1) for _ in obj.solids] + [0], np.uint8)
+    instance = owner[hits.solid[centres]]
+    kinds = np.array([0, *(CLASSES.index(obj.kind) for obj in world.objects)], np.uint8)
+    background = np.where(np.isfinite(plane[centres[0]]), CLASSES.index(world.ground), 0).astype(np.uint8)
+    semantic = np.where(instance > 0, kinds[instance], background)
+    image = render_image(world, camera, hits, directions)
+    depth = np.minimum(hits.t, plane)[centres]
+    disparity = camera.baseline * camera.fx / depth
+    graph = build_graph(world, instance, hits.silhouette[:, centres[0], centres[1]])
     return Scene(
-        seed, image, semantic, instance, shown.astype(np.float32), disparity.astype(np.float32),
-        camera, boxes_2d(made, camera, instance), boxes_3d(made), graph, captions(graph),
+        seed, image, semantic, instance, depth.astype(np.float32), disparity.astype(np.float32), camera,
+        compute_boxes_2d(world, camera, instance), compute_boxes_3d(world), graph, compose_captions(graph),
     )  # fmt: skip
