@@ -1,38 +1,41 @@
-"""The neural layout end to end: fitted as sklearn fits it, bound to its backbone, the same bits every time."""
+"""Neural layout: its fit against sklearn, its backbone, its files, and its determinism."""
 
 from dataclasses import replace
-from multiprocessing import get_context
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from sklearn.decomposition import PCA
 from torch.utils.flop_counter import FlopCounterMode
 
 from lumen.core.errors import BadConfig, BasisMismatch
 from lumen.core.registry import backbones, conditionings, datamodules
-from lumen.data.datamodule import Loading
-from lumen.features.moments import Moments
+from lumen.data.datamodule import DataModule
+from lumen.data.source import LoaderConfig
 from lumen.features.pca import Basis, project
 from lumen.scenes.world import CLASSES
 
 
-def make(backbone, **arguments):
+def build_layout(backbone, **arguments):
     return conditionings.build("neural_layout", **{"components": 5, **arguments}, backbone=backbone)
 
 
-def fitted(backbone, batch, **arguments):
-    layout = make(backbone, **arguments)
+def fit_layout(backbone, batch, **arguments):
+    layout = build_layout(backbone, **arguments)
     layout.fit([batch], len(batch.id), 0, "data")
     return layout
 
 
+@pytest.fixture(scope="module")
+def other_backbone():
+    """The backbone of the tests with another facet."""
+    return backbones.build("dino", size="tiny", patch=8, weights="none", facet="token")
+
+
 @pytest.mark.parametrize("components", [1, 4, 5])
 @pytest.mark.parametrize("scale", ["none", "global", "component"])
-def test_it_is_sklearns_pca_of_the_features(backbone, batch, components, scale):
-    layout = fitted(backbone, batch, components=components, scale=scale, vectors="all")
+def test_layout_equals_sklearns_pca_of_the_features(backbone, batch, components, scale):
+    layout = fit_layout(backbone, batch, components=components, scale=scale, vectors="all")
     features = backbone.features(batch.image).double().numpy().transpose(0, 2, 3, 1)
     reference = PCA(components, svd_solver="covariance_eigh").fit(features.reshape(-1, backbone.channels))
     expected = reference.transform(features.reshape(-1, backbone.channels)).reshape(*features.shape[:3], components)
@@ -45,124 +48,96 @@ def test_it_is_sklearns_pca_of_the_features(backbone, batch, components, scale):
     assert np.allclose(layout(batch).permute(0, 2, 3, 1), expected * signs / divisor, atol=1e-4)
     explained = layout.summary_metrics()["layout/explained_variance"]
     assert explained == pytest.approx(reference.explained_variance_ratio_.sum(), rel=1e-6)
+    assert len(layout.explained) == layout.axes.shape[1] and sum(layout.explained) == pytest.approx(1)
 
 
-def known(backbone, scenes) -> float:
-    """How many cells of half of the scenes lie nearest, in the layout, to the mean of their own class in the others."""
-    layout = make(backbone, components=20, vectors="all")
+def nearest_mean_accuracy(backbone, scenes) -> float:
+    """Return the accuracy of a nearest-mean classifier of cells, trained on one half of the scenes."""
+    layout = build_layout(backbone, components=20, vectors="all")
     layout.fit([scenes], len(scenes.id), 0, "scenes")
     cells = layout(scenes).permute(0, 2, 3, 1)
-    shares = torch.nn.functional.one_hot(scenes.mask, len(CLASSES)).float().permute(0, 3, 1, 2)
-    share, label = torch.nn.functional.adaptive_avg_pool2d(shares, cells.shape[1:3]).max(1)
+    one_hot = torch.nn.functional.one_hot(scenes.mask, len(CLASSES)).float().permute(0, 3, 1, 2)
+    share, label = torch.nn.functional.adaptive_avg_pool2d(one_hot, cells.shape[1:3]).max(1)
     half, pure = len(cells) // 2, share > 0.9
-    taught, asked = ((x[:half][pure[:half]], x[half:][pure[half:]]) for x in (cells, label))
-    means = torch.stack([taught[0][asked[0] == c].mean(0) for c in range(len(CLASSES))]).nan_to_num(torch.inf)
-    return float((torch.cdist(taught[1], means).argmin(1) == asked[1]).float().mean())
+    train, test = (tuple(x[part][pure[part]] for x in (cells, label)) for part in (slice(half), slice(half, None)))
+    means = torch.stack([train[0][train[1] == c].mean(0) for c in range(len(CLASSES))]).nan_to_num(torch.inf)
+    return float((torch.cdist(test[0], means).argmin(1) == test[1]).float().mean())
 
 
 @pytest.mark.parametrize("name", backbones.names())
-def test_a_trained_layout_separates_the_classes_of_the_scenes(name):
-    loading = Loading(size=64, batch=48, measured=48)
-    scenes = next(iter(datamodules.build("scenes", loading=loading).test_dataloader()))
-    assert known(backbones.build(name, weights="scenes"), scenes) > 0.6
+def test_layout_of_a_trained_backbone_separates_classes(name):
+    loader_config = LoaderConfig(size=64, batch_size=48, eval_images=48)
+    scenes = next(iter(DataModule(datamodules.build("scenes", loader_config=loader_config)).test_dataloader()))
+    assert nearest_mean_accuracy(backbones.build(name, weights="scenes"), scenes) > 0.6
 
 
-def test_a_projection_joins_the_convolution_before_it(batch):
-    """Layers as they leave their blocks, the finest from a convolution: fewer operations, the same answer."""
+def test_projection_fused_into_the_last_convolution_saves_operations(batch):
     backbone = backbones.build("sd", size="tiny", weights="none", reading="block")
-    layout = fitted(backbone, batch, components=8)
+    layout = fit_layout(backbone, batch, components=8)
     assert backbone.final_conv and backbones.build("sd", size="tiny", weights="none").final_conv is None
-    with FlopCounterMode(display=False) as plain:
+    with FlopCounterMode(display=False) as separate:
         expected = project(backbone.feature_maps(batch.image), layout.mean, layout.axes, layout.scale)
-    with FlopCounterMode(display=False) as folded:
-        found = layout.encode(batch)
-    assert torch.allclose(found, expected, atol=1e-5 * float(expected.abs().max()))
-    assert folded.get_total_flops() < plain.get_total_flops()
+    with FlopCounterMode(display=False) as fused:
+        code = layout.encode(batch)
+    assert torch.allclose(code, expected, atol=1e-5 * float(expected.abs().max()))
+    assert fused.get_total_flops() < separate.get_total_flops()
     assert [m.shape[1] for m in backbone.feature_maps(batch.image)] == list(backbone.map_channels)
 
 
-def test_two_fits_give_the_same_bits(backbone, batch):
-    one, two = (fitted(backbone, batch, vectors=20, per_image=7) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(one.buffers(), two.buffers(), strict=True))
-    assert one.metadata["vectors"] == 21  # 7 from each of 3 images, the least that reaches 20
+def test_layout_fit_is_deterministic(backbone, batch):
+    first, second = (fit_layout(backbone, batch, vectors=20, per_image=7) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first.buffers(), second.buffers(), strict=True))
+    assert first.metadata["vectors"] == 21  # 7 from each of 3 images, the least that reaches 20
 
 
-def test_the_cells_looked_at_do_not_depend_on_the_batch(backbone, batch):
-    whole = fitted(backbone, batch, vectors=12)
-    parts = make(backbone, vectors=12)
-    single = [replace(batch, image=batch.image[i : i + 1], caption=[""], id=[batch.id[i]]) for i in range(3)]
-    parts.fit(single, 3, 0, "data")
-    assert torch.allclose(whole.axes[:, :5], parts.axes[:, :5], atol=1e-5)  # 12 vectors have no twenty axes
+def test_layout_fit_does_not_depend_on_the_batches(backbone, batch):
+    together = fit_layout(backbone, batch, vectors=12)
+    separate = build_layout(backbone, vectors=12)
+    batches = [replace(batch, image=batch.image[i : i + 1], caption=[""], id=[batch.id[i]]) for i in range(3)]
+    separate.fit(batches, 3, 0, "data")
+    assert torch.allclose(together.axes[:, :5], separate.axes[:, :5], atol=1e-5)  # 12 vectors span fewer than 20 axes
 
 
-def test_a_basis_serves_its_own_backbone_only(backbone, batch, tmp_path):
+def test_basis_belongs_to_one_backbone_and_serves_fewer_components(backbone, other_backbone, batch, tmp_path):
+    layout = fit_layout(backbone, batch)
+    layout.save(tmp_path)
     path = tmp_path / "basis.safetensors"
-    layout = fitted(backbone, batch)
-    layout.basis().save(path)
-    full = fitted(backbone, batch, scale="none")(batch)
-    again = make(backbone, basis=str(path))
-    assert again.fitted and torch.equal(again(batch), layout(batch))
+    unscaled = fit_layout(backbone, batch, scale="none")(batch)
+    loaded = build_layout(backbone, basis=str(path))
+    assert loaded.fitted and torch.equal(loaded(batch), layout(batch))
     with pytest.raises(BasisMismatch, match=r"'facet': 'key'.*'facet': 'token'"):
-        other = backbones.build("dino", size="tiny", patch=8, weights="none", facet="token")
-        make(other, basis=str(path))
-    assert torch.allclose(make(backbone, components=4, scale="none", basis=str(path))(batch), full[:, :4], atol=1e-6)
-    with pytest.raises(BadConfig, match="has 20 components"):
-        make(backbone, components=21, basis=str(path))
+        build_layout(other_backbone, basis=str(path))
+    fewer = build_layout(backbone, components=4, scale="none", basis=str(path))
+    assert torch.allclose(fewer(batch), unscaled[:, :4], atol=1e-6)
+    with pytest.raises(BadConfig, match="20 .*21.*conditioning.components=20"):
+        build_layout(backbone, components=21, basis=str(path))
 
 
-def test_a_checkpoint_brings_its_basis_to_its_own_backbone_only(backbone, batch):
-    saved = fitted(backbone, batch).state_dict()
-    again = make(backbone)
-    assert not again.fitted
-    again.load_state_dict(saved)
-    assert again.fitted and again.metadata["backbone"] == backbone.identity
-    with pytest.raises(BasisMismatch, match="the basis in this checkpoint"):
-        make(backbones.build("dino", size="tiny", patch=8, weights="none", facet="token")).load_state_dict(saved)
+def test_checkpoint_holds_the_basis_of_its_backbone(backbone, other_backbone, batch):
+    state = fit_layout(backbone, batch).state_dict()
+    loaded = build_layout(backbone)
+    assert not loaded.fitted
+    loaded.load_state_dict(state)
+    assert loaded.fitted and loaded.metadata["backbone"] == backbone.identity
+    with pytest.raises(BasisMismatch, match="checkpoint"):
+        build_layout(other_backbone).load_state_dict(state)
+
+
+def test_basis_file_is_small_and_holds_its_origin(backbone, batch, tmp_path):
+    fit_layout(backbone, batch).save(tmp_path)
+    metadata = Basis.load(tmp_path / "basis.safetensors").metadata
+    assert (tmp_path / "basis.safetensors").stat().st_size < 8192
+    assert metadata.keys() == {"backbone", "components", "vectors", "seed", "data", "explained"}
+    assert {"name", "layer", "weights"} <= metadata["backbone"].keys()
 
 
 @pytest.mark.parametrize("components", [0, 33])
-def test_as_many_components_as_there_are_channels(backbone, components):
-    with pytest.raises(BadConfig, match="has 32 channels"):
-        make(backbone, components=components)
+def test_components_are_at_most_as_many_as_channels(backbone, components):
+    with pytest.raises(BadConfig, match=f"components={components} .*32"):
+        build_layout(backbone, components=components)
 
 
-def test_the_frozen_backbone_is_no_part_of_what_is_trained_or_saved(backbone):
-    layout = make(backbone).train()
+def test_backbone_of_a_layout_is_neither_trained_nor_saved(backbone):
+    layout = build_layout(backbone).train()
     assert not list(layout.parameters()) and not layout.backbone.training
     assert not any("backbone" in name for name in layout.state_dict())
-
-
-def rank_of_two(rank: int, parts: list[torch.Tensor], folder: Path) -> None:
-    """One of two processes that look at half of the parts each."""
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    moments = Moments(4)
-    for part in parts[rank::2]:
-        moments.update(part)
-    moments.all_reduce()
-    torch.save({"count": moments.count, "mean": moments.mean, "cov": moments.covariance()}, folder / str(rank))
-    dist.destroy_process_group()  # an exit with gloo's threads still running can abort
-
-
-def test_ranks_add_up_their_moments(tmp_path):
-    parts = list(torch.randn(4, 50, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
-    ranks = [get_context("fork").Process(target=rank_of_two, args=(rank, parts, tmp_path)) for rank in range(2)]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join(120)
-    assert [rank.exitcode for rank in ranks] == [0, 0]
-    zero, one = (torch.load(tmp_path / str(rank), weights_only=True) for rank in range(2))
-    alone = Moments(4)
-    for part in parts:
-        alone.update(part)
-    assert zero["count"] == alone.count == 200
-    assert torch.equal(zero["cov"], one["cov"]) and torch.equal(zero["mean"], one["mean"])
-    assert torch.allclose(zero["cov"], alone.covariance(), rtol=1e-12)
-
-
-def test_a_basis_file_is_small_and_says_what_it_is(backbone, batch, tmp_path):
-    fitted(backbone, batch).basis().save(tmp_path / "basis.safetensors")
-    metadata = Basis.load(tmp_path / "basis.safetensors").metadata
-    assert (tmp_path / "basis.safetensors").stat().st_size < 8192
-    wanted = {"backbone", "components", "vectors", "seed", "data", "explained"}
-    assert metadata.keys() == wanted and {"name", "layer", "weights"} <= metadata["backbone"].keys()
