@@ -56,7 +56,7 @@ class InceptionFeatures(nn.Module):
             weights = torch.hub.load_state_dict_from_url(
                 URL_INCEPTION_V3, map_location="cpu", progress=False, check_hash=True, weights_only=True
             )
-            # torch-fidelity unpickles its file without checks, so the verified weights are written anew.
+            # torch-fidelity unpickles its file without checks, so it receives the verified weights, saved again.
             torch.save(weights, file)
             file.seek(0)
             network = FeatureExtractorInceptionV3("inception", ["2048"], file)

@@ -1,1 +1,1 @@
-"""What painted images are judged by; one file each."""
+"""Metrics of generated images and predictions, one file per metric."""

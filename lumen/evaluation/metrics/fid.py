@@ -72,7 +72,7 @@ def frechet_distance(a: Float[Tensor, "n c"], b: Float[Tensor, "m c"]) -> Float[
 def _influence(scores: Float[Tensor, "b m c"]) -> Float[Tensor, " b"]:
     """Return b times the derivative of the distance by the weight of each image.
 
-    The trace of the square root is the sum of the singular values s of X Y' = U s V', for centred features X and Y.
+    X and Y are the centred features. The trace of the square root is the sum of the singular values s of X Y' = U s V'.
     Row i of X contributes sum_k U_ik^2 s_k to it, which grows with the square root of the row's weight.
     """
     a, b = scores[:, 0].double(), scores[:, 1:].flatten(0, 1).double()

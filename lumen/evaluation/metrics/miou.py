@@ -20,8 +20,8 @@ class MeanIoU(Metric):
     named miou-panoptic.
 
     Args:
-        segmenter: A folder or hub id of a transformers semantic or universal segmentation model (SegFormer, MaskFormer,
-            Mask2Former, OneFormer ...) that names the classes of the data set, or "scenes".
+        segmenter: "scenes", or a folder or hub id of a transformers semantic or universal segmentation model, such as
+            SegFormer, MaskFormer, Mask2Former or OneFormer. It must name the classes of the data set.
 
     Source: the definition of cityscapesScripts' evalPixelLevelSemanticLabeling.py.
     """
