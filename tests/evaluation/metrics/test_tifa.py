@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from lumen.config.experiment import load
-from lumen.core.errors import BadConfig, BadSample, DatasetMissing
+from lumen.core.errors import BadConfig, DatasetMissing
 from lumen.core.interfaces import Batch
 from lumen.core.registry import datamodules, metrics
 from lumen.data.datamodule import DataModule
-from lumen.data.questions import KINDS, Question, group_by_caption, read_entries
+from lumen.data.questions import KINDS, Question
 from lumen.data.source import LoaderConfig
 from lumen.runs.build import build_data, build_metrics
 
@@ -160,22 +160,8 @@ def test_questions_about_a_part_of_the_images_warn(tmp_path, coco, recwarn):
     assert scores.sum((1, 2)).bool().tolist() == [True, False, False] and 0 <= metric.aggregate(scores) <= 1
 
 
-@pytest.mark.parametrize(
-    "content", ["{}", "[1]", '[{"caption": "a", "question": "b", "answer": "c"}]', "[", '[{"caption": 1}]'],
-)  # fmt: skip
-def test_questions_file_of_another_format_is_refused(content, tmp_path):
-    (tmp_path / "q.json").write_text(content)
-    with pytest.raises(BadSample, match="q.json"):
-        read_entries(tmp_path / "q.json")
-
-
 def test_questions_file_must_exist_and_suit_the_data_set(tmp_path):
     with pytest.raises(DatasetMissing, match="none.json.*`lumen questions`"):
         build_data(load("coco_stuff", [f"data.root={tmp_path}", f"measure.questions={tmp_path}/none.json"]))
     with pytest.raises(BadConfig, match="questions"):
         build_data(load("scenes", ["measure.questions=any.json"]))
-
-
-def test_questions_about_captions_that_differ_in_spaces_are_joined():
-    grouped = group_by_caption([entry("a  b\n"), entry(" a b", "who?")])
-    assert [question.text for question in grouped["a b"]] == ["is it?", "who?"] and len(grouped) == 1
