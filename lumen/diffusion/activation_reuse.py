@@ -1,4 +1,4 @@
-"""Stand-ins for parts of a frozen network whose work would be done again for nothing."""
+"""Reuse of activations of a frozen U-Net that are constant over sampling steps, or equal for both guidance branches."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,29 +6,30 @@ from contextlib import contextmanager
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lumen.core.patching import Known, Once, standing
+from lumen.core.patching import ConstantOutput, HalfBatch, replace_submodules
 
 
-def shared(network: nn.Module) -> dict[str, Once]:
-    """The first self-attention of a U-Net or ControlNet: halves that the text alone tells apart are still the same.
+def shared_self_attention(network: nn.Module) -> dict[str, HalfBatch]:
+    """Return a replacement for the first self-attention of a U-Net or ControlNet under classifier-free guidance.
 
-    The convolutions before it are shared as well, but of half a batch they may be rounded otherwise.
+    Both halves of the batch are equal there, because only later cross-attention tells them apart. The convolutions
+    before it are equal as well, but half a batch may round otherwise.
     """
-    for name, part in network.named_modules():
+    for name, module in network.named_modules():
         if name.startswith("down_blocks.") and name.endswith("attn1"):
-            return {} if part.is_cross_attention else {name: Once(part)}
+            return {} if module.is_cross_attention else {name: HalfBatch(module)}
     return {}
 
 
-def attending(network: nn.Module, text: Float[Tensor, "b n d"]) -> dict[str, Known]:
-    """The keys and values of every cross-attention of a U-Net to a text that stays."""
+def cached_cross_attention_kv(network: nn.Module, text: Float[Tensor, "b n d"]) -> dict[str, ConstantOutput]:
+    """Return replacements for the key and value projections of every cross-attention to a constant text."""
     ends = ("attn2.to_k", "attn2.to_v")
-    return {name: Known(part(text)) for name, part in network.named_modules() if name.endswith(ends)}
+    return {name: ConstantOutput(module(text)) for name, module in network.named_modules() if name.endswith(ends)}
 
 
 @contextmanager
-def encoded(vae: nn.Module, moments: Float[Tensor, "b n h w"]) -> Iterator[None]:
-    """Inside, an autoencoder need not look at a batch whose moments are known: a backbone may ask it for the same."""
+def known_latents(vae: nn.Module, moments: Float[Tensor, "b n h w"]) -> Iterator[None]:
+    """Skip the encoder inside the context: a backbone that encodes the same images gets these moments."""
     after = {} if getattr(vae, "quant_conv", None) is None else {"quant_conv": nn.Identity()}
-    with standing(vae, {"encoder": Known(moments), **after}):
+    with replace_submodules(vae, {"encoder": ConstantOutput(moments), **after}):
         yield

@@ -1,9 +1,8 @@
-"""Samples of a trained run, judged by every metric, and the anchors to hold the figures against."""
+"""Evaluation of a trained task: its outputs and its reference rows, scored by every metric under one protocol."""
 
-import hashlib
 import json
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,112 +11,135 @@ from lightning.pytorch import LightningDataModule, Trainer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from lumen.config.schema import Config
 from lumen.core.errors import Mistake
 from lumen.core.files import write, write_json
-from lumen.core.hashing import fingerprint
-from lumen.core.interfaces import Metric
-from lumen.evaluation.anchors import ANCHORS
-from lumen.evaluation.loop import Measurement
-from lumen.evaluation.scores import Pieces, Samples, save_samples
-from lumen.training.tasks.layout_to_image import LayoutModule
-
-SHARED = {"real", "vae", "text"}  # those that no ControlNet has a part in
+from lumen.core.hashing import hash_json
+from lumen.core.interfaces import Metric, Task
+from lumen.core.tensor_hashing import fingerprint
+from lumen.evaluation.keys import metric_keys
+from lumen.evaluation.loop import EvaluationLoop
+from lumen.evaluation.scores import PartialScores, PerImageScores, save_scores
 
 
-def judged(
+@dataclass(frozen=True)
+class Protocol:
+    """Settings of an evaluation. Values of two runs are compared only under one protocol.
+
+    Attributes:
+        metrics: Arguments of each metric.
+        reference_rows: Reference rows to score beside the task's outputs.
+        images: Most held-out images to score.
+        samples: Outputs per image.
+        sampling: Sampler and its options.
+        size: Side of an image in pixels.
+        data: Arguments of the data set, as far as they decide which images and classes are scored.
+        seed: Seed of the samples; no part of the protocol's hash.
+    """
+
+    metrics: dict[str, dict[str, Any]]
+    reference_rows: list[str]
+    images: int
+    samples: int
+    sampling: dict[str, Any]
+    size: int
+    data: dict[str, Any]
+    seed: int
+
+    def rules(
+        self, data: LightningDataModule, task: Task, metrics: dict[str, Metric], precision: str
+    ) -> dict[str, Any]:
+        """Return everything that a metric value depends on besides what was learnt and the seed."""
+        source = data.source
+        questions = source.questions_by_caption
+        return {
+            "metrics": {
+                name: self.metrics.get(name, {}) | {"evaluator": fingerprint(metric.evaluator)}
+                for name, metric in metrics.items()
+            },
+            "images": min(self.images, len(source.records(source.eval_split))),
+            "samples": self.samples,
+            "format": "8 bits, as in a PNG",
+            "sampling": self.sampling,
+            "size": self.size,
+            "data": self.data
+            | {"fingerprint": source.fingerprint(), "questions": hash_json(questions) if questions else None},
+            "lumen": version("lumen"),
+            "precision": precision,
+        } | task.protocol()
+
+
+def evaluate_rows(
     trainer: Trainer,
     data: LightningDataModule,
-    module: LayoutModule,
+    task: Task,
     metrics: dict[str, Metric],
-    config: Config,
-    place: Path,
+    protocol: Protocol,
+    directory: Path,
+    shared: Path,
 ) -> dict[str, Any]:
-    """Every figure of a trained run and of its anchors, with the protocol that they were measured by.
+    """Return every metric value of a trained task and of its reference rows, with the protocol.
 
-    What each image brought goes to samples.parquet in the run's folder. The anchors that are the same for every run
-    of one protocol are measured once and kept in runs/anchors, as is what was seen of the real images.
+    The scores of each image are written to samples.parquet. Reference rows that are the same for all runs of one
+    protocol are scored once.
+
+    Args:
+        directory: Run directory.
+        shared: Directory for the shared reference rows and for network outputs of the reference images.
     """
     if not metrics:
         return {}
-    rules = protocol(data, module, metrics, config, trainer.precision)
-    digest = _digest(rules | {"seed": config.seed})
-    shared = Path(config.runs) / "anchors" / digest
-    seen = shared / f"seen-{trainer.global_rank}-of-{trainer.world_size}.safetensors"
-    _remember(metrics, seen)
-    figures: dict[str, Any] = {"protocol": rules | {"hash": _digest(rules)}}
-    found: dict[str, Samples] = {}
-    for kind in ("test", *config.measure.anchors):
-        file = shared / f"{kind}.json"
-        known = json.loads(file.read_text()) if kind in SHARED and file.exists() else None
+    rules = protocol.rules(data, task, metrics, trainer.precision)
+    digest = hash_json(rules | {"seed": protocol.seed})
+    shared = shared / digest
+    reference_cache = shared / f"seen-{trainer.global_rank}-of-{trainer.world_size}.safetensors"
+    _load_reference_cache(metrics, reference_cache)
+    values: dict[str, Any] = {"protocol": rules | {"hash": hash_json(rules)}}
+    scores: dict[str, PerImageScores] = {}
+    for row in ("test", *protocol.reference_rows):
+        file = shared / f"{row}.json"
+        known = json.loads(file.read_text()) if row in task.shared_rows and file.exists() else None
         known = trainer.strategy.broadcast(known)
         if known is None:
-            pieces = Pieces(unfinished(place) / f"{digest}-{trainer.global_step}-{kind}")
-            samples, sampling = config.measure.samples, rules["sampling"]
-            one = Measurement(kind, module, metrics, samples, sampling, config.seed, data.other, pieces)
-            trainer.test(one, datamodule=data, verbose=False)
-            known, found[kind] = one.figures, one.found
-        figures |= known
+            partial = PartialScores(partial_scores_directory(directory) / f"{digest}-{trainer.global_step}-{row}")
+            loop = EvaluationLoop(
+                row, task, metrics, protocol.samples, protocol.sampling, protocol.seed, data.mismatched_batch, partial
+            )
+            trainer.test(loop, datamodule=data, verbose=False)
+            known, scores[row] = loop.values, loop.scores
+        values |= known
     if trainer.is_global_zero:
-        save_samples(place / "samples.parquet", found)
-        with suppress(Mistake):  # where they cannot be kept, the next run measures them again
-            for kind in found.keys() & SHARED:
-                write_json(shared / f"{kind}.json", {k: v for k, v in figures.items() if k.startswith(f"{kind}/")})
+        save_scores(directory / "samples.parquet", scores)
+        with suppress(Mistake):  # if they cannot be written, the next run scores them again
+            for row in scores.keys() & set(task.shared_rows):
+                row_values = {str(key): values[str(key)] for key in metric_keys(values, row)}
+                write_json(shared / f"{row}.json", row_values)
     with suppress(Mistake):
-        write(seen, save({f"{name}/{i}": x for name, m in metrics.items() for i, x in m.reference_cache.items()}))
-    return figures
+        tensors = {f"{name}/{i}": x for name, metric in metrics.items() for i, x in metric.reference_cache.items()}
+        write(reference_cache, save(tensors))
+    return values
 
 
-def unfinished(place: Path) -> Path:
-    """Where a measuring keeps what it has until metrics.json is written."""
-    return place / "measuring"
+def partial_scores_directory(directory: Path) -> Path:
+    """Return where an evaluation keeps the scores of finished batches until metrics.json is written."""
+    return directory / "measuring"
 
 
-def summary(figures: dict[str, Any]) -> str:
-    """The figures of one run as lines: what it reaches with its interval, then its anchors."""
+def summarize(values: dict[str, Any], task: Task) -> str:
+    """Return one line per metric: its value with the confidence interval, then the reference rows."""
     lines = []
-    for key in figures:
-        kind, _, name = key.partition("/")
-        if kind == "test" and not name.endswith("_95") and "/" not in name:
-            low, high = figures[f"{key}_95"]
-            anchors = [f"{k} {figures[f'{k}/{name}']:.3g}" for k in ANCHORS if f"{k}/{name}" in figures]
-            lines.append(f"{name:9s} {figures[key]:.3g} [{low:.3g}, {high:.3g}]   {', '.join(anchors)}".rstrip())
+    for key in metric_keys(values, "test"):
+        if key.interval or key.part is not None:
+            continue
+        low, high = values[str(replace(key, interval=True))]
+        rows = {row: str(replace(key, kind=row)) for row in task.reference_rows}
+        references = ", ".join(f"{row} {values[name]:.3g}" for row, name in rows.items() if name in values)
+        lines.append(f"{key.metric:9s} {values[str(key)]:.3g} [{low:.3g}, {high:.3g}]   {references}".rstrip())
     return "\n".join(lines)
 
 
-def protocol(
-    data: LightningDataModule, module: LayoutModule, metrics: dict[str, Metric], config: Config, precision: str
-) -> dict[str, Any]:
-    """All that a figure depends on besides what was learnt and the seed: rows are compared under one protocol."""
-    pipeline = module.diffusion.pipeline
-    schedule = {key: value for key, value in pipeline.scheduler.config.items() if not key.startswith("_")}
-    return {
-        "metrics": {
-            name: config.metrics.get(name, {}) | {"evaluator": fingerprint(metric.evaluator)}
-            for name, metric in metrics.items()
-        },
-        "images": min(config.measure.images, len(data.dataset(data.held_out))),
-        "samples": config.measure.samples,
-        "format": "8 bits, as in a PNG",
-        "sampling": {key: value for key, value in asdict(config.sampling).items() if key != "images"},
-        "size": config.size,
-        # flips are for training, and a folder may move; all else decides what is looked at and as which class
-        "data": {key: value for key, value in config.data.items() if key not in ("root", "flip")}
-        | {"fingerprint": data.fingerprint(), "questions": _digest(data.asked) if data.asked else None},
-        "diffusion": dict(module.diffusion.identity)
-        | {"schedule": _digest(schedule), "scaling": pipeline.vae.config.scaling_factor},
-        "lumen": version("lumen"),
-        "precision": precision,
-    }
-
-
-def _digest(rules: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(rules, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def _remember(metrics: dict[str, Metric], path: Path) -> None:
-    """What an earlier run saw of the real images."""
+def _load_reference_cache(metrics: dict[str, Metric], path: Path) -> None:
+    """Give each metric the network outputs of reference images that an earlier run computed."""
     with suppress(OSError, SafetensorError):
         for key, value in load_file(path).items():
-            name, _, identifier = key.partition("/")
-            metrics[name].reference_cache[identifier] = value
+            name, _, image_id = key.partition("/")
+            metrics[name].reference_cache[image_id] = value

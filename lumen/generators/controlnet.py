@@ -1,123 +1,172 @@
-"""A frozen latent diffusion model and the ControlNet that learns to steer it by a layout."""
+"""ControlNet (Zhang et al. 2023, arXiv:2302.05543) on a frozen Stable Diffusion: loss and sampler."""
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import ControlNetModel, DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers import ControlNetModel
 from diffusers.training_utils import compute_snr
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lumen.core.hashing import fingerprint
-from lumen.core.patching import Known, standing
-from lumen.core.random import keyed_normal, stable_seed, keyed_uniform
+from lumen.core.hashing import hash_json
+from lumen.core.interfaces import Generator, Stage
+from lumen.core.patching import ConstantOutput, replace_submodules
+from lumen.core.random import keyed_normal, keyed_uniform, stable_seed
+from lumen.core.registry import generators
 from lumen.core.resize import resize
-from lumen.diffusion.activation_reuse import attending, shared
-from lumen.diffusion.stable_diffusion import Pipeline, moments, sampled, sent
+from lumen.core.tensor_hashing import fingerprint
+from lumen.diffusion.activation_reuse import cached_cross_attention_kv, known_latents, shared_self_attention
+from lumen.diffusion.sampling import run_sampler
+from lumen.diffusion.stable_diffusion import (
+    StableDiffusion,
+    encode_latents,
+    encode_moments,
+    sample_posterior,
+    to_device_async,
+)
 
-SAMPLERS = {"ddim": DDIMScheduler, "dpm": DPMSolverMultistepScheduler}
+HINT_WIDTHS = (0.05, 0.1, 0.3, 0.8)  # of the hint encoder's stages, as shares of the U-Net's first width
 
 
-class ControlledDiffusion(nn.Module):
-    """p(image | caption, layout): only the ControlNet learns, so only the ControlNet is registered.
+@generators.register
+class ControlNet(Generator):
+    """ControlNet that steers a frozen Stable Diffusion by a layout.
 
     Args:
-        pipeline: the frozen autoencoder, text encoder, UNet and noise schedule.
-        channels: of the layout.
-        hint: "latent" brings the layout in at the latents' resolution, "image" at the image's, through
-            ControlNet's strided encoder.
-        prompt_dropout: share of training captions replaced by the empty one.
-        snr_gamma: min-SNR-gamma loss weighting (Hang et al. 2023, arXiv:2303.09556); None is no weighting.
-        seed: of the layers that are not copied from the UNet.
-        keep_text: whether what the text encoder makes of a training caption stays in memory.
+        base: Frozen autoencoder, text encoder, U-Net and noise schedule.
+        channels: Channels of the layout.
+        hint: "latent" adds the layout at the resolution of the latents, "image" at the resolution of the image,
+            through ControlNet's strided encoder.
+        prompt_dropout: Share of training captions that are replaced by the empty prompt.
+        snr_gamma: min-SNR-gamma loss weighting (Hang et al. 2023, arXiv:2303.09556); None means no weighting.
+        seed: Seed of the layers that are not copied from the U-Net.
+        checkpointing: Whether the backward pass recomputes activations.
+        cache_text: Whether the embeddings of training captions stay in memory.
     """
+
+    labels = {
+        "vae": "autoencoder",
+        "text_encoder": "text encoder",
+        "unet": "U-Net",
+        "unet, backward": "U-Net, backward",
+        "controlnet": "ControlNet",
+        "controlnet, backward": "ControlNet, backward",
+    }
 
     def __init__(
         self,
-        pipeline: Pipeline,
+        *,
+        base: StableDiffusion,
         channels: int,
         hint: str = "latent",
         prompt_dropout: float = 0.0,
         snr_gamma: float | None = None,
         seed: int = 0,
         checkpointing: bool = False,
-        keep_text: bool = False,
+        cache_text: bool = False,
     ):
         super().__init__()
-        self.texts: dict[str, Tensor] | None = {} if keep_text else None
-        self.pipeline = pipeline  # a plain dataclass: its networks stay out of state_dict, DDP, EMA and train mode
+        self.base = base  # a plain dataclass: its networks stay out of state_dict, DDP, EMA and train mode
         self.hint, self.prompt_dropout, self.snr_gamma = hint, prompt_dropout, snr_gamma
-        stages = int(math.log2(pipeline.downscale)) + 1 if hint == "image" else 1
+        self.prompt_cache: dict[str, Tensor] | None = {} if cache_text else None
+        stages = int(math.log2(base.downscale)) + 1 if hint == "image" else 1
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(stable_seed(seed, "controlnet"))
             self.controlnet = ControlNetModel.from_unet(
-                pipeline.unet,
+                base.unet,
                 conditioning_channels=channels,
-                conditioning_embedding_out_channels=_embedding(pipeline.unet.config.block_out_channels[0], stages),
+                conditioning_embedding_out_channels=_hint_channels(base.unet.config.block_out_channels[0], stages),
             ).float()
             if hint == "image":
-                _in_scale(self.controlnet.controlnet_cond_embedding)
-        if checkpointing:
-            self.controlnet.enable_gradient_checkpointing()
-            pipeline.unet.enable_gradient_checkpointing()
+                _kaiming_init(self.controlnet.controlnet_cond_embedding)
+        for network in (self.controlnet, base.unet):  # the U-Net is shared, and another generator may have set it
+            network.enable_gradient_checkpointing() if checkpointing else network.disable_gradient_checkpointing()
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        """The frozen ones."""
-        return {"vae": self.pipeline.vae, "text_encoder": self.pipeline.text_encoder, "unet": self.pipeline.unet}
+        """Frozen networks by name."""
+        return self.base.networks
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        """The frozen networks' weights, hashed: a ControlNet steers the ones it has learnt with, and no others."""
+        """Hash of each frozen network: a ControlNet steers only the networks that it was trained with."""
         return {name: fingerprint(network) for name, network in self.networks.items()}
 
+    @property
+    def source(self) -> str:
+        """Folder of the frozen weights, or "untrained tiny"."""
+        return self.base.source
+
+    @property
+    def downscale(self) -> int:
+        """Image pixels per latent cell."""
+        return self.base.downscale
+
+    @property
+    def num_train_timesteps(self) -> int:
+        """Length of the noise schedule."""
+        return self.base.scheduler.config.num_train_timesteps
+
+    def protocol(self) -> dict[str, Any]:
+        """Return hashes of the frozen weights and of the noise schedule, and the scale of the latents."""
+        schedule = {key: value for key, value in self.base.scheduler.config.items() if not key.startswith("_")}
+        return self.identity | {"schedule": hash_json(schedule), "scaling": self.base.vae.config.scaling_factor}
+
+    @property
+    def latents_key(self) -> dict[str, str]:
+        """Hash of the autoencoder."""
+        return {"vae": self.identity["vae"]}
+
+    def known_latents(self, latent_moments: Float[Tensor, "b n h w"]) -> AbstractContextManager[None]:
+        """Return a context in which the shared autoencoder yields these moments without encoding."""
+        return known_latents(self.base.vae, latent_moments)
+
     @torch.no_grad()
-    def moments(self, image: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b n h w"]:
-        """What the autoencoder makes of an image, with what its sampling leaves open: the same at every step."""
+    def encode(self, image: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b n h w"]:
+        """Return mean and log-variance of an image's latents."""
         # In fp32: half precision would round the latents, and with them the noise schedule.
         with torch.autocast(image.device.type, enabled=False):
-            return moments(self.pipeline.vae, image).float()
+            return encode_moments(self.base.vae, image).float()
 
     def loss(
         self,
-        moments: Float[Tensor, "b n h w"],
+        latent_moments: Float[Tensor, "b n h w"],
         caption: list[str],
         layout: Float[Tensor, "b k _ _"],
         keys: list[tuple],
         timesteps: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, " b"]:
-        """The denoising error of each image, mean squared over its latents.
+        """Return the denoising error of each image: mean square over its latents.
 
         Args:
-            moments: of the images.
-            keys: one per image, such as (seed, id, step); all that is random follows from it alone.
-            timesteps: to be used instead of drawn ones; then no caption is dropped and no error weighted.
+            keys: One per image, such as (seed, id, step); all randomness follows from it.
+            timesteps: Fixed timesteps; then no caption is dropped and no error weighted.
         """
-        scheduler = self.pipeline.scheduler
-        shape = (self.pipeline.unet.config.in_channels, *moments.shape[-2:])
+        scheduler, device = self.base.scheduler, latent_moments.device
+        shape = (self.base.unet.config.in_channels, *latent_moments.shape[-2:])
         weighted = timesteps is None
         with torch.no_grad():
-            draws = (keyed_normal(shape, [(*k, what) for k in keys]) for what in ("posterior", "noise"))
-            posterior, noise = (sent(draw, moments.device) for draw in draws)
-            z = sampled(self.pipeline.vae, moments, posterior)
+            normals = (keyed_normal(shape, [(*k, kind) for k in keys]) for kind in ("posterior", "noise"))
+            posterior, noise = (to_device_async(normal, device) for normal in normals)
+            z = sample_posterior(self.base.vae, latent_moments, posterior)
             if timesteps is None:
                 share = keyed_uniform([(*k, "timestep") for k in keys])
-                timesteps = (share * scheduler.config.num_train_timesteps).long()
-                drop = keyed_uniform([(*k, "prompt") for k in keys]) < self.prompt_dropout
-                caption = ["" if gone else c for c, gone in zip(caption, drop.tolist(), strict=True)]
-            timesteps = sent(timesteps, moments.device)
-            text = self._text(caption)
-            # How latents lie in memory decides how convolutions round: from a cache as from the autoencoder.
+                timesteps = (share * self.num_train_timesteps).long()
+                dropped = keyed_uniform([(*k, "prompt") for k in keys]) < self.prompt_dropout
+                caption = ["" if drop else c for c, drop in zip(caption, dropped.tolist(), strict=True)]
+            timesteps = to_device_async(timesteps, device)
+            text = self._encode_captions(caption)
+            # The memory layout of latents decides how convolutions round; cached and fresh latents must be alike.
             noisy = scheduler.add_noise(z, noise, timesteps).contiguous(memory_format=torch.channels_last)
             target = scheduler.get_velocity(z, noise, timesteps) if self._predicts_velocity else noise
         predicted = self.denoise(noisy, timesteps, text, layout)
         error = F.mse_loss(predicted.float(), target.float(), reduction="none").flatten(1).mean(1)
-        return error * self._weight(timesteps) if weighted else error
+        return error * self._snr_weight(timesteps) if weighted else error
 
     def denoise(
         self,
@@ -126,20 +175,16 @@ class ControlledDiffusion(nn.Module):
         text: Float[Tensor, "b l d"],
         layout: Float[Tensor, "b k _ _"] | None,
     ) -> Float[Tensor, "b z h w"]:
-        """The UNet's prediction under the ControlNet's residuals; no layout is the UNet alone."""
+        """Return the U-Net's prediction with the ControlNet's residuals, or without them if there is no layout."""
         residuals = {}
         if layout is not None:
             hint = resize(layout, self._hint_size(noisy))
             down, middle = self.controlnet(noisy, timesteps, text, hint, return_dict=False)
             residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
-        return self.pipeline.unet(noisy, timesteps, text, return_dict=False, **residuals)[0]
-
-    def sample(self, *what: Any, **how: Any) -> Float[Tensor, "b 3 H W"]:
-        """Images in [-1, 1]: the `latents` of the same arguments, decoded; an image does not depend on its batch."""
-        return self.decoded(self.latents(*what, **how))
+        return self.base.unet(noisy, timesteps, text, return_dict=False, **residuals)[0]
 
     @torch.no_grad()
-    def latents(
+    def sample_latents(
         self,
         caption: list[str],
         layout: Float[Tensor, "b k _ _"] | None,
@@ -151,110 +196,134 @@ class ControlledDiffusion(nn.Module):
         negative: str = "",
         control_end: float = 1.0,
     ) -> Float[Tensor, "b z h w"]:
-        """Noise made an image of `size` in latents, one per caption, layout and seed.
+        """Return one sample per caption, layout and seed as latents.
 
-        Both guided and unguided branches see the layout, as in ControlNet; no layout is the caption alone.
+        Both branches of the guidance see the layout, as in ControlNet.
 
         Args:
-            control_end: share of the steps that the layout steers; after them the ControlNet is not run
-                (diffusers' `control_guidance_end`, which runs it and multiplies by zero).
+            negative: Negative prompt.
+            control_end: Share of the steps that the layout steers. After them the ControlNet is not run; diffusers'
+                `control_guidance_end` runs it and multiplies by zero.
         """
-        pipeline, device = self.pipeline, self.pipeline.unet.device
-        scheduler = SAMPLERS[sampler].from_config(pipeline.scheduler.config)
-        # They stay on the CPU, where the scheduler looks at them: on a GPU it would wait for each step to end.
-        scheduler.set_timesteps(steps)
-        shape = (pipeline.unet.config.in_channels, *(s // pipeline.downscale for s in size))
-        z = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]).to(device)
-        z = z * scheduler.init_noise_sigma
-        guided = guidance != 1
-        text = pipeline.embed([negative] * len(caption) + caption if guided else caption)
-        hint = None if layout is None else resize(torch.cat([layout] * 2) if guided else layout, self._hint_size(z))
-        timesteps = scheduler.timesteps
-        with self._sparing(hint, text, guided):
-            for step, (now, t) in enumerate(zip(timesteps, timesteps.to(device), strict=True), start=1):
-                noisy = scheduler.scale_model_input(torch.cat([z] * 2) if guided else z, now)
-                predicted = self.denoise(noisy, t, text, hint if step / len(timesteps) <= control_end else None)
-                if guided:
-                    plain, prompted = predicted.chunk(2)
-                    predicted = plain + guidance * (prompted - plain)
-                z = scheduler.step(predicted, now, z, return_dict=False)[0]
-        return z
+        base, guided = self.base, guidance != 1
+        text = base.encode_prompts([negative] * len(caption) + caption if guided else caption)
+        shape = (base.unet.config.in_channels, *(side // base.downscale for side in size))
+        hint = None
+        if layout is not None:
+            hint = resize(torch.cat([layout] * 2) if guided else layout, self._hint_size(torch.empty(shape)))
 
-    @contextmanager
-    def _sparing(
-        self, hint: Float[Tensor, "b k _ _"] | None, text: Float[Tensor, "b l d"], guided: bool
-    ) -> Iterator[None]:
-        """Inside, what is the same at every step, or in both branches, is computed once; no bit of a number changes."""
-        unet, controlnet, name = self.pipeline.unet, self.controlnet, "controlnet_cond_embedding"
-        parts = attending(unet, text) | (shared(unet) if guided else {})
-        steered = {} if hint is None else {name: Known(controlnet.get_submodule(name)(hint))}
-        if hint is not None:
-            steered |= attending(controlnet, text) | (shared(controlnet) if guided else {})
-        with standing(unet, parts), standing(controlnet, steered):
-            yield
+        def denoise(noisy: Tensor, t: Tensor, progress: float) -> Tensor:
+            return self.denoise(noisy, t, text, hint if progress <= control_end else None)
+
+        with self._reuse_constant_activations(hint, text, guided):
+            schedule, device = base.scheduler.config, base.unet.device
+            return run_sampler(denoise, schedule, shape, seeds, device, sampler, steps, guidance)
+
+    def decode(self, z: Float[Tensor, "b z h w"]) -> Float[Tensor, "b 3 H W"]:
+        """Return latents as images in [-1, 1]."""
+        return self.base.decode(z)
 
     @torch.no_grad()
-    def decoded(self, z: Float[Tensor, "b z h w"]) -> Float[Tensor, "b 3 H W"]:
-        """Latents as images in [-1, 1].
+    def reconstruct(self, image: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 H W"]:
+        """Return the image after a round trip through the autoencoder."""
+        with torch.autocast(image.device.type, enabled=False):
+            return self.decode(encode_latents(self.base.vae, image.float()))
 
-        One by one and in fp32: the decoder is what runs out of memory, and in half precision goes black. Of several
-        at once each would differ in its last bits (by 2e-6) from what it is alone.
+    def compile(self) -> None:
+        """Compile `denoise` with torch.compile.
+
+        The method and not the networks: their names stay, and a backbone that reads the same U-Net through hooks
+        would not see a compiled one.
         """
-        vae = self.pipeline.vae
-        scaled = z.float() / vae.config.scaling_factor
-        with torch.autocast(z.device.type, enabled=False):
-            images = [vae.decode(one, return_dict=False)[0] for one in scaled.split(1)]
-        return torch.cat(images).clamp(-1, 1)
+        self.denoise = torch.compile(self.denoise, dynamic=False)
 
-    def _text(self, captions: list[str]) -> Float[Tensor, "b l d"]:
-        """What the U-Net attends to, of captions that come again; where it is kept it was made of each caption alone.
+    def loss_stages(
+        self, latent_moments: Float[Tensor, "b n h w"], layout: Float[Tensor, "b k _ _"]
+    ) -> Iterator[Stage]:
+        """Yield the text encoder, and then U-Net and ControlNet with the loss."""
+        b = len(latent_moments)
+        with torch.no_grad():
+            z, text = sample_posterior(self.base.vae, latent_moments), self.base.encode_prompts([""] * b)
+        yield Stage("text encoder")
+        predicted = self.denoise(z, torch.zeros(b, dtype=torch.long), text, layout)
+        loss = F.mse_loss(predicted.float(), z)
+        yield Stage("unet", "forward", loss=loss, trained=self.controlnet)
 
-        So it has the same bits whenever a caption is first met, as after a run is continued.
+    def sample_stages(self, layout: Float[Tensor, "b k _ _"], size: tuple[int, int]) -> Iterator[Stage]:
+        """Yield one step of the sampler with the decoder, which decodes images one by one."""
+        b, in_channels = len(layout), self.base.unet.config.in_channels
+        text = self.base.encode_prompts([""] * b)
+        z = torch.empty(1, in_channels, *(side // self.downscale for side in size))
+        self.denoise(z.expand(b, -1, -1, -1), torch.zeros(b, dtype=torch.long), text, layout)
+        self.decode(z)
+        yield Stage("sampler", "picture")
+
+    @contextmanager
+    def _reuse_constant_activations(
+        self, hint: Float[Tensor, "b k _ _"] | None, text: Float[Tensor, "b l d"], guided: bool
+    ) -> Iterator[None]:
+        """Compute once what is equal at every step or in both branches; the result is bit-identical."""
+        unet, controlnet, encoder = self.base.unet, self.controlnet, "controlnet_cond_embedding"
+        in_unet = cached_cross_attention_kv(unet, text) | (shared_self_attention(unet) if guided else {})
+        in_controlnet = {}
+        if hint is not None:
+            in_controlnet = {encoder: ConstantOutput(controlnet.get_submodule(encoder)(hint))}
+            in_controlnet |= cached_cross_attention_kv(controlnet, text)
+            in_controlnet |= shared_self_attention(controlnet) if guided else {}
+        with replace_submodules(unet, in_unet), replace_submodules(controlnet, in_controlnet):
+            yield
+
+    def _encode_captions(self, captions: list[str]) -> Float[Tensor, "b l d"]:
+        """Return text embeddings.
+
+        A cached embedding was computed from its caption alone, so it has the same bits whenever the caption first
+        occurs, also in a resumed run.
         """
-        if self.texts is None:
-            return self.pipeline.embed(captions)
-        self.texts |= {c: self.pipeline.embed([c])[0] for c in dict.fromkeys(captions) if c not in self.texts}
-        return torch.stack([self.texts[c] for c in captions])
+        if self.prompt_cache is None:
+            return self.base.encode_prompts(captions)
+        new = [caption for caption in dict.fromkeys(captions) if caption not in self.prompt_cache]
+        self.prompt_cache |= {caption: self.base.encode_prompts([caption])[0] for caption in new}
+        return torch.stack([self.prompt_cache[caption] for caption in captions])
 
     @property
     def _predicts_velocity(self) -> bool:
-        return self.pipeline.scheduler.config.prediction_type == "v_prediction"
+        return self.base.scheduler.config.prediction_type == "v_prediction"
 
-    def _hint_size(self, noisy: Tensor) -> tuple[int, int]:
-        factor = self.pipeline.downscale if self.hint == "image" else 1
-        return noisy.shape[-2] * factor, noisy.shape[-1] * factor
+    def _hint_size(self, latents: Tensor) -> tuple[int, int]:
+        factor = self.downscale if self.hint == "image" else 1
+        return latents.shape[-2] * factor, latents.shape[-1] * factor
 
-    def _weight(self, timesteps: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """min(SNR, gamma) in units of the predicted quantity: / SNR for noise, / (SNR + 1) for velocity."""
+    def _snr_weight(self, timesteps: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """Return min(SNR, gamma) in units of the predicted quantity: / SNR for noise, / (SNR + 1) for velocity."""
         if self.snr_gamma is None:
             return torch.ones_like(timesteps, dtype=torch.float32)
-        snr = compute_snr(self.pipeline.scheduler, timesteps)
+        snr = compute_snr(self.base.scheduler, timesteps)
         return snr.clamp(max=self.snr_gamma) / (snr + 1 if self._predicts_velocity else snr)
 
     def _apply(self, fn, recurse: bool = True):
-        if self.texts:
-            self.texts.clear()  # they are of another device or type now
+        if self.prompt_cache:
+            self.prompt_cache.clear()  # of another device or dtype from here on
         for network in self.networks.values():
             network._apply(fn)
         return super()._apply(fn, recurse)
 
 
-def _in_scale(encoder: nn.Module) -> None:
-    """He's initialisation of the strided encoder, through which a tenth of a layout's contrast comes.
+def _kaiming_init(encoder: nn.Module) -> None:
+    """Initialise the strided hint encoder after He et al. 2015 (arXiv:1502.01852).
 
-    Through PyTorch's own, which ControlNet has, less than a hundredth does, and hundreds of steps pass before a layout
-    is heeded.
+    A tenth of the layout's contrast passes it. Of PyTorch's default, which ControlNet uses, less than a hundredth
+    passes, and hundreds of steps go by before the layout has an effect.
     """
     for conv in (encoder.conv_in, *encoder.blocks):
         nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
         nn.init.zeros_(conv.bias)
 
 
-def _embedding(width: int, stages: int) -> tuple[int, ...]:
-    """Widths of the hint encoder: one stage keeps the resolution; four are ControlNet's 16, 32, 96, 256.
+def _hint_channels(width: int, stages: int) -> tuple[int, ...]:
+    """Return the hint encoder's channels; four stages of a U-Net of width 320 are ControlNet's 16, 32, 96, 256.
 
-    In proportion to the UNet's first width, or it would be half of a small model's work.
+    They are proportional to the U-Net's first width; fixed ones would be half of a small model's work.
     """
     if stages == 1:
         return (width,)
-    return tuple(max(4, round(width * share)) for share in (0.05, 0.1, 0.3, 0.8)[:stages])
+    return tuple(max(4, round(width * share)) for share in HINT_WIDTHS[:stages])

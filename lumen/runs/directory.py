@@ -1,4 +1,4 @@
-"""A run's folder: named by its command, claimed by one process, with the record of how it came about."""
+"""Run directory: its path, its config, its results."""
 
 import json
 import secrets
@@ -8,79 +8,104 @@ from typing import Any
 import yaml
 
 from lumen.config.experiment import dump
-from lumen.config.identity import _decisive, _joined, name_of, safe
+from lumen.config.identity import config_digest, differences, format_overrides, run_name, sanitize
 from lumen.config.schema import Config
 from lumen.core.errors import RunBusy, UnknownName
 from lumen.core.files import write
 
 
-def eval_of(place: Path, config: Config) -> Path:
-    """Where a run is measured again: every flag names the folder, seed and data included."""
-    return place / "eval" / _joined(config.flags)
+def run_directory(config: Config) -> Path:
+    """Return runs/<experiment>/<overrides>/seed<k>."""
+    return Path(config.runs) / sanitize(config.experiment) / run_name(dump(config)) / f"seed{config.seed}"
 
 
-def place_of(config: Config) -> Path:
-    """runs/<experiment>/<flags>/seed<k>."""
-    return Path(config.runs) / safe(config.experiment) / name_of(config) / f"seed{config.seed}"
+def eval_directory(run: Path, config: Config) -> Path:
+    """Return the directory of a further evaluation; every override names it, seed and data included."""
+    return run / "eval" / format_overrides(config.flags)
 
 
-def settle(folder: Path, config: Config) -> None:
-    """Writes config.yaml once all parts are built, or makes sure that the one there says the same.
+def run_digest(directory: Path, config: Config) -> str:
+    """Return the digest that this run's checkpoints carry: that of its own config.yaml, where there is one.
+
+    Later releases add keys, and with them change the digest of the same command.
+    """
+    stored = directory / "config.yaml"
+    return config_digest(load_run_config(directory) if stored.exists() else dump(config))
+
+
+def verify_config(directory: Path, config: Config) -> None:
+    """Compare a run's config.yaml, if there is one, with the config of a command.
 
     Raises:
-        RunBusy: the folder holds a run of another config.
+        RunBusy: The directory holds a run of another config.
     """
-    path = folder / "config.yaml"
-    if not path.exists():
-        write(path, yaml.safe_dump(dump(config), sort_keys=False))
+    if not (directory / "config.yaml").exists():
         return
-    before, now = _decisive(saved(folder)), _decisive(dump(config))
-    apart = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
-    if apart:
-        said = "; ".join(f"{key} was {before.get(key)!r}, is now {now.get(key)!r}" for key in apart)
+    if changed := differences(load_run_config(directory), dump(config)):
+        message = "; ".join(f"{key} was {before!r}, is now {now!r}" for key, (before, now) in changed.items())
         raise RunBusy(
-            f"{folder} holds a run of another config ({said}); the experiment's file has changed since: "
+            f"{directory} holds a run of another config ({message}); the experiment's file has changed since: "
             "put it back, or choose another runs= folder."
         )
 
 
-def same_data(folder: Path, fingerprint: str) -> None:
-    """
+def write_or_verify_config(directory: Path, config: Config) -> None:
+    """Write config.yaml, or compare the one that exists.
+
     Raises:
-        RunBusy: the run in this folder has seen other data than what is there now.
+        RunBusy: The directory holds a run of another config.
     """
-    before = json.loads((folder / "provenance.json").read_text())["data"]
+    verify_config(directory, config)
+    if not (directory / "config.yaml").exists():
+        write(directory / "config.yaml", yaml.safe_dump(dump(config), sort_keys=False))
+
+
+def verify_dataset(directory: Path, fingerprint: str) -> None:
+    """Compare the data set with the one that a run started with.
+
+    Raises:
+        RunBusy: The run was trained on other data than what is there now.
+    """
+    before = json.loads((directory / "provenance.json").read_text())["data"]
     if before != fingerprint:
         raise RunBusy(
-            f"{folder} was begun on other data (fingerprint {before}, now {fingerprint}); give that data.root, "
+            f"{directory} was started on other data (fingerprint {before}, now {fingerprint}); give that data.root, "
             "or choose another runs= folder."
         )
 
 
-def saved(folder: Path) -> dict[str, Any]:
-    """The config a run folder was made with.
+def load_run_config(directory: Path) -> dict[str, Any]:
+    """Return the config that a run directory was made with.
 
     Raises:
-        UnknownName: this is no run folder.
+        UnknownName: This is no run directory.
     """
     try:
-        return yaml.safe_load((folder / "config.yaml").read_text())
+        return yaml.safe_load((directory / "config.yaml").read_text())
     except OSError:
         raise UnknownName(
-            f"{folder} is no run folder, for it has no config.yaml; give one that lumen train made, such as "
+            f"{directory} is no run directory, because it has no config.yaml; give one that lumen train made, such as "
             "runs/scenes/default/seed0."
         ) from None
 
 
-def identity(folder: Path) -> str:
-    """The run's own random id, drawn when it first starts: the path alone would be shared by other machines."""
-    path = folder / "id"
+def run_id(directory: Path) -> str:
+    """Return the run's random id, created at its first start; the path alone would be shared with other machines."""
+    path = directory / "id"
     if not path.exists():
         write(path, secrets.token_hex(6))
     return path.read_text()
 
 
-def figures(folder: Path) -> dict[str, Any] | None:
-    """A finished run's metrics.json; None where the run is not finished."""
-    path = folder / "metrics.json"
+def load_results(directory: Path) -> dict[str, Any] | None:
+    """Return a finished run's metrics.json; None if the run is not finished."""
+    path = directory / "metrics.json"
     return json.loads(path.read_text()) if path.exists() else None
+
+
+def load_finished(directory: Path) -> dict[str, Any] | None:
+    """Return a finished run's results, and print that nothing is left to do; None if the run is not finished."""
+    results = load_results(directory)
+    if results is not None:
+        print(f"{directory} is finished; its results are in metrics.json. Remove the directory to train again.")
+    return results

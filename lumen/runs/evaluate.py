@@ -1,9 +1,10 @@
-"""Evaluation of a trained run."""
+"""Evaluation of a trained run: validation, preview, metrics, metrics.json."""
 
 import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,112 +12,127 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 
 from lumen.config.schema import Config
-from lumen.core import locks
 from lumen.core.errors import BadCheckpoint, BadConfig
 from lumen.core.files import write_json
-from lumen.core.interfaces import Metric
-from lumen.core.signals import listening
-from lumen.evaluation.evaluate import judged, summary, unfinished
-from lumen.runs import directory as folder
-from lumen.runs import provenance
-from lumen.runs.build import build_data, build_metrics, build_module
-from lumen.runs.trainer import at_step, first, make_trainer
-from lumen.training import checkpoint_io as checkpoints
-from lumen.training import loggers as tracking
-from lumen.training.callbacks import Average, Pictures, learning
-from lumen.training.tasks.layout_to_image import LayoutModule
+from lumen.core.interfaces import Metric, Task, trainable_parameters
+from lumen.core.locks import lock_directory
+from lumen.core.signals import handle_signals
+from lumen.evaluation.evaluate import Protocol, evaluate_rows, partial_scores_directory, summarize
+from lumen.runs import directory as run_dirs
+from lumen.runs.build import build_data, build_metrics, build_task
+from lumen.runs.provenance import provenance
+from lumen.runs.trainer import build_trainer, is_rank_zero
+from lumen.training import checkpoint_io
+from lumen.training.callbacks import EMA, SampleGrid
+from lumen.training.lightning_internals import logged_step, set_global_step
+from lumen.training.loggers import finish_wandb
 
-# What a trained run can be measured anew with; all else was decided when it was trained.
-MEASURED = ("sampling", "metrics", "measure", "data", "validation", "batch", "workers", "seed", "precision",
-            "accelerator", "devices", "nodes", "strategy", "wandb", "project", "best", "stop_after")  # fmt: skip
-
-
-def evaluate(place: Path, config: Config) -> dict[str, Any]:
-    """Measures a trained run again under changed settings, into a folder of its own within the run's."""
-    fixed_keys = [key for key in config.flags if not key.startswith(MEASURED)]
-    if fixed_keys:
-        raise BadConfig(
-            f"{fixed_keys[0]} was decided when {place} was trained; lumen eval changes {', '.join(MEASURED)}, "
-            "lumen train makes another run."
-        )
-    start = trained(place, config)
-    out = folder.eval_of(place, config)
-    with (
-        listening(config.stop_after) as ear,
-        locks.claim(out) if first() else nullcontext(),
-        tracking.closing(),
-    ):
-        data = _checked(build_data(config), config)
-        module, judges = build_module(config, data), build_metrics(config, data)
-        restore(module, start)
-        if first():
-            folder.settle(out, config)
-        trainer = make_trainer(config, data, module, out, start, ear, "eval")
-        if trainer.is_global_zero:
-            write_json(out / "provenance.json", provenance.provenance("eval", str(place), config, _facts(data, module)))
-        with _interruptible():
-            at_step(trainer, checkpoints.step_of(start))
-            return _measure(trainer, data, module, judges, config, out)
+# Keys that a further evaluation of a trained run may change; all others were decided by its training.
+EVALUATION_KEYS = (
+    "sampling", "metrics", "measure", "data", "validation", "batch", "workers", "seed", "precision", "accelerator",
+    "devices", "nodes", "strategy", "wandb", "project", "best", "stop_after",
+)  # fmt: skip
 
 
-def trained(place: Path, config: Config) -> Path:
-    """The checkpoint that a run is looked at by: its newest, or its best where the command says best=val/loss.
+def evaluate(run: Path, config: Config) -> dict[str, Any]:
+    """Evaluate a trained run again under changed settings, into a directory within the run's.
 
     Raises:
-        BadCheckpoint: there is none that can be used.
+        BadConfig: A setting was decided by the training.
+    """
+    if fixed := [key for key in config.flags if not key.startswith(EVALUATION_KEYS)]:
+        raise BadConfig(
+            f"{fixed[0]} was decided when {run} was trained; lumen eval changes {', '.join(EVALUATION_KEYS)}, "
+            "lumen train makes another run."
+        )
+    checkpoint = select_checkpoint(run, config)
+    directory = run_dirs.eval_directory(run, config)
+    with (
+        handle_signals(config.stop_after) as handler,
+        lock_directory(directory) if is_rank_zero() else nullcontext(),
+        finish_wandb(),
+    ):
+        data = verify_splits(build_data(config), config)
+        task = build_task(config, data)
+        metrics = build_metrics(config, data, task)
+        restore(task, checkpoint)
+        if is_rank_zero():
+            run_dirs.write_or_verify_config(directory, config)
+        trainer = build_trainer(config, data, task, directory, checkpoint, handler, "eval")
+        if trainer.is_global_zero:
+            write_json(directory / "provenance.json", provenance("eval", str(run), config, facts_of(data, task)))
+        with interruptible():
+            set_global_step(trainer, checkpoint_io.step_of(checkpoint))
+            return evaluate_task(trainer, data, task, metrics, config, directory)
+
+
+def select_checkpoint(run: Path, config: Config) -> Path:
+    """Return the checkpoint that represents a run: its newest, or with best=val/loss its best.
+
+    Raises:
+        BadCheckpoint: There is none that can be used.
     """
     if config.flags.get("best"):
-        return checkpoints.best(place / "checkpoints", config.flags["best"])
-    newest = checkpoints.newest(place / "checkpoints")
+        return checkpoint_io.best(run / "checkpoints", config.flags["best"])
+    newest = checkpoint_io.newest(run / "checkpoints")
     if newest is None:
-        raise BadCheckpoint(f"{place} has no checkpoint yet; repeat its lumen train command first.")
+        raise BadCheckpoint(f"{run} has no checkpoint yet; repeat its lumen train command first.")
     return newest
 
 
-def restore(module: LayoutModule, path: Path) -> None:
-    """Puts a checkpoint's weights into a module: the averaged ones where the run kept an average."""
-    checkpoint = checkpoints.read(path)
-    module.on_load_checkpoint(checkpoint)
-    module.load_state_dict(checkpoint["state_dict"])
-    averaged = checkpoint.get("callbacks", {}).get(Average.__name__)
-    if averaged:
+def restore(task: Task, path: Path) -> None:
+    """Load a checkpoint's weights into a task: the averaged ones if the run had an EMA."""
+    checkpoint = checkpoint_io.read(path)
+    task.on_load_checkpoint(checkpoint)
+    task.load_state_dict(checkpoint["state_dict"])
+    average = checkpoint.get("callbacks", {}).get(EMA.state_key)
+    if average:
         with torch.no_grad():
-            for weight, average in zip(learning(module), averaged["shadow_params"], strict=True):
-                weight.copy_(average)
+            for weight, averaged in zip(trainable_parameters(task), average["shadow_params"], strict=True):
+                weight.copy_(averaged)
 
 
-def _measure(
+def evaluate_task(
     trainer: Trainer,
     data: LightningDataModule,
-    module: LayoutModule,
-    judges: dict[str, Metric],
+    task: Task,
+    metrics: dict[str, Metric],
     config: Config,
-    place: Path,
+    directory: Path,
 ) -> dict[str, Any]:
-    """Validates, draws the last grid, judges samples, and writes metrics.json: the mark of a finished run."""
-    pictures = next(c for c in trainer.callbacks if isinstance(c, Pictures))
-    step = trainer.fit_loop.epoch_loop._batches_that_stepped
-    if pictures.step != trainer.global_step:  # else training has just ended with a validation
-        trainer.validate(module, datamodule=data, verbose=False, weights_only=True)
-    figures = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-    figures |= module.conditioning.summary_metrics()
-    figures |= judged(trainer, data, module, judges, config, place)
-    drawn = {"images": pictures.count, **pictures.sampling}
-    result = {"steps": step, "sampling": drawn, "precision": trainer.precision, **figures}
+    """Validate, write the last preview, score outputs, and write metrics.json, which marks a run as finished."""
+    grid = next(callback for callback in trainer.callbacks if isinstance(callback, SampleGrid))
+    step = logged_step(trainer)
+    if grid.step != trainer.global_step:  # otherwise training has just ended with a validation
+        trainer.validate(task, datamodule=data, verbose=False, weights_only=True)
+    values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+    values |= task.summary_metrics()
+    protocol = Protocol(
+        metrics={name: config.metrics.get(name, {}) for name in metrics},
+        reference_rows=config.measure.anchors,
+        images=config.measure.images,
+        samples=config.measure.samples,
+        sampling={key: value for key, value in asdict(config.sampling).items() if key != "images"},
+        size=config.size,
+        # Mirroring is for training, and a directory may move; all else decides which images and classes are scored.
+        data={key: value for key, value in config.data.items() if key not in ("root", "flip")},
+        seed=config.seed,
+    )
+    values |= evaluate_rows(trainer, data, task, metrics, protocol, directory, Path(config.runs) / "anchors")
+    sampling = {"images": grid.num_samples, **grid.sampling}
+    result = {"steps": step, "sampling": sampling, "precision": trainer.precision, **values}
     if trainer.is_global_zero:
-        basis = getattr(module.conditioning, "basis", None)
-        if basis is not None:
-            basis().save(place / "basis.safetensors")
-        write_json(place / "metrics.json", result)
-        shutil.rmtree(unfinished(place), ignore_errors=True)
-        print("\n".join(filter(None, [f"val/loss  {result['val/loss']:.4f}", summary(result)])))
-        print(f"pictures: {place / 'grid.png'}\nfigures:  {place / 'metrics.json'}")
+        task.save(directory)
+        write_json(directory / "metrics.json", result)
+        shutil.rmtree(partial_scores_directory(directory), ignore_errors=True)
+        print("\n".join(filter(None, [f"val/loss  {result['val/loss']:.4f}", summarize(result, task)])))
+        print(f"pictures: {directory / 'grid.png'}\nfigures:  {directory / 'metrics.json'}")
     return result
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """Gives Ctrl-C back: Lightning makes an exit of it, after it has switched Ctrl-C off."""
+def interruptible() -> Iterator[None]:
+    """Raise KeyboardInterrupt for Ctrl-C: Lightning turns it into an exit, after it has switched Ctrl-C off."""
     try:
         yield
     except SystemExit:
@@ -124,15 +140,20 @@ def _interruptible() -> Iterator[None]:
         raise KeyboardInterrupt from None
 
 
-def _checked(data: LightningDataModule, config: Config) -> LightningDataModule:
-    """Looks at the folders of both splits: what is missing is said before weights are loaded."""
-    images = {split: len(data.dataset(split)) for split in ("train", "val", data.held_out)}
+def verify_splits(data: LightningDataModule, config: Config) -> LightningDataModule:
+    """Index all splits, so that missing files are reported before weights are loaded.
+
+    Raises:
+        BadConfig: There are fewer images than processes, or too few for a reference row.
+    """
+    source = data.source
+    images = {split: len(source.records(split)) for split in ("train", "val", source.eval_split)}
     ranks = config.devices * config.nodes
-    for key, asked, split in (
+    for key, limit, split in (
         ("validation", config.validation, "val"),
-        ("measure.images", config.measure.images, data.held_out),
+        ("measure.images", config.measure.images, source.eval_split),
     ):
-        if (count := min(asked, images[split])) < ranks:
+        if (count := min(limit, images[split])) < ranks:
             raise BadConfig(
                 f"{ranks} processes need {ranks} images of the {split} split or more, and there are {count}; raise "
                 f"{key}, or use fewer devices."
@@ -142,5 +163,6 @@ def _checked(data: LightningDataModule, config: Config) -> LightningDataModule:
     return data
 
 
-def _facts(data: LightningDataModule, module: LayoutModule) -> dict[str, str]:
-    return {"data": data.fingerprint(), "frozen": module.diffusion.pipeline.source}
+def facts_of(data: LightningDataModule, task: Task) -> dict[str, str]:
+    """Return the identity of data and frozen weights, for provenance."""
+    return {"data": data.source.fingerprint(), "frozen": task.source}

@@ -1,16 +1,17 @@
 """Precomputation of the cache entries that the runs of a config would use."""
 
 from lumen.config.schema import Config
-from lumen.runs.build import build_data, build_module, device, precision
-from lumen.training.fit_conditioning import fit
-from lumen.training.precompute import Gathered, Keeper, say
+from lumen.runs.build import build_cache_options, build_data, build_task, device, precision
+from lumen.training.feature_precomputer import FeaturePrecomputer, print_cache
+from lumen.training.precompute import CachedStatistics, common_key
 
 
-def build(config: Config) -> None:
-    """Fills the cache as a run of this config would, whatever that run would look at."""
+def precompute(config: Config) -> None:
+    """Fill the cache for the runs of a config, however many images they read."""
     data = build_data(config)
-    module = build_module(config, data).to(device(config))
-    fit(module.conditioning, data, config.seed, Gathered(config, data, module))
-    keeper = Keeper(config, data, module, precision(config))
-    keeper.fill(keeper.chosen(None))
-    say(f"{keeper.groups[-1].stop} images x {keeper.looks} looks are in {keeper.root}.")
+    task = build_task(config, data).to(device(config))
+    options = build_cache_options(config)
+    task.fit_statistics(data, CachedStatistics(options, data, task))
+    precomputer = FeaturePrecomputer(options, data, task, common_key(data, task), precision(config))
+    precomputer.fill(precomputer.select(None))
+    print_cache(f"{precomputer.ranges[-1].stop} images x {precomputer.views} views are in {options.root}.")

@@ -1,64 +1,83 @@
-"""Pictures on demand: the layout of any photo, and samples of a trained run with that layout."""
+"""Samples of a trained run for any photo, and layouts of any photo."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image
+from torch import Tensor
 
 from lumen.config.schema import Config
-from lumen.core.files import beside
-from lumen.core.interfaces import Batch, Conditioning
+from lumen.core.errors import BadConfig
+from lumen.core.files import atomic_path
+from lumen.core.interfaces import Batch, Conditioning, Task
 from lumen.core.random import stable_seed
-from lumen.core.visualize import components, grid, stacked
-from lumen.data.readers import picture
-from lumen.runs.build import build_conditioning, build_data, build_module, device
-from lumen.runs.evaluate import restore, trained
+from lumen.core.registry import conditionings
+from lumen.core.visualize import make_component_grids, make_grid, stack_grids
+from lumen.data.readers import read_image
+from lumen.runs.build import build_conditioning, build_data, build_task, device
+from lumen.runs.evaluate import restore, select_checkpoint
 
 
-def photo(path: Path, size: int) -> Batch:
-    """A photo as a batch of one, resized to a square as in training."""
-    image = picture(path).resize((size, size), Image.Resampling.LANCZOS)
+def load_task(run: Path, config: Config) -> Task:
+    """Return a run's task with the weights of its checkpoint, on the device that the config names."""
+    checkpoint = select_checkpoint(run, config)
+    task = build_task(config, build_data(config))
+    restore(task, checkpoint)
+    return task.to(device(config))
+
+
+def read_photo(path: Path, size: int, prompt: str = "") -> Batch:
+    """Return a photo as a batch of one, resized to a square as in training."""
+    image = read_image(path).resize((size, size), Image.Resampling.LANCZOS)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
-    return Batch(image=pixels, caption=[""], id=[path.stem])
+    return Batch(image=pixels, caption=[prompt], id=[path.stem])
 
 
-def draw_layouts(paths: list[Path], config: Config, out: Path) -> None:
-    """A sheet of photos with their layouts; axes are fitted on these photos unless a basis is given."""
-    conditioning = build_conditioning(config, build_data(config)).to(device(config))
-    batches = [photo(path, config.size).to(device(config)) for path in paths]
-    if not conditioning.fitted:
-        conditioning.vectors = "all"
-        conditioning.fit(batches, len(batches), config.seed, "the photos shown")
-    sheets = [sheet for batch in batches for sheet in _sheets(conditioning, batch)]
-    with beside(out) as draft:
-        stacked(sheets).save(draft, format="PNG")
+@torch.no_grad()
+def sample_images(task: Task, batch: Batch, num_samples: int, seed: int, sampling: dict[str, Any]) -> list[Tensor]:
+    """Return samples (1, 3, H, W) in [-1, 1] for a batch of one photo.
+
+    Raises:
+        BadConfig: The task does not generate images.
+    """
+    if task.predicts != "images":
+        raise BadConfig(f"this run predicts {task.predicts}; name a run that generates images.")
+    seeds = [[stable_seed(seed, "sample", k)] for k in range(num_samples)]
+    return list(task.outputs(batch.to(task.device), seeds, **sampling).unbind(1))
 
 
-def _sheets(conditioning: Conditioning, batch: Batch) -> list[Image.Image]:
-    """A photo beside its layout, and where that has components, each of them."""
-    layout = conditioning(batch)
-    if not hasattr(conditioning, "basis"):
-        return [grid(batch.image, conditioning.visualize(layout), [], [""])]
-    share = (conditioning.variance / conditioning.variance.sum()).tolist()
-    return components(batch.image[0], layout[0], share)
-
-
-def draw_samples(place: Path, config: Config, path: Path, prompt: str, out: Path) -> None:
-    """Samples of a trained run with the layout of a photo, under a prompt."""
-    start = trained(place, config)
-    batch = photo(path, config.size)
-    module = build_module(config, build_data(config))
-    restore(module, start)
-    module.to(device(config))
-    batch = batch.to(module.device)
+def save_samples(run: Path, config: Config, photo: Path, prompt: str, out: Path) -> None:
+    """Write a sheet of a photo, its layout, and samples under a prompt."""
+    batch = read_photo(photo, config.size, prompt)
+    task = load_task(run, config)
     sampling = asdict(config.sampling)
-    count = sampling.pop("images")
-    with torch.no_grad():
-        layout = module.conditioning(batch)
-        seeds = [stable_seed(config.seed, "sample", k) for k in range(count)]
-        size = tuple(batch.image.shape[-2:])
-        samples = [module.diffusion.sample([prompt], layout, [seed], size, **sampling) for seed in seeds]
-    with beside(out) as draft:
-        grid(batch.image, module.conditioning.visualize(layout), samples, [prompt]).save(draft, format="PNG")
+    samples = sample_images(task, batch, sampling.pop("images"), config.seed, sampling)
+    batch = batch.to(task.device)
+    with atomic_path(out) as draft:
+        make_grid(batch.image, task.visualize(batch), samples, [prompt]).save(draft, format="PNG")
+
+
+def save_layouts(paths: list[Path], config: Config, out: Path) -> None:
+    """Write a sheet of photos with their layouts; a basis is fitted to these photos unless one is given."""
+    if "vectors" in conditionings.arguments(config.conditioning["name"]):
+        config = replace(config, conditioning=config.conditioning | {"vectors": "all"})
+    conditioning = build_conditioning(config, build_data(config)).to(device(config))
+    batches = [read_photo(path, config.size).to(device(config)) for path in paths]
+    if not conditioning.fitted:
+        conditioning.fit(batches, len(batches), config.seed, "the photos shown")
+    sheets = [sheet for batch in batches for sheet in _layout_sheets(conditioning, batch)]
+    with atomic_path(out) as draft:
+        stack_grids(sheets).save(draft, format="PNG")
+
+
+@torch.no_grad()
+def _layout_sheets(conditioning: Conditioning, batch: Batch) -> list[Image.Image]:
+    """Return a photo beside its layout, and beside each component if the layout has components."""
+    layout: Float[Tensor, "1 k h w"] = conditioning(batch)
+    if conditioning.explained is None:
+        return [make_grid(batch.image, conditioning.visualize(layout), [], [""])]
+    return make_component_grids(batch.image[0], layout[0], conditioning.explained)

@@ -1,4 +1,4 @@
-"""What a run has come to, as hashes: of weights, optimiser, average, history, and of what its ranks have seen."""
+"""Hashes of a finished run's state: weights, optimiser, EMA, history, and what its ranks have read."""
 
 import json
 import os
@@ -6,66 +6,72 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 
-from lumen.core.hashing import hash_tree as digest
-from lumen.core.interfaces import Batch
-from lumen.training import checkpoint_io as checkpoints
+from lumen.core.interfaces import Batch, Task
+from lumen.core.tensor_hashing import hash_tree
+from lumen.training import checkpoint_io
+from lumen.training.callbacks import EMA
 
-SPEEDS = {"train/images_per_s", "train/peak_gib"}  # all of the history but these
+RATE_KEYS = {"train/images_per_s", "train/peak_gib"}  # the part of the history that no two runs share
 
 
-class Witness(Callback):
-    """Writes down what this rank sees in every batch, and kills the first rank where it is asked to.
+class StepRecorder(Callback):
+    """Record of what this rank reads in every batch; it also kills the first rank when asked to.
 
     Args:
-        kill: "step:3", while the fourth step is taken; "validation:4", when that after four steps begins; "" never.
+        directory: Where the records are written.
+        kill: "step:3" kills while the fourth step is computed, "validation:4" when the validation after four steps
+            begins, "" never.
     """
 
-    def __init__(self, place: Path, kill: str):
-        self.place, self.kill = place, kill
+    def __init__(self, directory: Path, kill: str):
+        self.directory, self.kill = directory, kill
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Batch, index: int
-    ) -> None:
-        look = digest([batch.image, batch.moments, batch.layout, batch.caption])
-        seen = {"batch": index, "samples": batch.id, "looks": look, "losses": float(outputs["loss"]).hex()}
-        with open(self.place / f"seen-by-{trainer.global_rank}.jsonl", "a") as file:
-            file.write(json.dumps(seen) + "\n")
+    def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        content = hash_tree([batch.image, batch.cached, batch.caption])
+        record = {
+            "batch": batch_idx,
+            "samples": batch.id,
+            "looks": content,
+            "losses": float(outputs["loss"]).hex(),
+        }
+        with open(self.directory / f"seen-by-{trainer.global_rank}.jsonl", "a") as file:
+            file.write(json.dumps(record) + "\n")
 
     def on_before_optimizer_step(self, trainer: Trainer, *_: Any) -> None:
-        self._now(f"step:{trainer.global_step}", trainer)
+        self._kill_if_due(f"step:{trainer.global_step}", trainer)
 
     def on_validation_start(self, trainer: Trainer, *_: Any) -> None:
-        self._now(f"validation:{trainer.global_step}", trainer)
+        self._kill_if_due(f"validation:{trainer.global_step}", trainer)
 
-    def _now(self, moment: str, trainer: Trainer) -> None:
+    def _kill_if_due(self, moment: str, trainer: Trainer) -> None:
         if moment == self.kill and trainer.is_global_zero:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def evidence(place: Path) -> dict[str, str]:
-    """Hashes of all that a finished run has come to."""
-    checkpoint = checkpoints.read(checkpoints.found(place / "checkpoints")[0])
-    average = checkpoint["callbacks"].get("Average")
-    lines = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+def hash_run_state(directory: Path) -> dict[str, str]:
+    """Return hashes of everything that a finished run consists of, by part."""
+    checkpoint = checkpoint_io.read(checkpoint_io.list_checkpoints(directory / "checkpoints")[0])
+    average = checkpoint["callbacks"].get(EMA.state_key)
+    history = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     parts = {
         "weights": checkpoint["state_dict"],
         "optimizer": [checkpoint["optimizer_states"], checkpoint["lr_schedulers"]],
         **({"average": average} if average else {}),
-        "history": [{key: value for key, value in line.items() if key not in SPEEDS} for line in lines],
-        "figures": json.loads((place / "metrics.json").read_text()),
+        "history": [{key: value for key, value in line.items() if key not in RATE_KEYS} for line in history],
+        "figures": json.loads((directory / "metrics.json").read_text()),
     }
-    return {name: digest(part) for name, part in parts.items()} | _seen(place)
+    return {name: hash_tree(part) for name, part in parts.items()} | hash_records(directory)
 
 
-def _seen(place: Path) -> dict[str, str]:
-    """What the ranks saw: a batch that was seen twice, before the run was killed and after, must have been the same."""
-    found: dict[str, dict[tuple[str, int], list]] = {"samples": {}, "looks": {}, "losses": {}}
-    for path in sorted(place.glob("seen-by-*.jsonl")):
-        for line in map(json.loads, path.read_text().splitlines()):
-            for name, batches in found.items():
-                values = batches.setdefault((path.stem, line["batch"]), [])
-                if line[name] not in values:
-                    values.append(line[name])
-    return {name: digest(sorted(batches.items())) for name, batches in found.items()}
+def hash_records(directory: Path) -> dict[str, str]:
+    """Return hashes of what the ranks read. A batch that was read before and after a kill must have been the same."""
+    values: dict[str, dict[tuple[str, int], list]] = {"samples": {}, "looks": {}, "losses": {}}
+    for path in sorted(directory.glob("seen-by-*.jsonl")):
+        for record in map(json.loads, path.read_text().splitlines()):
+            for name, batches in values.items():
+                distinct = batches.setdefault((path.stem, record["batch"]), [])
+                if record[name] not in distinct:
+                    distinct.append(record[name])
+    return {name: hash_tree(sorted(batches.items())) for name, batches in values.items()}

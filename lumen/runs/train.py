@@ -1,4 +1,4 @@
-"""One run: trained or continued, measured, and recorded in its folder."""
+"""Training of one run, from its start or its newest checkpoint, followed by its evaluation."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -7,91 +7,98 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 
-from lumen.config import identity
 from lumen.config.schema import Config
-from lumen.core import locks
 from lumen.core.errors import Mistake
 from lumen.core.files import write_json
-from lumen.core.signals import listening
-from lumen.runs import directory as folder
-from lumen.runs import provenance
-from lumen.runs.build import build_data, build_metrics, build_module
-from lumen.runs.evaluate import _checked, _facts, _interruptible, _measure, restore
-from lumen.runs.trainer import at_step, first, make_trainer
-from lumen.training import checkpoint_io as checkpoints
-from lumen.training import loggers as tracking
-from lumen.training.callbacks import learning
-from lumen.training.tasks.layout_to_image import LayoutModule
+from lumen.core.interfaces import Task, trainable_parameters
+from lumen.core.locks import lock_directory
+from lumen.core.registry import conditionings, tasks
+from lumen.core.signals import handle_signals
+from lumen.runs import directory as run_dirs
+from lumen.runs.build import build_data, build_metrics, build_task
+from lumen.runs.evaluate import evaluate_task, facts_of, interruptible, restore, verify_splits
+from lumen.runs.provenance import provenance
+from lumen.runs.trainer import build_trainer, is_rank_zero
+from lumen.training import checkpoint_io
+from lumen.training.lightning_internals import set_global_step
+from lumen.training.loggers import finish_wandb
 
 
-def train(config: Config, watchers: Sequence[Callback] = ()) -> dict[str, Any]:
-    """Trains, or goes on with, the run that the config names, then measures it.
+def train(config: Config, observers: Sequence[Callback] = ()) -> dict[str, Any]:
+    """Train or resume the run that a config names, then evaluate it.
 
     Args:
-        watchers: callbacks that look on and change nothing.
+        observers: Callbacks that change nothing.
 
     Returns:
-        the content of metrics.json; where it is there already, nothing is done.
+        Content of metrics.json. If it exists already, nothing is done.
 
     Raises:
-        Stopped: it was told to stop while training, and has saved.
+        Stopped: A signal asked the run to stop while it trained, and a checkpoint was written.
     """
-    place = folder.place_of(config)
-    if (place / "metrics.json").exists():
-        print(f"{place} is finished; its figures are in metrics.json. Remove the folder to train again.")
-        return folder.figures(place)
-    # The other ranks of a node are started by rank 0, which holds the folder for all of them.
+    directory = run_dirs.run_directory(config)
+    if (results := run_dirs.load_finished(directory)) is not None:
+        return results
+    # Rank 0 starts the other ranks of its node, and holds the directory for all of them.
     with (
-        listening(config.stop_after) as ear,
-        locks.claim(place) if first() else nullcontext(),
-        tracking.closing(),
+        handle_signals(config.stop_after) as handler,
+        lock_directory(directory) if is_rank_zero() else nullcontext(),
+        finish_wandb(),
     ):
-        data = _checked(build_data(config), config)
-        module, judges = build_module(config, data), build_metrics(config, data)
-        resume = checkpoints.newest(place / "checkpoints", identity.digest(config))
-        if first():
-            folder.settle(place, config)
-        trainer = make_trainer(config, data, module, place, resume, ear)
-        trainer.callbacks[:0] = watchers  # before all others, so that what they saw is kept before a step is saved
+        data = verify_splits(build_data(config), config)
+        task = build_task(config, data)
+        metrics = build_metrics(config, data, task)
+        run_dirs.verify_config(directory, config)
+        resume = checkpoint_io.newest(directory / "checkpoints", run_dirs.run_digest(directory, config))
+        if is_rank_zero():
+            run_dirs.write_or_verify_config(directory, config)
+        trainer = build_trainer(config, data, task, directory, resume, handler)
+        trainer.callbacks[:0] = observers  # first, so that their records are written before a step is saved
         if trainer.is_global_zero:
-            _announce(config, data, module, place, resume)
-        with _interruptible():
-            _fit(trainer, data, module, resume, config.every.validate)
-            return _measure(trainer, data, module, judges, config, place)
+            _announce(config, data, task, directory, resume)
+        with interruptible():
+            _fit(trainer, data, task, resume, config.every.validate)
+            return evaluate_task(trainer, data, task, metrics, config, directory)
 
 
-def _fit(trainer: Trainer, data: LightningDataModule, module: LayoutModule, resume: Path | None, every: int) -> None:
-    """Trains to the end; where that has been done, validates, for that may have been cut off."""
-    if resume is not None and checkpoints.step_of(resume) >= trainer.max_steps:
-        restore(module, resume)
-        # Where validation was due with the last step, its figures stand at that step, and once.
-        at_step(trainer, trainer.max_steps - (trainer.max_steps % every == 0))
-        trainer.validate(module, datamodule=data, verbose=False, weights_only=True)
-        at_step(trainer, trainer.max_steps)
+def _fit(trainer: Trainer, data: LightningDataModule, task: Task, resume: Path | None, every: int) -> None:
+    """Train to the end; a run that had reached it validates again, because that may have been interrupted."""
+    if resume is not None and checkpoint_io.step_of(resume) >= trainer.max_steps:
+        restore(task, resume)
+        # If validation was due with the last step, its metrics belong to that step, and are logged once.
+        set_global_step(trainer, trainer.max_steps - (trainer.max_steps % every == 0))
+        trainer.validate(task, datamodule=data, verbose=False, weights_only=True)
+        set_global_step(trainer, trainer.max_steps)
         return
-    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
     if trainer.global_step < trainer.max_steps:
         raise Mistake(f"training ended at step {trainer.global_step} of {trainer.max_steps}; repeat the command.")
 
 
-def _announce(
-    config: Config, data: LightningDataModule, module: LayoutModule, place: Path, resume: Path | None
-) -> None:
-    """Says what begins, and writes down what it is made of.
+def _announce(config: Config, data: LightningDataModule, task: Task, directory: Path, resume: Path | None) -> None:
+    """Print what starts, and write its provenance.
 
     Raises:
-        RunBusy: the run was begun on other data.
+        RunBusy: The run was started on other data.
     """
-    facts = _facts(data, module)
+    facts = facts_of(data, task)
     if resume:
-        folder.same_data(place, facts["data"])
-    write_json(place / "provenance.json", provenance.provenance("train", config.experiment, config, facts))
-    learns = sum(p.numel() for p in learning(module))
-    together = config.batch * config.accumulate * config.devices * config.nodes
-    start = f"continues at step {checkpoints.step_of(resume)}" if resume else "starts"
-    source = f" of {config.backbone['name']}" if "backbone" in module.conditioning.networks else ""
+        run_dirs.verify_dataset(directory, facts["data"])
+    write_json(directory / "provenance.json", provenance("train", config.experiment, config, facts))
+    parameters = sum(p.numel() for p in trainable_parameters(task))
+    images = config.batch * config.accumulate * config.devices * config.nodes
+    start = f"resumes at step {checkpoint_io.step_of(resume)}" if resume else "starts"
     print(
-        f"{place} {start}: {config.conditioning['name']}{source}, {learns / 1e6:.1f} M parameters "
-        f"learn, {together} images a step, {config.steps} steps, {len(data.dataset('train'))} images.",
+        f"{directory} {start}: {describe(config)}, {parameters / 1e6:.1f} M trainable parameters, {images} images a "
+        f"step, {config.steps} steps, {len(data.source.records('train'))} training images.",
         flush=True,
     )
+
+
+def describe(config: Config) -> str:
+    """Return what a run learns from, such as "neural_layout of dino"."""
+    if "conditioning" not in (needs := tasks.needs(config.task["name"])):
+        return f"{config.task['name']} of {config.backbone['name']}" if "backbone" in needs else config.task["name"]
+    conditioning = config.conditioning["name"]
+    has_backbone = "backbone" in conditionings.needs(conditioning)
+    return f"{conditioning} of {config.backbone['name']}" if has_backbone else conditioning

@@ -1,4 +1,4 @@
-"""Checkpoints: what was learnt, whole or not there, loaded without running any code in them."""
+"""Checkpoint files: written atomically, verified by hash, loaded without running code."""
 
 import hashlib
 import json
@@ -13,30 +13,31 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lumen.core.errors import BadCheckpoint
-from lumen.core.files import beside, write_json
+from lumen.core.files import atomic_path, write_json
 
 
-class WholeFiles(TorchCheckpointIO):
-    """Writes beside the target and renames: Lightning's own goes through $TMPDIR, and a move is no rename.
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Checkpoint I/O that writes beside the target and renames; Lightning's own moves a file from $TMPDIR.
 
-    The record, a JSON file of the same name, is written first: the hash of what was meant to be in the file, the
-    step, and the facts given as storage options.
+    The metadata, a JSON file of the same name, is written first: the SHA-256 of the intended content, the step, and
+    the storage options.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any = None) -> None:
-        with beside(Path(path)) as draft:
+        """Write a checkpoint and its metadata."""
+        with atomic_path(Path(path)) as draft:
             try:
                 with open(draft, "wb") as file:
-                    hashed = _Hashed(file)
+                    hashed = _HashingFile(file)
                     torch.save(checkpoint, hashed)
-            except RuntimeError as error:  # how torch says that the disk is full
+            except RuntimeError as error:  # torch raises it when the disk is full
                 raise OSError(str(error).partition("\n")[0]) from error
             facts = {"sha256": hashed.digest.hexdigest(), "step": checkpoint["global_step"]}
-            write_json(record_of(Path(path)), facts | (storage_options or {}))
+            write_json(metadata_path(Path(path)), facts | (storage_options or {}))
 
 
-class _Hashed:
-    """A file that knows the hash of what it was given, whatever the disk makes of it."""
+class _HashingFile:
+    """File that hashes what it is given, whatever the disk makes of it."""
 
     def __init__(self, file: BufferedWriter):
         self.file, self.digest = file, hashlib.sha256()
@@ -49,99 +50,106 @@ class _Hashed:
         self.file.flush()
 
 
-def found(folder: Path) -> list[Path]:
-    """A run's checkpoints, newest first."""
-    return sorted(folder.glob("step" + "[0-9]" * 8 + ".ckpt"), reverse=True)
+def list_checkpoints(directory: Path) -> list[Path]:
+    """Return a run's checkpoints, newest first."""
+    return sorted(directory.glob("step" + "[0-9]" * 8 + ".ckpt"), reverse=True)
 
 
 def step_of(path: Path) -> int:
-    """The optimiser step in a checkpoint's name."""
+    """Return the optimiser step in a checkpoint's name."""
     return int(path.stem.removeprefix("step"))
 
 
-def record_of(path: Path) -> Path:
-    """Where a checkpoint's hash, step and figures stand."""
+def metadata_path(path: Path) -> Path:
+    """Return the path of a checkpoint's metadata: hash, step and validation metrics."""
     return path.with_suffix(".json")
 
 
-def record(path: Path) -> dict[str, Any]:
-    """What a checkpoint's record says; nothing where it has none."""
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Return a checkpoint's metadata; an empty dict if there is none."""
     try:
-        return json.loads(record_of(path).read_text())
+        return json.loads(metadata_path(path).read_text())
     except (OSError, ValueError):
         return {}
 
 
-def newest(folder: Path, config: str | None = None) -> Path | None:
-    """The newest checkpoint that is what was written and loads; one that is not is named and passed over.
+def newest(directory: Path, digest: str | None = None) -> Path | None:
+    """Return the newest checkpoint that is intact and loads; one that is not is reported and skipped.
 
     Args:
-        config: the hash of the config that it must have been written under; None takes any.
+        digest: Config digest that the checkpoint must have been written under; None accepts any.
 
     Raises:
-        BadCheckpoint: there are checkpoints, and not one of them can be used.
+        BadCheckpoint: There are checkpoints, and none of them can be used.
     """
-    paths = found(folder)
+    paths = list_checkpoints(directory)
     for path in paths:
         try:
             verify(path)
-            there = record(path).get("config")
-            if config and there and there != config:
+            written = read_metadata(path).get("config")
+            if digest and written and written != digest:
                 raise _unusable(path, "it was written under another config")
             read(path)
             return path
         except BadCheckpoint as error:
-            print(f"passing over a checkpoint: {error}")
+            print(f"skipping a checkpoint: {error}")
     if paths:
-        raise BadCheckpoint(f"none of the {len(paths)} checkpoints in {folder} can be read; remove them to start anew.")
+        raise BadCheckpoint(
+            f"none of the {len(paths)} checkpoints in {directory} can be read; remove them to start again."
+        )
     return None
 
 
-def best(folder: Path, figure: str) -> Path:
-    """The checkpoint of the lowest figure.
+def best(directory: Path, metric: str) -> Path:
+    """Return the checkpoint with the lowest value of a validation metric.
 
     Raises:
-        BadCheckpoint: it is damaged, or none of those that are left was validated.
+        BadCheckpoint: It is damaged, or no remaining checkpoint was validated.
     """
-    figures = {path: record(path)[figure] for path in found(folder) if figure in record(path)}
-    if not figures:
-        raise BadCheckpoint(f"no checkpoint in {folder} has a {figure}; leave best out to use the newest.")
-    path = min(figures, key=figures.get)
+    values = _values(directory, metric)
+    if not values:
+        raise BadCheckpoint(f"no checkpoint in {directory} has a {metric}; leave best out to use the newest.")
+    path = min(values, key=values.get)
     verify(path)
     return path
 
 
-def prune(folder: Path, keep: int, figure: str | None = None) -> None:
-    """Removes all checkpoints but the newest few and, where a figure is named, the one with the lowest."""
-    paths = found(folder)
-    figures = {path: record(path)[figure] for path in paths if figure in record(path)}
-    kept = {*paths[:keep], *([min(figures, key=figures.get)] if figures else [])}
+def prune(directory: Path, keep: int, metric: str | None = None) -> None:
+    """Remove all checkpoints but the newest few and, if a metric is named, the one with its lowest value."""
+    paths, values = list_checkpoints(directory), _values(directory, metric)
+    retained = {*paths[:keep], *([min(values, key=values.get)] if values else [])}
     for path in paths:
-        if path not in kept:
+        if path not in retained:
             path.unlink()
-            record_of(path).unlink(missing_ok=True)
+            metadata_path(path).unlink(missing_ok=True)
+
+
+def _values(directory: Path, metric: str | None) -> dict[Path, float]:
+    metadata = {path: read_metadata(path) for path in list_checkpoints(directory)}
+    return {path: content[metric] for path, content in metadata.items() if metric in content}
 
 
 def verify(path: Path) -> None:
-    """
+    """Compare a checkpoint with the SHA-256 that was recorded when it was written.
+
     Raises:
-        BadCheckpoint: the file is not, byte for byte, what was written.
+        BadCheckpoint: The file differs or cannot be read.
     """
-    expected = record(path).get("sha256")
+    expected = read_metadata(path).get("sha256")
     try:
         with open(path, "rb") as file:
             same = expected is None or hashlib.file_digest(file, "sha256").hexdigest() == expected
     except OSError as error:
         raise _unusable(path, f"it cannot be read ({error.strerror})") from None
     if not same:
-        raise _unusable(path, "it is not what was written there (its sha256 is not that of its record)")
+        raise _unusable(path, "it is not what was written there (its sha256 differs from its metadata)")
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A checkpoint's content, on the CPU.
+    """Return a checkpoint's content, on the CPU.
 
     Raises:
-        BadCheckpoint: truncated, not a checkpoint, or a pickle that would run code.
+        BadCheckpoint: It is truncated, no checkpoint, or a pickle that would run code.
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -157,4 +165,4 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _unusable(path: Path, reason: str) -> BadCheckpoint:
-    return BadCheckpoint(f"{path} cannot be used: {reason}; remove it, the run then goes on from an older one.")
+    return BadCheckpoint(f"{path} cannot be used: {reason}; remove it, and the run resumes from an older one.")

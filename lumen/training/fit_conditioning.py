@@ -8,22 +8,27 @@ from torch import Tensor
 from lumen.core.interfaces import Conditioning
 
 
-def fit(
+def fit_conditioning(
     conditioning: Conditioning,
     data: LightningDataModule,
     seed: int,
-    known: Callable[[int, Callable[[], Tensor]], Tensor] = lambda images, gather: gather(),
+    cached: Callable[..., Tensor] | None = None,
 ) -> None:
-    """Fits a conditioning that is not fitted yet on as many training images as it wants.
+    """Fit a conditioning to as many training images as it needs, unless it is fitted already.
 
     Args:
-        known: gives what the second argument would gather of this many images, where it has been gathered before.
+        cached: Function of (key, number of images, compute) that returns cached statistics, or computes them.
     """
     if conditioning.fitted:
         return
     images = len(data.dataset("train"))
     if conditioning.num_fit_images is not None:
         images = min(images, conditioning.num_fit_images)
-    batches = (batch.to("cpu") for batch in data.sample_dataloader(images))
-    gathered = known(images, lambda: conditioning.compute_statistics(batches, images, seed))
-    conditioning.fit_from_statistics(gathered, seed, data.fingerprint())
+
+    def compute() -> Tensor:
+        batches = (batch.to("cpu") for batch in data.sample_dataloader(images))
+        return conditioning.compute_statistics(batches, images, seed)
+
+    key = {"conditioning": conditioning.statistics_key}
+    statistics = cached(key, images, compute) if cached else compute()
+    conditioning.fit_from_statistics(statistics, seed, data.source.fingerprint())

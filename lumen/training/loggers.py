@@ -1,4 +1,4 @@
-"""Where figures go: metrics.jsonl in the run folder always, Weights & Biases beside it."""
+"""Loggers: metrics.jsonl in the run directory always, Weights & Biases beside it."""
 
 import json
 import netrc
@@ -14,98 +14,110 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
-from lumen.core.files import lines, write
-from lumen.core.signals import STOPPED, Stopped
+from lumen.core.files import read_jsonl, write
+from lumen.core.signals import SIGNAL_EXIT_CODE, SignalInterrupt
 
-FINISH = 120.0  # seconds that the end of a run waits for W&B; what it has not taken then can be synced later
+FINISH_SECONDS = 120.0  # that the end of a run waits for W&B; what it has not uploaded then can be synced later
+INIT_SECONDS = 30
 
 
-class Journal(Logger):
-    """metrics.jsonl: one line per step and moment, flushed, each step once however often a run is continued."""
+class JSONLLogger(Logger):
+    """Logger to metrics.jsonl: one flushed line per step and event, each step once however often a run resumes.
 
-    def __init__(self, path: Path, step: int | None):
-        """Lines from `step` on are dropped, for they will be written again; None leaves the file to another rank."""
-        super().__init__()
-        self.path, self.late = path, ""
-        self.told: set[tuple] = set()  # steps and what was logged of them
-        if step is not None and path.exists():
-            kept = [line for line in lines(path) if line["step"] < step]
-            write(path, "".join(json.dumps(line) + "\n" for line in kept))
-            for line in kept:
-                _new(self, line, line["step"])
-        self.size = path.stat().st_size if path.exists() else 0
+    Args:
+        path: The file.
+        step: Lines from this step on are dropped, because they will be written again; None leaves the file to
+            another rank.
+    """
 
     name, version = "metrics", ""
 
+    def __init__(self, path: Path, step: int | None):
+        super().__init__()
+        self.path, self.pending = path, ""
+        self.logged_keys: set[tuple] = set()  # (step, names)
+        if step is not None and path.exists():
+            earlier = [line for line in read_jsonl(path) if line["step"] < step]
+            write(path, "".join(json.dumps(line) + "\n" for line in earlier))
+            for line in earlier:
+                _is_new(self, line, line["step"])
+        self.size = path.stat().st_size if path.exists() else 0
+
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        figures = {key: value for key, value in metrics.items() if key != "epoch"}
-        if figures and _new(self, figures, step):
-            _or_say(self, "metrics.jsonl", lambda: self._append({"step": step, **figures}))
+        """Append a line, unless these metrics of this step were logged before."""
+        values = {key: value for key, value in metrics.items() if key != "epoch"}
+        if values and _is_new(self, values, step):
+            _warn_once(self, "metrics.jsonl", lambda: self._append({"step": step, **values}))
 
     def has(self, step: int, name: str) -> bool:
-        """Whether a figure of a step has been logged."""
-        return any(there == step and name in names for there, names in self.told)
+        """Return whether a metric of a step was logged."""
+        return any(logged_step == step and name in names for logged_step, names in self.logged_keys)
 
     def _append(self, line: dict[str, float | int | None]) -> None:
-        """Writes a line, and first those that a full disk had no room for."""
-        self.late += json.dumps(line) + "\n"
+        """Write a line, after those that a full disk had no room for."""
+        self.pending += json.dumps(line) + "\n"
         with open(self.path, "ab") as file:
             file.truncate(self.size)  # part of a line may have been written
-            file.write(self.late.encode())
-        self.size, self.late = self.path.stat().st_size, ""
+            file.write(self.pending.encode())
+        self.size, self.pending = self.path.stat().st_size, ""
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """config.yaml has them."""
+        """Do nothing: config.yaml has them."""
 
 
-class Tracker(WandbLogger):
-    """Lightning's W&B logger, except that a failure to log is said once and training goes on."""
+class ResilientWandbLogger(WandbLogger):
+    """Lightning's W&B logger, except that a failure is reported once and training continues."""
 
     def __init__(self, **options: Any):
         super().__init__(**options)
-        self.told: set[tuple] = set()
+        self.logged_keys: set[tuple] = set()
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        if _new(self, metrics, step):
-            _or_say(self, "W&B", lambda: super(Tracker, self).log_metrics(metrics, step))
+        """Log metrics, unless these metrics of this step were logged before."""
+        if _is_new(self, metrics, step):
+            _warn_once(self, "W&B", lambda: super(ResilientWandbLogger, self).log_metrics(metrics, step))
 
     @rank_zero_only
-    def show(self, picture: Image.Image, step: int) -> None:
-        shown = {"grid": wandb.Image(picture), "trainer/global_step": step}
-        _or_say(self, "W&B", lambda: self.experiment.log(shown))
+    def log_grid(self, picture: Image.Image, step: int) -> None:
+        """Log the sample grid."""
+        items = {"grid": wandb.Image(picture), "trainer/global_step": step}
+        _warn_once(self, "W&B", lambda: self.experiment.log(items))
 
 
-def _new(logger: Logger, figures: dict[str, float], step: int | None) -> bool:
-    """Whether these figures of a step were not logged before: what is saved is logged first, and then once more."""
-    key = (step, frozenset(figures) - {"step", "epoch"})
-    seen = key in logger.told
-    logger.told.add(key)
-    return not seen
+def _is_new(logger: Logger, metrics: dict[str, float], step: int | None) -> bool:
+    """Return whether these metrics of a step were not logged yet: those of a checkpoint are logged twice."""
+    key = (step, frozenset(metrics) - {"step", "epoch"})
+    is_new = key not in logger.logged_keys
+    logger.logged_keys.add(key)
+    return is_new
 
 
-def _or_say(logger: Logger, name: str, log: Callable[[], None]) -> None:
-    """Logs, or says once that it failed: whatever a logger trips over is no reason to lose a training run."""
+def _warn_once(logger: Logger, name: str, log: Callable[[], None]) -> None:
+    """Log, or print once that it failed: no failure of a logger is worth a training run."""
     try:
         log()
     except Exception as error:
-        if not getattr(logger, "complained", False):
-            print(f"{name} takes no more figures ({error}); training goes on.")
-        logger.complained = True
+        if not getattr(logger, "has_warned", False):
+            print(f"{name} takes no more metrics ({error}); training continues.")
+        logger.has_warned = True
 
 
 @rank_zero_only
-def tracker(mode: str, folder: Path, config: dict[str, Any], identity: dict[str, Any], step: int = 0) -> Tracker | None:
-    """The run's W&B logger, the same run again when the command is repeated; None where it is disabled.
+def build_wandb_logger(
+    mode: str, directory: Path, config: dict[str, Any], identity: dict[str, Any], step: int = 0
+) -> ResilientWandbLogger | None:
+    """Return the run's W&B logger, the same W&B run whenever the command is repeated; None where it is disabled.
 
-    Offline, each time is a file of its own, under the same id: `wandb sync` appends them in the order in which they
-    began. From the second on they say what they continue, as config.resumed_from.
+    Offline, each start has a file of its own under the same id: `wandb sync` appends them in the order in which they
+    began. From the second on, config.resumed_from names what they continue.
 
     Args:
-        mode: auto, online, offline or disabled; auto is online where there is a key and an answer.
+        mode: auto, online, offline or disabled; auto is online where there is a key and W&B answers.
+        config: Resolved config of the run.
         identity: project, id, name, group, job_type and tags.
-        step: that the run goes on from.
+        step: Step that the run resumes from.
     """
     if mode == "auto" and os.environ.get("WANDB_MODE") in ("disabled", "dryrun"):
         mode = {"disabled": "disabled", "dryrun": "offline"}[os.environ["WANDB_MODE"]]
@@ -116,37 +128,36 @@ def tracker(mode: str, folder: Path, config: dict[str, Any], identity: dict[str,
     identity = identity | {"id": os.environ.get("WANDB_RUN_ID", identity["id"])}
     if step:
         config = config | {"resumed_from": {"id": identity["id"], "step": step}}
-    settings = wandb.Settings(init_timeout=30, finish_timeout=FINISH, console="off", silent=True)
+    settings = wandb.Settings(init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS, console="off", silent=True)
     for attempt in ("online", "offline") if online else ("offline",):
         try:
-            run = wandb.init(
-                mode=attempt, dir=folder, config=config, settings=settings, resume="allow", **identity
-            )  # allowed offline too, or what is synced later would begin anew at W&B's step 0
+            # resume is allowed offline too; otherwise what is synced later would begin again at W&B's step 0
+            run = wandb.init(mode=attempt, dir=directory, config=config, settings=settings, resume="allow", **identity)
             break
         except wandb.errors.Error as error:
-            then = "logged offline" if attempt == "online" else "logged in metrics.jsonl only"
-            print(f"W&B does not answer ({str(error).partition(chr(10))[0]}); this run is {then}.")
-            wandb.teardown()  # else the id is still in use
+            target = "logged offline" if attempt == "online" else "logged in metrics.jsonl only"
+            print(f"W&B does not answer ({str(error).partition(chr(10))[0]}); this run is {target}.")
+            wandb.teardown()  # otherwise the id stays in use
             if attempt == "offline":
                 return None
     if run.offline:
         print(f"W&B is offline; `wandb sync {Path(run.dir).parent}` sends this run later.")
-    return Tracker(experiment=run)
+    return ResilientWandbLogger(experiment=run)
 
 
 @contextmanager
-def closing() -> Iterator[None]:
-    """Ends the W&B run that was begun inside, with the command's exit code: an open one would be reused.
+def finish_wandb() -> Iterator[None]:
+    """End the W&B run that begins inside the context, with the command's exit code; an open run would be reused.
 
-    W&B shows as preempted, and not as failed, what was told to stop; of a sweep of its own the next free agent
-    goes on with it.
+    W&B shows a run that was stopped by a signal as preempted, not as failed; a W&B sweep hands it to the next free
+    agent.
     """
     code = 1
     try:
         yield
         code = 0
-    except Stopped:
-        code = STOPPED
+    except SignalInterrupt:
+        code = SIGNAL_EXIT_CODE
         if wandb.run is not None:
             wandb.run.mark_preempting()
         raise
@@ -156,7 +167,7 @@ def closing() -> Iterator[None]:
 
 
 def has_key() -> bool:
-    """Whether W&B could log in without asking."""
+    """Return whether W&B could log in without a prompt."""
     if os.environ.get("WANDB_MODE", "online") not in ("online", "shared"):
         return False
     host = urlparse(os.environ.get("WANDB_BASE_URL", wandb.Settings().base_url)).netloc

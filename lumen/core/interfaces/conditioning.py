@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lumen.core.errors import BadCheckpoint
-from lumen.core.hashing import fingerprint
 from lumen.core.interfaces.batch import Batch
+from lumen.core.tensor_hashing import fingerprint
 
 
 class Conditioning(nn.Module):

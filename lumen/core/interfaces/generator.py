@@ -1,9 +1,13 @@
 """Generator: map from caption and layout to an image."""
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from lumen.core.interfaces.task import Stage
 
 
 class Generator(nn.Module):
@@ -19,6 +23,7 @@ class Generator(nn.Module):
         source: Folder or name of the frozen weights.
         downscale: Image pixels per latent cell; an image size must be a multiple of it.
         num_train_timesteps: Length of the noise schedule.
+        labels: Names for readers, by name of a network or stage of the cost estimate.
     """
 
     networks: dict[str, nn.Module]
@@ -26,6 +31,7 @@ class Generator(nn.Module):
     source: str
     downscale: int
     num_train_timesteps: int
+    labels: dict[str, str] = {}
 
     def encode(self, image: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b n h w"]:
         """Return the moments of an image's latents: mean and, below it, log-variance."""
@@ -75,6 +81,27 @@ class Generator(nn.Module):
     def reconstruct(self, image: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 H W"]:
         """Return the decoded latents of an image: the best image that this generator can make."""
         raise NotImplementedError(f"{type(self).__name__} must implement reconstruct()")
+
+    @property
+    def latents_key(self) -> dict[str, str]:
+        """Everything that `encode` depends on besides the image."""
+        return self.identity
+
+    def known_latents(self, latent_moments: Float[Tensor, "b n h w"]) -> AbstractContextManager[None]:
+        """Return a context in which a backbone that shares the autoencoder gets these moments instead of encoding."""
+        return nullcontext()
+
+    def loss_stages(self, latent_moments: Tensor, layout: Tensor) -> Iterator[Stage]:
+        """Run the loss on tensors without values, and yield its stages; the last one has the loss."""
+        raise NotImplementedError(f"{type(self).__name__} must implement loss_stages()")
+
+    def sample_stages(self, layout: Tensor, size: tuple[int, int]) -> Iterator[Stage]:
+        """Run one sampling step and the decoder on tensors without values, and yield the stages.
+
+        Args:
+            layout: Layouts of both branches, where samples are guided.
+        """
+        yield from ()
 
     def protocol(self) -> dict[str, Any]:
         """Return everything about the frozen networks that a metric value depends on."""

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lumen.core.errors import BadCheckpoint
-from lumen.core.hashing import fingerprint
 from lumen.core.interfaces.batch import Batch
 from lumen.core.random import stable_seed
+from lumen.core.tensor_hashing import fingerprint
 
 CachedStatistics = Callable[[dict[str, Any], int, Callable[[], Tensor]], Tensor]
 
@@ -50,15 +50,17 @@ class Stage(NamedTuple):
 
     Attributes:
         name: Part in the table of FLOPs.
-        output: Result of the stage; the last stage returns the loss.
         phase: Phase whose peak memory ends with this stage; None joins it to the next one.
-        cached: Whether a cache replaces the stage.
+        cached_values: Values per batch that a cache holds instead of computing the stage.
+        loss: Loss of the last stage.
+        trained: Network of the last stage that is trained, counted apart from the frozen ones around it.
     """
 
     name: str
-    output: Tensor
     phase: str | None = None
-    cached: bool = False
+    cached_values: int = 0
+    loss: Tensor | None = None
+    trained: nn.Module | None = None
 
 
 class Task(LightningModule):
@@ -78,7 +80,8 @@ class Task(LightningModule):
         metrics: Default metrics, where those of the experiment score something else.
         reference_rows: Reference rows by key, each with its label in tables: outputs that a metric is compared with.
         shared_rows: Reference rows that are the same for all runs of one protocol, whatever was learnt.
-        labels: Names for readers, by name of a network, stage or phase.
+        labels: Names for readers, by name of a network or stage of the cost estimate.
+        phase_labels: Names for readers, by phase of the cost estimate.
         trainable: Name of the trained network in the cost estimate.
     """
 
@@ -87,6 +90,11 @@ class Task(LightningModule):
     reference_rows: dict[str, str] = {}
     shared_rows: tuple[str, ...] = ()
     labels: dict[str, str] = {}
+    phase_labels: dict[str, str] = {
+        "update": "while AdamW updates",
+        "forward": "at the end of the forward pass",
+        "backward": "in the backward pass",
+    }
     trainable = "task"
 
     def __init__(self, optimization: Optimization, seed: int = 0):
@@ -138,14 +146,19 @@ class Task(LightningModule):
     # ---- outputs
 
     def outputs(
-        self, batch: Batch, seeds: list[list[int]], row: str = "test", other: Batch | None = None, **sampling: Any
+        self,
+        batch: Batch,
+        seeds: list[list[int]],
+        row: str = "test",
+        other: Callable[[], Batch] | None = None,
+        **sampling: Any,
     ) -> Tensor:
         """Return the outputs (b, n, ...) of a batch, n per image.
 
         Args:
             seeds: For each of the n outputs one seed per image.
             row: "test", or a reference row.
-            other: Other images of the same data set, for rows that compare with a mismatch.
+            other: Reads other images of the same data set, for rows that compare with a mismatch.
             sampling: The config's `sampling`, without the number of images.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement outputs()")
@@ -156,6 +169,10 @@ class Task(LightningModule):
 
     def preview(self, batch: Batch, num_samples: int, seed: int, **sampling: Any) -> Preview | None:
         """Return a picture of fixed validation images, if the task has one."""
+        return None
+
+    def visualize(self, batch: Batch) -> Tensor | None:
+        """Return a picture (b, 3, h, w) in [0, 1] of what steers the outputs, such as the layout."""
         return None
 
     def protocol(self) -> dict[str, Any]:
@@ -177,8 +194,9 @@ class Task(LightningModule):
         return None
 
     def stages(self, image: Tensor) -> Iterator[Stage]:
-        """Run a training step on images without values, and yield its stages; the last one yields the loss."""
-        yield Stage("forward", self.training_step(Batch(image, [""] * len(image), [""] * len(image)), 0), "forward")
+        """Run a training step on images without values, and yield each stage when it has run; the last has the loss."""
+        loss = self.training_step(Batch(image, [""] * len(image), ["image"] * len(image)), 0)
+        yield Stage("forward", "forward", loss=loss)
 
     def preview_stages(self, image: Tensor, guidance: float) -> Iterator[Stage]:
         """Run a preview on images without values, and yield its stages."""
@@ -191,10 +209,6 @@ class Task(LightningModule):
 
     def to_channels_last(self) -> None:
         """Lay out convolutions channels-last, which is faster on GPUs."""
-
-    def trainable_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters that training changes."""
-        return [p for p in self.parameters() if p.requires_grad]
 
     def on_fit_start(self) -> None:
         """Fit statistics that no checkpoint has restored, inside the process group, so that ranks share them."""
@@ -211,7 +225,7 @@ class Task(LightningModule):
         # the bits of measured figures are not given up. fp16's scaler would be clipped before it unscales.
         fused = self.device.type == "cuda" and getattr(self.trainer.precision_plugin, "scaler", None) is None
         optimizer = torch.optim.AdamW(
-            self.trainable_parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=fused
+            trainable_parameters(self), lr=options.lr, weight_decay=options.weight_decay, fused=fused
         )
         ramp = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, options.warmup)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": ramp, "interval": "step"}}
@@ -250,6 +264,11 @@ class Task(LightningModule):
                     f"this checkpoint was trained on another {name} (weights {before}, here {now}); give the same "
                     "diffusion.weights, revision and vae."
                 )
+
+
+def trainable_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that training changes."""
+    return [p for p in module.parameters() if p.requires_grad]
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:

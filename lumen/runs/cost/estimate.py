@@ -1,251 +1,255 @@
-"""What a run will take before it is started: parameters, FLOPs, memory, cache, disk; nothing is fetched or trained."""
+"""Cost estimate of a run before it starts: parameters, FLOPs, memory, cache, disk; nothing is downloaded or trained."""
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
-from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lumen.config.schema import Config
 from lumen.core.errors import DatasetMissing, WeightsMissing
-from lumen.core.interfaces import Batch
-from lumen.diffusion.activation_reuse import encoded
-from lumen.diffusion.stable_diffusion import moments, sampled
-from lumen.runs.build import build_data, build_module
-from lumen.runs.cost.memory import Live, backward, followed, place
-from lumen.training.callbacks import learning
-from lumen.training.tasks.layout_to_image import LayoutModule
+from lumen.core.interfaces import Stage, Task, trainable_parameters
+from lumen.data.source import DataSource
+from lumen.runs.build import build_task
+from lumen.runs.cost.memory import MemoryTracker, allocate, backward, track_memory
+from lumen.runs.data import build_data
 
-HALVES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": None}
-CACHED = ("layout", "autoencoder")  # what a cache of latents and layouts spares
+HALF_PRECISION = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": None}
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run takes; bytes, and FLOPs at two for a product and a sum."""
+    """Cost of a run in bytes and FLOPs; a multiplication and an addition are two FLOPs.
 
-    parameters: dict[str, int]  # by network; the last one learns
-    flops: dict[str, int]  # of one training image, by part
-    held: dict[str, int]  # bytes that stay on the device
-    peaks: dict[str, int]  # most bytes at once, by what is being done
-    kept: int  # bytes in the cache, of one look at one image
-    looks: int  # at an image that are kept: two where images are mirrored, none where each epoch has windows of its own
-    images: int | None  # of the training split; None where the data set is not here
-    checkpoint: int  # bytes of one
+    Attributes:
+        parameters: Parameters by network; the last network is trained.
+        flops: FLOPs of one training image by part.
+        cached_parts: Parts that the cache replaces.
+        held: Bytes that stay on the device.
+        peaks: Most bytes at once, by phase.
+        cache_bytes: Bytes in the cache, of one view of one image.
+        views: Cached views of an image: two if images are mirrored, none if every epoch crops anew.
+        images: Images of the training split; None if the data set is not on this machine.
+        checkpoint: Bytes of one checkpoint.
+        precision: Lightning's name of the precision.
+        uncounted: Name of a component whose networks are not counted.
+        labels: Names for readers, by network and part.
+        phase_labels: Names for readers, by phase.
+    """
+
+    parameters: dict[str, int]
+    flops: dict[str, int]
+    cached_parts: set[str]
+    held: dict[str, int]
+    peaks: dict[str, int]
+    cache_bytes: int
+    views: int
+    images: int | None
+    checkpoint: int
     precision: str
-    uncounted: str | None  # the conditioning, where its networks are not counted
+    uncounted: str | None
+    labels: dict[str, str]
+    phase_labels: dict[str, str]
 
     @property
     def image(self) -> int:
-        """FLOPs of an image when everything is computed anew."""
+        """FLOPs of a training image without a cache."""
         return sum(self.flops.values())
 
     @property
     def cached(self) -> int:
-        """FLOPs of an image whose latents and layout are kept."""
-        return sum(n for part, n in self.flops.items() if part not in CACHED)
+        """FLOPs of a training image whose frozen outputs are cached."""
+        return sum(n for part, n in self.flops.items() if part not in self.cached_parts)
 
 
-def cost(config: Config) -> Cost:
-    """The forecast of `lumen show --cost`; on a GPU, unless accelerator=cpu."""
-    module, uncounted = outline(config)
+def estimate_cost(config: Config) -> Cost:
+    """Return the cost of a run on a GPU, unless accelerator=cpu."""
+    task, uncounted = build_on_meta(config)
     precision = config.precision if config.precision != "auto" else "bf16-mixed"
     if config.accelerator == "cpu" and config.precision == "auto":
         precision = "32-true"
-    held, peaks = memory(module, config, HALVES[precision])
-    learns = sum(p.numel() for p in learning(module))
-    work, values = flops(module, config.size)
+    held, peaks = estimate_memory(task, config, HALF_PRECISION[precision])
+    trained = sum(p.numel() for p in trainable_parameters(task))
+    flops, cached_values = count_flops(task, config.size)
     return Cost(
-        parameters=_parameters(module),
-        flops=work,
+        parameters=_count_parameters(task),
+        flops=flops,
+        cached_parts=set(cached_values),
         held=held,
         peaks=peaks,
-        kept=kept(precision, values),
-        looks=_data(config).looks() or 0,
-        images=_images(config),
-        checkpoint=learns * 4 * (4 if config.ema else 3),
+        cache_bytes=cache_bytes(precision, sum(cached_values.values())),
+        views=_offline_source(config).num_views() or 0,
+        images=_count_images(config),
+        checkpoint=trained * 4 * (4 if config.ema else 3),
         precision=precision,
         uncounted=uncounted,
+        labels=task.labels,
+        phase_labels=task.phase_labels,
     )
 
 
-def outline(config: Config) -> tuple[LayoutModule, str | None]:
-    """The networks of a run without memory, and the name of a conditioning whose own are not among them.
+def build_on_meta(config: Config) -> tuple[Task, str | None]:
+    """Return a run's task without memory, and the name of a component whose networks are not part of it.
 
-    Of weights in a folder the architecture is read there; of those on a hub it is the one that `size` names.
+    The architecture of weights in a folder is read there; that of weights on a hub follows from `size`.
     """
-    data = _data(config)
     config = replace(config, conditioning={k: v for k, v in config.conditioning.items() if k != "basis"})
+    data = build_data(_without_root(config))
     with torch.device("meta"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*to a meta parameter")  # which keeps nothing of a file
+        warnings.filterwarnings("ignore", message=".*to a meta parameter")  # nothing of a file is kept
         try:
-            module, uncounted = build_module(config, data), None
+            task, uncounted = build_task(config, data), None
         except WeightsMissing:
             uncounted = config.conditioning["name"]
-            module = build_module(replace(config, conditioning={"name": "blank"}), data)
-    if not config.diffusion.checkpointing:  # the U-Net is held once, and another forecast may have asked for it
-        module.diffusion.pipeline.unet.disable_gradient_checkpointing()
-    if set(module.conditioning.networks) - {"backbone"}:
-        uncounted = config.conditioning["name"]
-    return module, uncounted
+            task = build_task(replace(config, conditioning={"name": "blank"}), data)
+    return task, task.uncounted or uncounted
 
 
-def flops(module: LayoutModule, size: int) -> tuple[dict[str, int], int]:
-    """Of one training image, by part, what `checkpointing` recomputes counted; and the values of its cached looks."""
-    module, found = copy.deepcopy(module), {}
-    diffusion = module.diffusion
-    # Attention by plain products, as all of its kernels count: the one for CPUs is not known to the counter.
-    with followed() as (live, _), sdpa_kernel(SDPBackend.MATH):
-        _placed(module, live)
-        image, t = torch.empty(1, 3, size, size), torch.zeros(1, dtype=torch.long)
-        with torch.no_grad():
-            latents, found["autoencoder"] = _counted(lambda: moments(diffusion.pipeline.vae, image))
-            with encoded(diffusion.pipeline.vae, latents):
-                rows, found["layout"] = _counted(lambda: _kept(module, image))
-            layout, z = module.conditioning.to_layout(rows), latents[:, : diffusion.pipeline.unet.config.in_channels]
-            text, found["text encoder"] = _counted(lambda: diffusion.pipeline.embed([""]))
+def count_flops(task: Task, size: int) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the FLOPs of one training image by part, and the cached values by part.
+
+    Activations that `checkpointing` recomputes are counted.
+    """
+    task, flops, cached_values = copy.deepcopy(task), {}, {}
+    # Attention as plain products: all kernels need the same FLOPs, and the counter does not know the one for CPUs.
+    with track_memory() as (tracker, _), sdpa_kernel(SDPBackend.MATH):
+        _allocate(task, tracker)
+        stages = task.stages(torch.empty(1, 3, size, size))
+        for stage, counter in _counted(stages):
+            flops[stage.name] = counter.get_total_flops()
+            if stage.cached_values:
+                cached_values[stage.name] = stage.cached_values
+            if stage.loss is not None:
+                flops |= _count_backward(stage, counter, task.trainable)
+    return flops, cached_values
+
+
+def _counted(stages: Iterator[Stage]) -> Iterator[tuple[Stage, FlopCounterMode]]:
+    """Yield each stage with the counter of its FLOPs, which is still active."""
+    while True:
         with FlopCounterMode(display=False) as counter:
-            loss = F.mse_loss(diffusion.denoise(z, t, text, layout), z)
-            learns = type(diffusion.controlnet).__name__
-            forward, ahead = counter.get_total_flops(), _of(counter, learns)
-            backward(loss)
-            back = _of(counter, learns) - ahead
-            found |= {"unet": forward - ahead, "controlnet": ahead}
-            # The U-Net's own passes back lie around the ControlNet's.
-            found |= {"unet, backward": counter.get_total_flops() - forward - back, "controlnet, backward": back}
-    return found, latents.numel() + rows.numel()
+            if (stage := next(stages, None)) is None:
+                return
+            yield stage, counter
 
 
-def memory(module: LayoutModule, config: Config, half: torch.dtype | None) -> tuple[dict[str, int], dict[str, int]]:
-    """Bytes on the device, of the second optimiser step: what stays there, and the most while each thing is done."""
-    module = copy.deepcopy(module)
+def _count_backward(stage: Stage, counter: FlopCounterMode, trainable: str) -> dict[str, int]:
+    """Run the backward pass; return the FLOPs of both passes, of the trained network apart from the frozen ones."""
+    total = counter.get_total_flops()
+    if stage.trained is None:
+        backward(stage.loss)
+        return {stage.name: total, f"{stage.name}, backward": counter.get_total_flops() - total}
+    kind = type(stage.trained).__name__
+    forward = _flops_of(counter, kind)
+    backward(stage.loss)
+    back = _flops_of(counter, kind) - forward
+    # The backward passes of the frozen network lie around those of the trained one.
+    return {
+        stage.name: total - forward,
+        trainable: forward,
+        f"{stage.name}, backward": counter.get_total_flops() - total - back,
+        f"{trainable}, backward": back,
+    }
+
+
+def estimate_memory(task: Task, config: Config, half: torch.dtype | None) -> tuple[dict[str, int], dict[str, int]]:
+    """Return bytes on the device in the second optimiser step: what stays there, and the peak of each phase."""
+    task = copy.deepcopy(task)
     peaks: dict[str, int] = {}
-    with followed(half) as (live, mixed):
-        held = _placed(module, live)
-        weights = learning(module)
-        bytes_of = sum(p.nbytes for p in weights)
+    with track_memory(half) as (tracker, autocast):
+        held = _allocate(task, tracker)
+        weights = trainable_parameters(task)
+        weight_bytes = sum(p.nbytes for p in weights)
         for p in weights:
             p.grad = torch.empty_like(p)
-        optimizer = module.configure_optimizers()["optimizer"]
-        for group in optimizer.param_groups:  # what PyTorch takes by itself, for tensors on a GPU
+        optimizer = task.configure_optimizers()["optimizer"]
+        for group in optimizer.param_groups:  # PyTorch's choice for tensors on a GPU
             group["foreach"] = not group.get("fused") and config.accelerator != "cpu"
         optimizer.step()
-        copies = {"gradients": bytes_of, "AdamW": 2 * bytes_of}
-        copies |= {"average": bytes_of} if config.ema else {}
-        copies |= {"gradients that are sent": bytes_of} if config.devices * config.nodes > 1 else {}
-        unseen = sum(copies.values()) - 3 * bytes_of  # what is held besides, but was not made here
-        peaks["update"] = live.lap() + unseen
+        copies = {"gradients": weight_bytes, "AdamW": 2 * weight_bytes}
+        copies |= {"average": weight_bytes} if config.ema else {}
+        copies |= {"gradients that are sent": weight_bytes} if config.devices * config.nodes > 1 else {}
+        untracked = sum(copies.values()) - 3 * weight_bytes  # held on the device, but not allocated here
+        peaks["update"] = tracker.pop_peak() + untracked
         image = torch.empty(config.batch, 3, config.size, config.size)
-        _step(module, image, config.accumulate, live, mixed, peaks, half, unseen)
-        _picture(module, image[:1], config, live, peaks, half, unseen)
+
+        def pop_peak(phase: str) -> None:
+            peaks[phase] = tracker.pop_peak() + untracked
+
+        def mixed_precision():
+            return torch.autocast("cpu", dtype=half, enabled=half is not None)
+
+        stages = task.stages(image)
+        while True:
+            with mixed_precision():
+                stage = next(stages)
+            if stage.loss is not None:
+                autocast.casts = None
+            if stage.phase:
+                pop_peak(stage.phase)
+            if stage.loss is not None:
+                break
+        if config.accumulate == 1:  # the gradients of the last micro-batch stay until the backward pass
+            task.zero_grad(set_to_none=True)
+        backward(stage.loss)
+        pop_peak("backward")
+        del stage, stages
+        with torch.no_grad(), mixed_precision():
+            for stage in task.preview_stages(image[:1], config.sampling.guidance):
+                pop_peak(stage.phase)
     return held | copies, peaks
 
 
-def _step(module, image, accumulate, live: Live, mixed, peaks, half, unseen) -> None:
-    """A micro-batch as in LayoutModule.training_step: the gradients of the last one are there until it goes back."""
-    diffusion, vae, b = module.diffusion, module.diffusion.pipeline.vae, len(image)
-    with torch.autocast("cpu", dtype=half, enabled=half is not None):
-        with torch.no_grad(), torch.autocast("cpu", enabled=False):
-            known = moments(vae, image)
-        peaks["latents"] = live.lap() + unseen
-        with encoded(vae, known):
-            layout = _layout(module, image)
-        peaks["layout"] = live.lap() + unseen
-        with torch.no_grad():
-            z, text = sampled(vae, known), diffusion.pipeline.embed([""] * b)
-        predicted = diffusion.denoise(z, torch.zeros(b, dtype=torch.long), text, layout)
-        loss = F.mse_loss(predicted.float(), z)
-    mixed.kept = None
-    peaks["forward"] = live.lap() + unseen
-    if accumulate == 1:
-        module.zero_grad(set_to_none=True)
-    backward(loss)
-    peaks["backward"] = live.lap() + unseen
-
-
-def _picture(module, image, config: Config, live: Live, peaks, half, unseen) -> None:
-    """Four guided samples of validation images, decoded one by one, as callbacks.Pictures draws them."""
-    with torch.no_grad(), torch.autocast("cpu", dtype=half, enabled=half is not None):
-        diffusion, twice = module.diffusion, 1 + (config.sampling.guidance != 1)
-        layout = torch.cat([_layout(module, image.expand(4, -1, -1, -1))] * twice)
-        b = len(layout)
-        text = diffusion.pipeline.embed([""] * b)
-        cells = config.size // diffusion.pipeline.downscale
-        z = torch.empty(1, diffusion.pipeline.unet.config.in_channels, cells, cells)
-        diffusion.denoise(z.expand(b, -1, -1, -1), torch.zeros(b, dtype=torch.long), text, layout)
-        diffusion.decoded(z)
-    peaks["picture"] = live.lap() + unseen
-
-
-def kept(precision: str, values: int) -> int:
-    """Bytes that a cache keeps of one look at one image: mean and log variance of its latents, and its layout."""
+def cache_bytes(precision: str, values: int) -> int:
+    """Return the bytes that the cache holds of so many values."""
     return (4 if precision == "32-true" else 2) * values
 
 
-def _layout(module: LayoutModule, image: Float[Tensor, "b 3 H W"]) -> Tensor:
-    return module.conditioning.to_layout(_kept(module, image))
+def _networks(task: Task) -> dict[str, nn.Module]:
+    return task.frozen_networks | {task.trainable: task}
 
 
-def _kept(module: LayoutModule, image: Float[Tensor, "b 3 H W"]) -> Tensor:
-    """What a cache holds of layouts; of one that is not of a backbone's features, as large as the image."""
-    conditioning = module.conditioning
-    if "backbone" not in conditioning.networks:
-        return image.new_empty(len(image), conditioning.channels, *image.shape[-2:])
-    return conditioning.encode(Batch(image=image, caption=[""] * len(image), id=["image"] * len(image)))
-
-
-def _networks(module: LayoutModule) -> dict[str, nn.Module]:
-    return module.diffusion.networks | module.conditioning.networks | {"controlnet": module}
-
-
-def _parameters(module: LayoutModule) -> dict[str, int]:
-    """Of each network; those that two share count for the first."""
-    seen: set[Tensor] = set()
+def _count_parameters(task: Task) -> dict[str, int]:
+    """Return the parameters of each network; those that two networks share count for the first."""
+    counted: set[Tensor] = set()
     counts = {}
-    for name, network in _networks(module).items():
-        own = set(network.parameters()) - seen
-        seen |= own
+    for name, network in _networks(task).items():
+        own = set(network.parameters()) - counted
+        counted |= own
         counts[name] = sum(p.numel() for p in own)
     return counts
 
 
-def _placed(module: LayoutModule, live: Live) -> dict[str, int]:
-    """Puts all networks where tensors are followed; the bytes of each, of shared ones once."""
-    held, placed = {}, set()
-    for name, network in _networks(module).items():
-        before = live.now
-        place(network, placed)
-        held[name] = live.now - before
+def _allocate(task: Task, tracker: MemoryTracker) -> dict[str, int]:
+    """Allocate all networks where memory is tracked; return the bytes of each, of shared ones once."""
+    held, allocated = {}, set()
+    for name, network in _networks(task).items():
+        before = tracker.current
+        allocate(network, allocated)
+        held[name] = tracker.current - before
     return held
 
 
-def _counted(work: Callable[[], Any]) -> tuple[Any, int]:
-    with FlopCounterMode(display=False) as counter:
-        done = work()
-    return done, counter.get_total_flops()
-
-
-def _of(counter: FlopCounterMode, network: str) -> int:
+def _flops_of(counter: FlopCounterMode, network: str) -> int:
     return sum(counter.get_flop_counts().get(network, {}).values())
 
 
-def _images(config: Config) -> int | None:
-    """How many training images there are, if the data set is here."""
+def _count_images(config: Config) -> int | None:
+    """Return the number of training images; None if the data set is not on this machine."""
     try:
-        return len(_data(config).records("train"))
+        return len(_offline_source(config).records("train"))
     except DatasetMissing:
         return None
 
 
-def _data(config: Config) -> LightningDataModule:
-    """The data set, which need not be there: its folder is looked at when records are asked for."""
-    nowhere = {"root": ""} if config.data.get("root", "") is None else {}
-    return build_data(replace(config, data=config.data | nowhere))
+def _offline_source(config: Config) -> DataSource:
+    """Return the data set, which need not be there: its folder is read when records are asked for."""
+    return build_data(_without_root(config)).source
+
+
+def _without_root(config: Config) -> Config:
+    return replace(config, data=config.data | ({"root": ""} if config.data.get("root", "") is None else {}))

@@ -1,4 +1,4 @@
-"""What processors can compute at most: a few GPUs by their data sheets, this CPU by a product that is timed."""
+"""Peak FLOP/s of GPUs, by their data sheets, and of this CPU, by measurement."""
 
 import time
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ import torch
 
 
 @dataclass(frozen=True)
-class Speed:
-    """FLOP/s of dense products: in half precision on tensor cores, and in single without them."""
+class PeakFlops:
+    """FLOP/s of dense products: in half precision on tensor cores, and in single precision without them."""
 
     half: float
     single: float
@@ -16,28 +16,28 @@ class Speed:
 
 # NVIDIA's data sheets and architecture white papers: bf16 with fp32 accumulation, without sparsity; fp32 without TF32.
 GPUS = {
-    "H200": Speed(989e12, 67e12),
-    "H100": Speed(989e12, 67e12),
-    "A100": Speed(312e12, 19.5e12),
-    "L40S": Speed(362e12, 91.6e12),
-    "RTX 4090": Speed(165e12, 82.6e12),
-    "RTX 3090": Speed(71e12, 35.6e12),
-    "RTX 4070 Ti": Speed(80e12, 40.1e12),
+    "H200": PeakFlops(989e12, 67e12),
+    "H100": PeakFlops(989e12, 67e12),
+    "A100": PeakFlops(312e12, 19.5e12),
+    "L40S": PeakFlops(362e12, 91.6e12),
+    "RTX 4090": PeakFlops(165e12, 82.6e12),
+    "RTX 3090": PeakFlops(71e12, 35.6e12),
+    "RTX 4070 Ti": PeakFlops(80e12, 40.1e12),
 }
 
-# What training of this family of models reaches of them. NVIDIA NeMo's ControlNet page: 18 to 30 % of an A100's;
-# mosaicml/diffusion: 28 %; images painted in batches, the diffusers documentation: up to 39 %.
-REACHED = (0.4, 0.2)
+# Share of the peak that these models reach. NVIDIA NeMo's ControlNet page: 18 to 30 % of an A100; mosaicml/diffusion:
+# 28 %; images generated in batches, the diffusers documentation: up to 39 %.
+TYPICAL_UTILISATION = (0.4, 0.2)
 
 
-def present() -> str | None:
-    """The GPU of this machine by its name above; None where there is none, or one that is not known."""
+def detect_gpu() -> str | None:
+    """Return the key in `GPUS` of this machine's GPU; None if there is none, or an unknown one."""
     name = torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
-    return next((known for known in GPUS if known in name), None)
+    return next((key for key in GPUS if key in name), None)
 
 
-def this_cpu(seconds: float = 0.2, side: int = 768) -> float:
-    """FLOP/s of a product of two square matrices in single precision on this CPU, now: the best of a short while."""
+def measure_cpu(seconds: float = 0.2, side: int = 768) -> float:
+    """Return the FLOP/s of a product of two square matrices in fp32 on this CPU: the best within some seconds."""
     a, b = torch.rand(side, side), torch.rand(side, side)
     end, best = time.perf_counter() + seconds, float("inf")
     while (start := time.perf_counter()) < end:

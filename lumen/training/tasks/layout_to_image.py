@@ -1,121 +1,249 @@
-"""The Lightning module: one training and validation loop for every backbone and conditioning."""
+"""Layout to image (Wang et al. 2024): a generator learns to reconstruct an image from its layout and caption."""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from lightning.pytorch import LightningModule
-from lightning.pytorch.plugins.precision import MixedPrecision, Precision
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
-from torch.optim import Optimizer
+from lightning.pytorch import LightningDataModule
+from torch import Tensor, nn
 
-from lumen.core.errors import BadCheckpoint
-from lumen.core.interfaces import Batch, Conditioning
-from lumen.core.random import stable_seed, keyed_uniform
-from lumen.diffusion.activation_reuse import encoded
-from lumen.generators.controlnet import ControlledDiffusion
-from lumen.training.fit_conditioning import fit
+from lumen.core.interfaces import Batch, Conditioning, Generator, Optimization, Preview, Stage, Task
+from lumen.core.random import keyed_uniform, stable_seed
+from lumen.core.registry import tasks
+from lumen.core.visualize import make_grid
+from lumen.training.fit_conditioning import fit_conditioning
 
-BINS = 4  # equal parts of the noise schedule that the validation loss is reported in
+VALIDATION_BINS = 4  # equal parts of the noise schedule that the validation loss is reported for
+PREVIEW_IMAGES = 4  # assumed by the cost estimate
 
 
-class LayoutModule(LightningModule):
-    """Teaches a ControlNet to paint the image whose layout it is shown.
+@tasks.register
+class LayoutToImage(Task):
+    """Training of a generator to reconstruct an image from its layout and caption.
 
     Args:
-        lr: of AdamW, reached linearly within `warmup` optimiser steps, then constant.
-        seed: of timesteps, noise and dropped prompts; each belongs to (seed, sample id, step), so
-            one process or eight draw the same.
+        generator: Model that is trained.
+        conditioning: Map from a batch to its layout.
+        optimization: Options of AdamW.
+        seed: Seed of timesteps, noise and prompt dropout.
     """
 
-    def __init__(
-        self,
-        diffusion: ControlledDiffusion,
-        conditioning: Conditioning,
-        lr: float = 1e-5,
-        warmup: int = 500,
-        weight_decay: float = 1e-2,
-        seed: int = 0,
-    ):
-        super().__init__()
-        self.diffusion, self.conditioning = diffusion, conditioning
-        self.lr, self.warmup, self.weight_decay, self.seed = lr, warmup, weight_decay, seed
+    reference_rows = {
+        "real": "real images",
+        "vae": "VAE round trip",
+        "text": "caption alone",
+        "shuffled": "another image's layout",
+    }
+    shared_rows = ("real", "vae", "text")
+    phase_labels = Task.phase_labels | {
+        "latents": "while images are encoded",
+        "layout": "while layouts are computed",
+        "picture": "while the sample grid is generated",
+    }
 
-    def on_fit_start(self) -> None:
-        """Fits the conditioning where no checkpoint has brought it: inside the process group, so ranks share it."""
-        fit(self.conditioning, self.trainer.datamodule, self.seed)
+    def __init__(self, *, generator: Generator, conditioning: Conditioning, optimization: Optimization, seed: int = 0):
+        super().__init__(optimization, seed)
+        self.diffusion, self.conditioning = generator, conditioning  # both names are part of the keys of checkpoints
 
-    def on_train_batch_start(self, batch: Batch, index: int) -> None:
-        """What is drawn without a key, as by dropout, follows from the step as well: a continued run draws the same."""
-        torch.manual_seed(stable_seed(self.seed, self.global_rank, index))
+    @property
+    def generator(self) -> Generator:
+        """Model that is trained."""
+        return self.diffusion
 
-    def training_step(self, batch: Batch, index: int) -> Tensor:
-        moments, layout = self.seen(batch)
-        keys = [(self.seed, i, self.global_step) for i in batch.id]
-        loss = self.diffusion.loss(moments, batch.caption, layout, keys).mean()
+    # ---- networks
+
+    @property
+    def frozen_networks(self) -> dict[str, nn.Module]:
+        """Networks of the generator and of the conditioning."""
+        return self.generator.networks | self.conditioning.networks
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Hashes of the generator's frozen networks; the conditioning verifies its own."""
+        return self.generator.identity
+
+    @property
+    def source(self) -> str:
+        """Origin of the generator's frozen weights."""
+        return self.generator.source
+
+    # ---- statistics and cache
+
+    def fit_statistics(self, data: LightningDataModule, cached: Callable[..., Tensor] | None = None) -> None:
+        """Fit the conditioning, such as a PCA basis, to training images."""
+        fit_conditioning(self.conditioning, data, self.seed, cached)
+
+    def cache_keys(self, arguments: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Return latents, which all runs on a data set share, and layouts, which all runs with the same basis share."""
+        return {
+            "latents": self.generator.latents_key,
+            "layouts": {"conditioning": self.conditioning.cache_key(arguments["conditioning"])},
+        }
+
+    def encode(self, name: str, batch: Batch) -> Tensor:
+        """Return the moments of the latents, or the expensive part of the layout."""
+        if name == "latents":
+            return self.generator.encode(batch.image)
+        if "latents" not in batch.cached:
+            return self.conditioning.encode(batch)
+        with self.generator.known_latents(batch.cached["latents"].float()):
+            return self.conditioning.encode(batch)
+
+    def needs_images(self, cached: Iterable[str]) -> bool:
+        """Return whether layouts are still computed from images."""
+        return "layouts" not in cached
+
+    # ---- training
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        latent_moments, layout = self.encode_batch(batch)
+        keys = [(self.seed, image_id, self.global_step) for image_id in batch.id]
+        loss = self.generator.loss(latent_moments, batch.caption, layout, keys).mean()
         self.log("train/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(layout))
         return loss
 
-    def seen(self, batch: Batch) -> tuple[Float[Tensor, "b n h w"], Float[Tensor, "b k _ _"]]:
-        """Moments of the latents, and the layout, of a batch: from a cache where they came from there."""
-        moments = self.diffusion.moments(batch.image) if batch.moments is None else batch.moments.float()
-        if batch.layout is None:
-            with encoded(self.diffusion.pipeline.vae, moments):
-                return moments, self.conditioning(batch)
-        return moments, self.conditioning.to_layout(batch.layout.float())
+    def encode_batch(self, batch: Batch) -> tuple[Float[Tensor, "b n h w"], Float[Tensor, "b k _ _"]]:
+        """Return latent moments and layout, from the cache where it has them."""
+        cached = batch.cached
+        moments = cached["latents"].float() if "latents" in cached else self.generator.encode(batch.image)
+        if "layouts" in cached:
+            return moments, self.conditioning.to_layout(cached["layouts"].float())
+        with self.generator.known_latents(moments):
+            return moments, self.conditioning(batch)
 
-    def validation_step(self, batch: Batch, index: int) -> None:
-        """The loss of each image at one fixed timestep and noise per bin: comparable between steps, runs and ranks."""
-        moments, layout = self.seen(batch)
-        last = self.diffusion.pipeline.scheduler.config.num_train_timesteps
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log the loss at one fixed timestep and noise per bin, comparable between steps, runs and ranks."""
+        latent_moments, layout = self.encode_batch(batch)
+        last = self.generator.num_train_timesteps
         total = 0
-        for part in range(BINS):
-            keys = [("validation", i, part) for i in batch.id]
-            timesteps = ((part + keyed_uniform([(*k, "timestep") for k in keys])) * last / BINS).long()
-            loss = self.diffusion.loss(moments, batch.caption, layout, keys, timesteps).mean()
-            name = f"val/loss_t{part * last // BINS:04d}-{(part + 1) * last // BINS - 1:04d}"
-            self.log(name, loss, on_epoch=True, sync_dist=True, batch_size=len(layout))
-            total = total + loss / BINS
+        for part in range(VALIDATION_BINS):
+            keys = [("validation", image_id, part) for image_id in batch.id]
+            share = keyed_uniform([(*k, "timestep") for k in keys])
+            timesteps = ((part + share) * last / VALIDATION_BINS).long()
+            loss = self.generator.loss(latent_moments, batch.caption, layout, keys, timesteps).mean()
+            low, high = part * last // VALIDATION_BINS, (part + 1) * last // VALIDATION_BINS - 1
+            self.log(f"val/loss_t{low:04d}-{high:04d}", loss, on_epoch=True, sync_dist=True, batch_size=len(layout))
+            total = total + loss / VALIDATION_BINS
         self.log("val/loss", total, on_epoch=True, sync_dist=True, prog_bar=True, batch_size=len(layout))
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        learns = [p for p in self.parameters() if p.requires_grad]
-        # Fused, it passes over the weights once, not a dozen times. On a CPU that gains a fiftieth of a step, for which
-        # the bits of measured figures are not given up. fp16's scaler would be clipped before it unscales.
-        fused = self.device.type == "cuda" and getattr(self.trainer.precision_plugin, "scaler", None) is None
-        optimizer = torch.optim.AdamW(learns, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
-        ramp = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, self.warmup)))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": ramp, "interval": "step"}}
+    def compile_networks(self) -> None:
+        """Compile the generator."""
+        self.generator.compile()
 
-    def configure_gradient_clipping(
-        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
-    ) -> None:
-        """Lightning clips for no fused optimizer in mixed precision, though in bf16 there is nothing to unscale."""
-        plugin = self.trainer.precision_plugin
-        if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
-            Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0)
-        else:
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+    def to_channels_last(self) -> None:
+        """Lay out the generator's convolutions channels-last; by NVIDIA's figures a fifth faster."""
+        self.generator.to(memory_format=torch.channels_last)
 
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
-        checkpoint["frozen"] = self.diffusion.identity
+    # ---- outputs
 
-    def on_load_checkpoint(self, checkpoint: dict) -> None:
+    @torch.no_grad()
+    def outputs(
+        self,
+        batch: Batch,
+        seeds: list[list[int]],
+        row: str = "test",
+        other: Callable[[], Batch] | None = None,
+        **sampling: Any,
+    ) -> Float[Tensor, "b n 3 H W"]:
+        """Return images in [-1, 1], n per image of the batch.
+
+        Args:
+            row: "test" generates from the image's own layout and caption. "real" is the image itself, "vae" its round
+                trip through the autoencoder (the ceiling), "text" a sample from the caption alone, "shuffled" one
+                from the caption and the layout of another image (the floor).
         """
-        Raises:
-            BadCheckpoint: it was trained with another backbone, N, or base model.
+        if row in ("real", "vae"):
+            image = batch.image if row == "real" else self.generator.reconstruct(batch.image)
+            return torch.stack([image] * len(seeds), dim=1)
+        layout = None
+        if row != "text":
+            layout = self.conditioning(batch if row == "test" else other())
+        return torch.stack([self._sample(batch, layout, one_each, sampling) for one_each in seeds], dim=1)
+
+    def num_outputs(self, row: str, samples: int) -> int:
+        """Return 1 for rows without randomness."""
+        return 1 if row in ("real", "vae") else samples
+
+    @torch.no_grad()
+    def preview(self, batch: Batch, num_samples: int, seed: int, **sampling: Any) -> Preview:
+        """Return image, layout and samples side by side, and `val/response`.
+
+        `val/response` is the mean change of the first sample, as a share of the range of a pixel, when the image gets
+        the layout of another image and all else stays, noise included. At 0 the layout has no effect.
         """
-        theirs, mine = checkpoint["state_dict"], self.state_dict()
-        shape = {k: tuple(v.shape) if isinstance(v, Tensor) else None for k, v in mine.items()}
-        for name in sorted(theirs.keys() | mine.keys()):
-            there = tuple(theirs[name].shape) if isinstance(theirs.get(name), Tensor) else None
-            if there != shape.get(name):
-                raise BadCheckpoint(
-                    f"this checkpoint belongs to another configuration: {name} has the shape {there} there and "
-                    f"{shape.get(name)} here; name the backbone, conditioning and base model that it was trained with."
-                )
-        for name, mine in self.diffusion.identity.items():
-            if (there := checkpoint["frozen"][name]) != mine:
-                raise BadCheckpoint(
-                    f"this checkpoint was trained on another {name} (weights {there}, here {mine}); give the same "
-                    "diffusion.weights, revision and vae."
-                )
+        layout = self.conditioning(batch)
+        seeds = [[stable_seed(seed, "grid", image_id, k) for image_id in batch.id] for k in range(num_samples)]
+        samples = [self._sample(batch, layout, one_each, sampling) for one_each in seeds]
+        mismatched = self._sample(batch, layout.roll(1, dims=0), seeds[0], sampling)
+        scalars = {"val/response": (samples[0] - mismatched).abs().mean() / 2} if len(layout) > 1 else {}
+        picture = make_grid(batch.image, self.conditioning.visualize(layout), samples, batch.caption)
+        return Preview(picture, batch.caption, scalars)
+
+    @torch.no_grad()
+    def visualize(self, batch: Batch) -> Float[Tensor, "b 3 h w"]:
+        """Return the layout as RGB."""
+        return self.conditioning.visualize(self.conditioning(batch))
+
+    def _sample(
+        self, batch: Batch, layout: Float[Tensor, "b k _ _"] | None, seeds: list[int], sampling: dict[str, Any]
+    ) -> Float[Tensor, "b 3 H W"]:
+        return self.generator.sample(batch.caption, layout, seeds, tuple(batch.image.shape[-2:]), **sampling)
+
+    def protocol(self) -> dict[str, Any]:
+        """Return the frozen weights and the noise schedule."""
+        return {"diffusion": self.generator.protocol()}
+
+    def summary_metrics(self) -> dict[str, float]:
+        """Return those of the conditioning, such as the explained variance."""
+        return self.conditioning.summary_metrics()
+
+    def save(self, directory: Path) -> None:
+        """Write what the conditioning estimated, such as a PCA basis."""
+        self.conditioning.save(directory)
+
+    # ---- cost
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Names of the generator's networks."""
+        return self.generator.labels
+
+    @property
+    def trainable(self) -> str:
+        """Name of the generator."""
+        return _module_name(self.generator)
+
+    @property
+    def uncounted(self) -> str | None:
+        """Name of the conditioning if it has networks besides a backbone, which run outside of PyTorch's tracing."""
+        return _module_name(self.conditioning) if set(self.conditioning.networks) - {"backbone"} else None
+
+    def stages(self, image: Float[Tensor, "b 3 H W"]) -> Iterator[Stage]:
+        """Yield autoencoder, layout, and the stages of the generator."""
+        moments = self.generator.encode(image)
+        yield Stage("autoencoder", "latents", cached_values=moments.numel())
+        with self.generator.known_latents(moments):
+            code = self._traced_code(image)
+        values, layout = code.numel(), self.conditioning.to_layout(code)
+        del code
+        yield Stage("layout", "layout", cached_values=values)
+        yield from self.generator.loss_stages(moments, layout)
+
+    def preview_stages(self, image: Float[Tensor, "1 3 H W"], guidance: float) -> Iterator[Stage]:
+        """Yield the stage in which the sample grid is generated."""
+        branches = 1 + (guidance != 1)
+        images = image.expand(PREVIEW_IMAGES, -1, -1, -1)
+        layout = torch.cat([self.conditioning.to_layout(self._traced_code(images))] * branches)
+        yield from self.generator.sample_stages(layout, tuple(image.shape[-2:]))
+
+    def _traced_code(self, image: Float[Tensor, "b 3 H W"]) -> Tensor:
+        """Return what the cache would hold of a layout; without a backbone a tensor as large as the image."""
+        if "backbone" not in self.conditioning.networks:
+            return image.new_empty(len(image), self.conditioning.channels, *image.shape[-2:])
+        return self.conditioning.encode(Batch(image, [""] * len(image), ["image"] * len(image)))
+
+
+def _module_name(module: nn.Module) -> str:
+    return type(module).__module__.rpartition(".")[2]

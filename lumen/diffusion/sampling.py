@@ -1,0 +1,47 @@
+"""Sampler loop of a latent diffusion model, with classifier-free guidance."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from jaxtyping import Float
+from torch import Tensor
+
+SAMPLERS = {"ddim": DDIMScheduler, "dpm": DPMSolverMultistepScheduler}
+
+
+def run_sampler(
+    denoise: Callable[[Tensor, Tensor, float], Tensor],
+    schedule: Any,
+    shape: tuple[int, ...],
+    seeds: list[int],
+    device: torch.device,
+    sampler: str = "ddim",
+    steps: int = 25,
+    guidance: float = 7.5,
+) -> Float[Tensor, "b z h w"]:
+    """Return latents sampled from seeded noise, one per seed.
+
+    Args:
+        denoise: Function of (noisy latents, timestep, share of the steps done) that returns the prediction. With
+            guidance it gets the latents twice: first for the negative, then for the actual prompt.
+        schedule: Config of the noise schedule.
+        shape: Of one latent.
+        guidance: Scale of classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598); 1 means none.
+    """
+    scheduler = SAMPLERS[sampler].from_config(schedule)
+    # The timesteps stay on the CPU, where the scheduler reads them: on a GPU it would wait for each step to end.
+    scheduler.set_timesteps(steps)
+    z = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]).to(device)
+    z = z * scheduler.init_noise_sigma
+    guided = guidance != 1
+    timesteps = scheduler.timesteps
+    for step, (t, t_device) in enumerate(zip(timesteps, timesteps.to(device), strict=True), start=1):
+        noisy = scheduler.scale_model_input(torch.cat([z] * 2) if guided else z, t)
+        predicted = denoise(noisy, t_device, step / len(timesteps))
+        if guided:
+            unconditional, conditional = predicted.chunk(2)
+            predicted = unconditional + guidance * (conditional - unconditional)
+        z = scheduler.step(predicted, t, z, return_dict=False)[0]
+    return z

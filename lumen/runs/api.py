@@ -1,0 +1,64 @@
+"""Python API of a run: load it, read its results, sample from it."""
+
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from lumen.config.experiment import reload
+from lumen.config.schema import Config
+from lumen.core.interfaces import Task
+from lumen.core.visualize import to_uint8
+from lumen.runs.directory import load_results, load_run_config
+from lumen.runs.sample import load_task, read_photo, sample_images
+
+
+class Run:
+    """A trained run.
+
+    Args:
+        directory: Run directory, such as runs/scenes/default/seed0.
+        config: Config of the run.
+    """
+
+    def __init__(self, directory: Path, config: Config):
+        self.directory, self.config = directory, config
+
+    @property
+    def results(self) -> dict[str, Any] | None:
+        """Metric values of a finished run; None if it is not finished."""
+        return load_results(self.directory)
+
+    @cached_property
+    def task(self) -> Task:
+        """The trained LightningModule with its newest checkpoint, averaged if the run had an EMA."""
+        return load_task(self.directory, self.config)
+
+    def sample(
+        self, photo: str | Path, prompt: str = "", seed: int = 0, num_samples: int | None = None, **sampling: Any
+    ) -> list[Image.Image]:
+        """Return images with the layout of a photo, under a prompt.
+
+        Args:
+            num_samples: Number of images; by default that of the config.
+            sampling: Options that replace those of the config's `sampling`, such as guidance=2.0.
+        """
+        options = asdict(self.config.sampling) | sampling
+        count = options.pop("images")
+        batch = read_photo(Path(photo), self.config.size, prompt)
+        samples = sample_images(self.task, batch, num_samples or count, seed, options)
+        return [Image.fromarray(to_uint8(sample[0]).numpy()) for sample in samples]
+
+
+def load_run(directory: str | Path, *flags: str) -> Run:
+    """Return a run from its directory.
+
+    Args:
+        flags: Overrides such as "accelerator=cpu" or "best=val/loss".
+
+    Raises:
+        UnknownName: This is no run directory.
+    """
+    return Run(Path(directory), reload(load_run_config(Path(directory)), flags))
