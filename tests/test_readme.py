@@ -13,8 +13,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from lumen.__main__ import VERBS, main
-from lumen.core.registry import backbones, conditionings, datamodules, launchers, metrics
+from lumen.__main__ import COMMANDS, main
+from lumen.core.registry import backbones, conditionings, datamodules, generators, launchers, metrics, tasks
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -37,6 +37,7 @@ SMALL = [
 SMALL += ["sampling.steps=1", "sampling.images=1", "devices=1"]
 UNTRAINED = ["backbone.size=tiny", "backbone.weights=none", "diffusion.weights=none", "diffusion.size=tiny"]
 
+REGISTRIES = (backbones, datamodules, conditionings, generators, tasks, metrics, launchers)
 # Words of a command before "=" that are no keys of a config.
 OPTIONS = {"base", "seeds", "rows", "parts", "launcher", "slots", "trial", "out", "gb", "root", "format", "together"}
 
@@ -140,10 +141,10 @@ def test_readme_quotes_the_papers_values_of_table_1():
 
 def test_docs_show_every_verb_and_every_component():
     text = "\n".join(page.read_text() for page in PAGES)
-    assert [verb for verb in VERBS if f"lumen {verb}" not in text] == []
-    registries = (backbones, datamodules, conditionings, metrics, launchers)
-    missing = [name for registry in registries for name in registry.names() if not re.search(rf"\b{name}\b", text)]
+    assert [verb for verb in COMMANDS if f"lumen {verb}" not in text] == []
+    missing = [name for registry in REGISTRIES for name in registry.names() if not re.search(rf"\b{name}\b", text)]
     assert missing == []
+    assert [registry.group for registry in REGISTRIES if f"`{registry.group}`" not in text] == []
 
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
@@ -175,7 +176,7 @@ def _anchor(title: str) -> str:
 def test_docs_name_commands_that_exist(page):
     for command in [code for code in [*inline_code(page), *blocks(page, "")] if code.startswith("lumen ")]:
         one, two = [*command.split()[1:3], ""][:2]
-        assert one in VERBS or f"{one} {two}" in VERBS, command
+        assert one in COMMANDS or f"{one} {two}" in COMMANDS, command
     text = page.read_text() if page.name != "changes.md" else page.read_text().replace("-m lumen.recipes", "")
     for module in re.findall(r"python -m ([\w.]+[\w])", text):
         assert find_spec(module), module
@@ -185,7 +186,8 @@ def test_docs_name_commands_that_exist(page):
 def test_docs_name_keys_that_exist(page):
     base = yaml.safe_load((ROOT / "experiments" / "base.yaml").read_text())
     keys = set(base) | {f"{key}.{inner}" for key in base if isinstance(base[key], dict) for inner in base[key]}
-    slots = {"data": datamodules, "backbone": backbones, "conditioning": conditionings}
+    slots = {"data": datamodules, "task": tasks, "generator": generators, "backbone": backbones}
+    slots |= {"conditioning": conditionings}
     keys |= {f"{slot}.{key}" for slot in slots for name in slots[slot].names() for key in slots[slot].arguments(name)}
     keys |= {f"metrics.{name}.{key}" for name in metrics.names() for key in metrics.arguments(name)}
     keys |= {f"{name}.{key}" for name in launchers.names() for key in launchers.arguments(name)}
