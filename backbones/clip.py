@@ -56,13 +56,14 @@ class CLIP(Backbone):
         self.stride = net.patch_size[0]
         channels = net.output_dim if facet == "maskclip" else net.transformer.width
         self.map_channels = (channels,) * len(self.layers)
-        self.normalize = Normalization(net.preprocess_cfg["mean"], net.preprocess_cfg["std"])
+        # The fingerprint of the weights covers the names of buffers, so this attribute must keep its name.
+        self.normalise = Normalization(net.preprocess_cfg["mean"], net.preprocess_cfg["std"])
         self.freeze()
 
     @torch.no_grad()
     def feature_maps(self, image: Float[Tensor, "b 3 H W"]) -> list[Tensor]:
         """Return one map per layer, in the order of the blocks."""
-        image = self.normalize(resize_to_multiple(image, self.stride, self.fit, "clip"))
+        image = self.normalise(resize_to_multiple(image, self.stride, self.fit, "clip"))
         grid = image.shape[-2] // self.stride, image.shape[-1] // self.stride
         blocks = self.net.transformer.resblocks
         # All facets but "token" are computed from the input of a block, which is the output of the module before it.

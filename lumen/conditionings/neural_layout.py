@@ -33,20 +33,20 @@ class NeuralLayout(Conditioning):
 
         layout(x) = Aᵀ (f(x) - m) / s
 
-        f(x)  feature of a cell: all feature maps, resized to the finest and concatenated, c channels
-        m     mean of the features over the training images
-        A     c × N, orthonormal columns: the N directions in which the features vary most
-        s     `scale`
+        f(x)  feature of a cell: all feature maps, resized to the finest and concatenated to c channels
+        m     mean of the feature over training images
+        A     c × N, orthonormal columns: the N directions in which the feature varies most, strongest first
+        s     scale of each channel: 1, one number for all, or its standard deviation (see `scale`)
 
-    m and A are estimated once, by PCA of `vectors` features at random cells of training images, and belong to one
-    backbone. Classes and geometry dominate the strongest directions, so the layout keeps them and loses most of the
-    appearance. `lumen leakage` measures how much appearance is left.
+    PCA estimates m and A once, from `vectors` features at random cells of training images. They belong to one
+    backbone. The layout describes semantics and geometry of the image in few channels; `lumen leakage` measures how
+    much of the appearance it holds as well.
 
-    `encode` projects onto all stored axes and divides by a single number. `to_layout` selects the first N and applies
-    `scale`. So one fit and one cache entry serve every N up to the stored number, and every scale.
+    `encode` projects onto 20 axes, or 64 if N is larger, and divides by one number. `to_layout` selects the first N
+    and applies `scale`. So one fit and one cache entry serve every N up to 20 and every `scale`.
 
     Args:
-        components: N, the channels of the layout.
+        components: N, the channels k of the layout.
         vectors: Feature vectors that the axes are fitted on; "all" takes every cell of every training image. The paper
             takes 40,000 random vectors of the training set.
         per_image: Feature vectors from one image. The paper does not say from how many images its vectors come.
@@ -58,7 +58,7 @@ class NeuralLayout(Conditioning):
     Attributes:
         metadata: Origin of the basis, as `Basis.metadata`; empty before the fit.
 
-    Source: Wang et al. 2024, section 3.
+    Source: Wang et al. 2024, arXiv:2407.01790, section 3.
     """
 
     hint = "latent"  # the cells of a backbone are no finer than the latents
@@ -193,8 +193,9 @@ class NeuralLayout(Conditioning):
 
     # ---- basis
 
+    @property
     def basis(self) -> Basis:
-        """Return the fitted basis with all stored axes."""
+        """Fitted basis with all stored axes."""
         return Basis(self.mean, self.axes, self.variance, self.scale, self.metadata)
 
     def set_basis(self, basis: Basis, origin: str) -> None:
@@ -220,7 +221,7 @@ class NeuralLayout(Conditioning):
 
     def save(self, directory: Path) -> None:
         """Write the basis to basis.safetensors."""
-        self.basis().save(directory / "basis.safetensors")
+        self.basis.save(directory / "basis.safetensors")
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the metadata of the basis, which hold the backbone's identity."""
@@ -234,7 +235,7 @@ class NeuralLayout(Conditioning):
         """
         self.metadata = metadata
         if metadata:
-            self.basis().verify(self.backbone.identity, "the basis in this checkpoint")
+            self.basis.verify(self.backbone.identity, "the basis in this checkpoint")
 
     # ---- projection inside the backbone
 

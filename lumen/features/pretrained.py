@@ -1,4 +1,4 @@
-"""Pretrained weights: from a config value to a folder, and one sentence for any folder that cannot be loaded."""
+"""Pretrained weights: resolution of a config value to a folder, and errors of loading the folder."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -47,13 +47,14 @@ class ViT(Backbone):
         self.stride = net.patch_embed.patch_size[0]
         self.map_channels = (net.embed_dim,) * len(self.layers)
         card = resolve_model_data_config(net)
-        self.normalize = Normalization(card["mean"], card["std"])
+        # The fingerprint of the weights covers the names of buffers, so this attribute must keep its name.
+        self.normalise = Normalization(card["mean"], card["std"])
         self.freeze()
 
     @torch.no_grad()
     def feature_maps(self, image: Float[Tensor, "b 3 H W"]) -> list[Tensor]:
         """Return one map per layer, in the order of the blocks."""
-        image = self.normalize(resize_to_multiple(image, self.stride, self.fit, self.name))
+        image = self.normalise(resize_to_multiple(image, self.stride, self.fit, self.name))
         if self.facet == "token":
             return self.net.forward_intermediates(
                 image, indices=self.layers, norm=True, stop_early=True, intermediates_only=True
