@@ -1,63 +1,73 @@
-"""The command line: a verb, then what it works on, then key=value flags."""
+"""Command line: a verb, its positional arguments, and key=value options."""
 
 import os
 import sys
 
-# Before torch is imported: OpenMP's threads spin without end while they wait, and where another process wants the
-# cores a small network trains ten times slower. Sleeping at once would cost a quiet machine a third; so, a short spin.
+# It must be set before torch is imported. OpenMP's threads otherwise spin without end while they wait, and if another
+# process needs the cores a small network trains ten times slower. Without any spin an idle machine loses a third.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
-from lumen.cli import cache, data, info, runs, tables  # noqa: F401  (each adds its verbs)
-from lumen.cli.command import VERBS, usage
+from lumen.cli import cache, data, info, runs, tables  # noqa: F401  (their import registers the commands)
+from lumen.cli.command import COMMANDS
 from lumen.core.errors import BadConfig, Mistake, UnknownName, suggestion
-from lumen.core.signals import STOPPED, Stopped, started
+from lumen.core.signals import SIGNAL_EXIT_CODE, SignalInterrupt, is_child_rank
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command; returns 0 done, 1 not all that was asked for, 2 a mistake, 75 told to stop, 130 interrupted."""
+    """Run one command, and return its exit code.
+
+    Returns:
+        0 if everything is done, 1 if something is unfinished or unequal, 2 after a mistake of the user, 75 if a signal
+        stopped the run, 130 after Ctrl-C.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        name, words, flags = _parse(arguments)
-        if name is None:
-            print("\n".join(["usage: lumen VERB ...", *(f"  {usage(f, True)}" for f in VERBS.values())]))
+        verb, positionals, options = _parse(arguments)
+        if verb is None:
+            _print_help()
             return 0
-        return VERBS[name](words, flags)
+        return COMMANDS[verb](positionals, options)
     except Mistake as mistake:
         print("\n".join(f"lumen: {line}" for line in str(mistake).splitlines()), file=sys.stderr)
         return 2
-    except Stopped as stopped:
-        if started():  # by the first rank of this machine, which speaks for all
+    except SignalInterrupt as interrupt:
+        if is_child_rank():  # the first rank of this machine prints and returns for all of them
             return 0
-        print(f"lumen: {stopped}", file=sys.stderr)
-        return STOPPED
+        print(f"lumen: {interrupt}", file=sys.stderr)
+        return SIGNAL_EXIT_CODE
     except KeyboardInterrupt:
-        print("lumen: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
+        print("lumen: interrupted; repeat the command to resume from the last checkpoint.", file=sys.stderr)
         return 130
 
 
+def _print_help() -> None:
+    print("usage: lumen VERB ...")
+    for command in COMMANDS.values():
+        print(f"\n  {command.usage}\n      {command.help}")
+
+
 def _parse(arguments: list[str]) -> tuple[str | None, list[str], dict[str, str]]:
-    """The verb, the plain words and the flags of a command; no verb means help is wanted."""
+    """Return the verb, the positional arguments and the options; the verb is None if help is asked for."""
     if not arguments or arguments[0] in ("help", "-h", "--help") or {"-h", "--help"} & set(arguments):
         return None, [], {}
-    two = " ".join(arguments[:2])
-    name = two if two in VERBS else arguments[0]
-    if name not in VERBS:
-        deeper = [v for v in VERBS if v.startswith(f"{name} ")]
-        asked = two if deeper else name
-        raise UnknownName(f"lumen cannot '{asked}'; {suggestion(asked, deeper or VERBS)}")
-    words, flags = [], {}
-    for argument in arguments[len(name.split()) :]:
+    two_words = " ".join(arguments[:2])
+    verb = two_words if two_words in COMMANDS else arguments[0]
+    if verb not in COMMANDS:
+        group = [name for name in COMMANDS if name.startswith(f"{verb} ")]
+        unknown = two_words if group else verb
+        raise UnknownName(f"lumen has no command '{unknown}'; {suggestion(unknown, group or COMMANDS)}")
+    positionals, options = [], {}
+    for argument in arguments[len(verb.split()) :]:
         key, equals, value = argument.partition("=")
         if argument.startswith("--"):
-            flags[argument] = ""
+            if not COMMANDS[verb].accepts_flag(argument):
+                raise BadConfig(f"lumen {verb} has no option '{argument}'; settings are written key=value.")
+            options[argument] = ""
         elif equals and key.replace(".", "").isidentifier():
-            flags[key] = value
+            options[key] = value
         else:
-            words.append(argument)
-    options = {("--print", "ablate"), ("--cost", "show")}
-    if unknown := [flag for flag in flags if flag.startswith("--") and (flag, name) not in options]:
-        raise BadConfig(f"lumen {name} has no option '{unknown[0]}'; settings are written key=value.")
-    return name, words, flags
+            positionals.append(argument)
+    return verb, positionals, options
 
 
 if __name__ == "__main__":

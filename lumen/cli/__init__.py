@@ -1,1 +1,1 @@
-"""What `lumen` can be told to do; one file per kind of verb."""
+"""Commands of `lumen`, one file per group."""

@@ -1,57 +1,58 @@
-"""The cache: filled, listed, checked, cut."""
+"""Commands for the cache: build, ls, verify, prune."""
 
 from pathlib import Path
 
-from lumen.cli.command import Verb, one, strings, usage, verb
-from lumen.config import experiment as configs
+from lumen.cli.command import Command, as_overrides, command, single_argument
+from lumen.config.experiment import load
 from lumen.core.errors import BadConfig
 
 
-@verb("cache build")
-def build_cache(words: list[str], flags: dict[str, str]) -> int:
-    """lumen cache build EXPERIMENT [key=value ...]: makes the latents and layouts that its runs would look at"""
-    config = configs.load(one(words, "EXPERIMENT", build_cache), strings({"cache": "always"} | flags))
+@command("cache build", "EXPERIMENT [key=value ...]")
+def build_cache(positionals: list[str], options: dict[str, str]) -> int:
+    """Compute the outputs of frozen networks that an experiment's runs would cache."""
+    config = load(single_argument(positionals, "EXPERIMENT", build_cache), as_overrides({"cache": "always"} | options))
     from lumen.runs.precompute import build
 
     build(config)
     return 0
 
 
-@verb("cache ls")
-def list_cache(words: list[str], flags: dict[str, str]) -> int:
-    """lumen cache ls [runs=DIR]: what is kept, how much of it, and when it was used last"""
-    from lumen.data.cache import amount, stock
+@command("cache ls", "[runs=DIR]")
+def list_cache(positionals: list[str], options: dict[str, str]) -> int:
+    """List the stores of the cache with their size and time of last use."""
+    from lumen.data.cache import format_bytes, list_stores
 
-    shelves = stock(_cache(words, flags, list_cache))
-    print("\n".join([*map(str, shelves), f"{amount(sum(each.size for each in shelves))} in all"]))
+    stores = list_stores(_cache_directory(positionals, options, list_cache))
+    total = format_bytes(sum(store.num_bytes for store in stores))
+    print("\n".join([*map(str, stores), f"{total} in all"]))
     return 0
 
 
-@verb("cache verify")
-def verify_cache(words: list[str], flags: dict[str, str]) -> int:
-    """lumen cache verify [runs=DIR]: reads all that is kept; what is damaged is removed, to be made anew"""
-    from lumen.data.cache import damaged
+@command("cache verify", "[runs=DIR]")
+def verify_cache(positionals: list[str], options: dict[str, str]) -> int:
+    """Read the whole cache and remove damaged shards, which runs compute again."""
+    from lumen.data.cache import remove_corrupt_shards
 
-    bad = list(damaged(_cache(words, flags, verify_cache)))
-    print("\n".join([*(f"removed: {path}" for path in bad), f"{len(bad)} damaged"]))
-    return 1 if bad else 0
+    paths = list(remove_corrupt_shards(_cache_directory(positionals, options, verify_cache)))
+    print("\n".join([*(f"removed: {path}" for path in paths), f"{len(paths)} damaged"]))
+    return 1 if paths else 0
 
 
-@verb("cache prune")
-def prune_cache(words: list[str], flags: dict[str, str]) -> int:
-    """lumen cache prune [gb=0 runs=DIR]: removes what has not been used longest, until gb are left"""
+@command("cache prune", "[gb=0 runs=DIR]")
+def prune_cache(positionals: list[str], options: dict[str, str]) -> int:
+    """Remove the least recently used stores until the cache takes at most gb gigabytes."""
     from lumen.data.cache import prune
 
-    limit = flags.pop("gb", "0")
+    limit = options.pop("gb", "0")
     try:
-        gone = list(prune(_cache(words, flags, prune_cache), int(float(limit) * 1e9)))
+        stores = list(prune(_cache_directory(positionals, options, prune_cache), int(float(limit) * 1e9)))
     except ValueError:
         raise BadConfig(f"gb must be a number of gigabytes, not '{limit}'.") from None
-    print("\n".join([*(f"removed: {each}" for each in gone), f"{len(gone)} removed"]))
+    print("\n".join([*(f"removed: {store}" for store in stores), f"{len(stores)} removed"]))
     return 0
 
 
-def _cache(words: list[str], flags: dict[str, str], asking: Verb) -> Path:
-    if words or flags.keys() - {"runs"}:
-        raise BadConfig(f"not {[*words, *strings(flags)]}; write: {usage(asking)}.")
-    return Path(flags.get("runs", "runs")) / "cache"
+def _cache_directory(positionals: list[str], options: dict[str, str], caller: Command) -> Path:
+    if unknown := [*positionals, *as_overrides({key: value for key, value in options.items() if key != "runs"})]:
+        raise BadConfig(f"lumen {caller.verb} does not take {' '.join(unknown)}; write: {caller.usage}.")
+    return Path(options.get("runs", "runs")) / "cache"

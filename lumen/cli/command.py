@@ -1,43 +1,82 @@
-"""What a verb is, and what verbs ask of their words and flags."""
+"""Registration of commands, and parsers of their arguments."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from lumen.core.errors import BadConfig, UnknownName
 
-Verb = Callable[[list[str], dict[str, str]], int]
-VERBS: dict[str, Verb] = {}
+Function = Callable[[list[str], dict[str, str]], int]
 
 
-def verb(name: str) -> Callable[[Verb], Verb]:
-    """Makes a function the verb `name`; its docstring is the verb's help."""
+@dataclass(frozen=True)
+class Command:
+    """Command of `lumen`.
 
-    def add(function: Verb) -> Verb:
-        VERBS[name] = function
-        return function
+    Attributes:
+        verb: One or two words, such as "data check".
+        arguments: Grammar of its arguments.
+        function: Function of positional arguments and options (`key=value`, `--flag`), which returns the exit code.
+    """
 
-    return add
+    verb: str
+    arguments: str
+    function: Function
+
+    def __call__(self, positionals: list[str], options: dict[str, str]) -> int:
+        """Run the command, and return its exit code."""
+        return self.function(positionals, options)
+
+    @property
+    def usage(self) -> str:
+        """Command line with all arguments."""
+        return f"lumen {self.verb} {self.arguments}".rstrip()
+
+    @property
+    def help(self) -> str:
+        """First line of the function's docstring."""
+        return self.function.__doc__.partition("\n")[0]
+
+    def accepts_flag(self, flag: str) -> bool:
+        """Return whether the grammar has a flag such as `--print`."""
+        return flag in self.arguments.replace("[", " ").replace("]", " ").split()
 
 
-def one(words: list[str], what: str, asking: Verb) -> str:
-    """The only word of a command."""
-    if len(words) != 1:
-        got = f"not {len(words)}: {', '.join(map(repr, words))}" if words else "none was given"
-        raise UnknownName(f"one {what} is needed, {got}; write: {usage(asking)}.")
-    return words[0]
+COMMANDS: dict[str, Command] = {}
 
 
-def strings(flags: dict[str, str]) -> list[str]:
-    """Flags as they were typed."""
-    return [f"{key}={value}" for key, value in flags.items()]
+def command(verb: str, arguments: str = "") -> Callable[[Function], Command]:
+    """Register a function as a command; the first line of its docstring is the help text."""
+
+    def register(function: Function) -> Command:
+        COMMANDS[verb] = Command(verb, arguments, function)
+        return COMMANDS[verb]
+
+    return register
 
 
-def whole(name: str, text: str) -> int:
-    """A flag that counts something."""
+def single_argument(positionals: list[str], placeholder: str, caller: Command) -> str:
+    """Return the only positional argument of a command.
+
+    Raises:
+        UnknownName: There is none, or more than one.
+    """
+    if len(positionals) != 1:
+        count = f"not {len(positionals)}: {', '.join(map(repr, positionals))}" if positionals else "none was given"
+        raise UnknownName(f"one {placeholder} is needed, {count}; write: {caller.usage}.")
+    return positionals[0]
+
+
+def as_overrides(options: dict[str, str]) -> list[str]:
+    """Return options as they were typed."""
+    return [f"{key}={value}" for key, value in options.items()]
+
+
+def positive_int(key: str, text: str) -> int:
+    """Return the value of an option that counts something.
+
+    Raises:
+        BadConfig: It is no whole number above 0.
+    """
     if not text.isdecimal() or int(text) == 0:
-        raise BadConfig(f"{name} must be a whole number above 0, not '{text}'.")
+        raise BadConfig(f"{key} must be a whole number above 0, not '{text}'.")
     return int(text)
-
-
-def usage(function: Verb, explained: bool = False) -> str:
-    """How a verb is typed, or its whole line of help."""
-    return function.__doc__ if explained else function.__doc__.partition(": ")[0]

@@ -1,56 +1,58 @@
-"""Data sets: their files, and questions about their captions."""
+"""Commands for data sets: check and render their files, generate questions about their captions."""
 
 from pathlib import Path
 
-from lumen.cli.command import one, strings, usage, verb, whole
-from lumen.config import experiment as configs
+from lumen.cli.command import as_overrides, command, positive_int, single_argument
+from lumen.config.experiment import load
 from lumen.core.errors import BadConfig, UnknownName, suggestion
 
 
-@verb("data check")
-def check(words: list[str], flags: dict[str, str]) -> int:
-    """lumen data check NAME [root=DIR ...]: is a data set complete and readable? what is wrong, where, what next"""
-    from lumen.runs.build import build_data
+@command("data check", "NAME [root=DIR ...]")
+def check(positionals: list[str], options: dict[str, str]) -> int:
+    """Check that a data set is complete and readable, file by file."""
+    from lumen.runs.data import build_source
 
-    name = one(words, "NAME", check)
-    overrides = [f"data={name}", *(f"data.{key}={value}" for key, value in flags.items())]
-    report = build_data(configs.load("scenes" if name == "scenes" else "coco_stuff", overrides)).check()
+    name = single_argument(positionals, "NAME", check)
+    overrides = [f"data={name}", *(f"data.{key}={value}" for key, value in options.items())]
+    report = build_source(load("scenes" if name == "scenes" else "coco_stuff", overrides)).check()
     print(report)
     return 0 if report.ok else 1
 
 
-@verb("data render")
-def render(words: list[str], flags: dict[str, str]) -> int:
-    """lumen data render scenes OUT [format=coco_stuff size=64 train=64 val=16]: draws scenes in a data set's layout"""
-    from lumen.scenes.export import write
+@command("data render", "scenes OUT [format=coco_stuff size=64 train=64 val=16]")
+def render(positionals: list[str], options: dict[str, str]) -> int:
+    """Render scenes into files in the format of a data set."""
+    from lumen.scenes.export import export_scenes
 
-    if len(words) != 2 or words[0] != "scenes":
-        raise UnknownName(f"lumen data render draws 'scenes' into a folder; write: {usage(render)}.")
-    known_flags = {"format": "coco_stuff", "size": "64", "train": "64", "val": "16"}
-    options = known_flags | flags
-    for flag in flags.keys() - known_flags.keys():
-        raise BadConfig(f"there is no '{flag}' here; {suggestion(flag, known_flags)}")
-    counts = {split: whole(split, options[split]) for split in ("train", "val")}
-    write(Path(words[1]), options["format"], counts, whole("size", options["size"]))
-    print(f"{counts['train']} train and {counts['val']} val scenes as {options['format']}: {words[1]}")
+    if len(positionals) != 2 or positionals[0] != "scenes":
+        raise UnknownName(f"lumen data render takes 'scenes' and a directory; write: {render.usage}.")
+    defaults = {"format": "coco_stuff", "size": "64", "train": "64", "val": "16"}
+    for key in options.keys() - defaults.keys():
+        raise BadConfig(f"lumen data render has no '{key}'; {suggestion(key, defaults)}")
+    values = defaults | options
+    counts = {split: positive_int(split, values[split]) for split in ("train", "val")}
+    export_scenes(Path(positionals[1]), values["format"], counts, positive_int("size", values["size"]))
+    print(f"{counts['train']} train and {counts['val']} val scenes as {values['format']}: {positionals[1]}")
     return 0
 
 
-@verb("questions")
-def questions(words: list[str], flags: dict[str, str]) -> int:
-    """lumen questions EXPERIMENT [out=FILE writer=MODEL reader=MODEL key=value ...]: asks about captions, for tifa"""
-    out = Path(flags.pop("out", "questions.json"))
-    models = {role: flags.pop(role, None) for role in ("writer", "reader")}
-    if out.exists():  # an image that is asked about already is painted with that caption
-        flags["measure.questions"] = str(out)
-    config = configs.load(one(words, "EXPERIMENT", questions), strings(flags))
+@command("questions", "EXPERIMENT [out=FILE writer=MODEL reader=MODEL key=value ...]")
+def questions(positionals: list[str], options: dict[str, str]) -> int:
+    """Generate questions about the captions of an experiment's evaluated images, for the metric tifa."""
+    out = Path(options.pop("out", "questions.json"))
+    models = {role: options.pop(role, None) for role in ("writer", "reader")}
+    if out.exists():  # an image that the file has questions about is generated from the caption of those questions
+        options["measure.questions"] = str(out)
+    config = load(single_argument(positionals, "EXPERIMENT", questions), as_overrides(options))
     from lumen.evaluation.question_generation import generate_questions
-    from lumen.runs.build import accelerator, build_data
+    from lumen.runs.build import accelerator
+    from lumen.runs.data import build_source
 
-    data = build_data(config)
-    captions = {record.id: data.prompt(record.captions) for record in data.measured() if record.captions}
-    if not captions:
-        raise BadConfig(f"{config.experiment} has no captions in files that could be asked about; add captions=FILE.")
-    asked = generate_questions(captions, out, **models, device={"gpu": "cuda"}.get(accelerator(config), "cpu"))
-    print(f"questions about {asked} of {len(captions)} images: {out}; name it with measure.questions={out}")
+    source = build_source(config)
+    records = [record for record in source.eval_records() if record.captions]
+    if not records:
+        raise BadConfig(f"{config.experiment} has no captions in files to ask questions about; add captions=FILE.")
+    captions = {record.id: source.select_caption(record.captions) for record in records}
+    count = generate_questions(captions, out, **models, device={"gpu": "cuda"}.get(accelerator(config), "cpu"))
+    print(f"questions about {count} of {len(captions)} images: {out}; use them with measure.questions={out}")
     return 0

@@ -1,69 +1,75 @@
-"""One run: trained, measured again, certified; pictures of it."""
+"""Commands for one run: train, certify, evaluate, sample, and layouts of photos."""
 
 from hashlib import sha256
 from pathlib import Path
 
-from lumen.cli.command import one, strings, usage, verb
-from lumen.config import experiment as configs
+from lumen.cli.command import as_overrides, command, single_argument
+from lumen.config.experiment import load, reload
 from lumen.core.errors import UnknownName
 
 
-@verb("train")
-def train(words: list[str], flags: dict[str, str]) -> int:
-    """lumen train EXPERIMENT [key=value ...]: trains, then measures; the same command goes on with a run"""
-    config = configs.load(one(words, "EXPERIMENT", train), strings(flags))
-    from lumen.runs import train as run
+@command("train", "EXPERIMENT [key=value ...]")
+def train(positionals: list[str], options: dict[str, str]) -> int:
+    """Train and evaluate a run; the same command resumes it."""
+    config = load(single_argument(positionals, "EXPERIMENT", train), as_overrides(options))
+    from lumen.runs.directory import load_finished, run_directory
 
-    run.train(config)
+    if load_finished(run_directory(config)) is None:
+        from lumen.runs import train as training
+
+        training.train(config)
     return 0
 
 
-@verb("certify")
-def certify(words: list[str], flags: dict[str, str]) -> int:
-    """lumen certify EXPERIMENT [steps=6 key=value ...]: is a run that is killed and continued the same, bit by bit?"""
-    from lumen.runs.certify import certified
+@command("certify", "EXPERIMENT [steps=6 key=value ...]")
+def certify(positionals: list[str], options: dict[str, str]) -> int:
+    """Test that a run which is killed and resumed equals an uninterrupted one, bit by bit."""
+    from lumen.runs.certify import certify_resume
 
-    return 0 if certified(one(words, "EXPERIMENT", certify), strings(flags)) else 1
+    return 0 if certify_resume(single_argument(positionals, "EXPERIMENT", certify), as_overrides(options)) else 1
 
 
-@verb("eval")
-def evaluate(words: list[str], flags: dict[str, str]) -> int:
-    """lumen eval RUN [key=value ...]: measures a trained run again, with other sampling or seeds"""
-    from lumen.runs.directory import saved
+@command("eval", "RUN [key=value ...]")
+def evaluate(positionals: list[str], options: dict[str, str]) -> int:
+    """Evaluate a trained run again, with other sampling settings, metrics or seeds."""
+    from lumen.runs.directory import load_run_config
 
-    place = Path(one(words, "RUN", evaluate))
-    config = configs.reload(saved(place), strings(flags))
-    from lumen.runs import evaluate as run
+    run = Path(single_argument(positionals, "RUN", evaluate))
+    config = reload(load_run_config(run), as_overrides(options))
+    from lumen.runs import evaluate as evaluation
 
-    run.evaluate(place, config)
+    evaluation.evaluate(run, config)
     return 0
 
 
-@verb("sample")
-def sample(words: list[str], flags: dict[str, str]) -> int:
-    """lumen sample RUN PHOTO "a prompt" [out=FILE seed=0 key=value ...]: pictures with the photo's layout"""
-    from lumen.runs.directory import saved
-    from lumen.runs.sample import draw_samples
+@command("sample", 'RUN PHOTO "a prompt" [out=FILE seed=0 key=value ...]')
+def sample(positionals: list[str], options: dict[str, str]) -> int:
+    """Generate images from a prompt with the layout of a photo."""
+    from lumen.runs.directory import load_run_config
 
-    if len(words) != 3:
-        raise UnknownName(f"a run, a photo and a prompt are needed; write: {usage(sample)}.")
-    place, photo, prompt = Path(words[0]), Path(words[1]), words[2]
-    name = f"{photo.stem}-{sha256(' '.join([*words, *strings(flags)]).encode()).hexdigest()[:8]}.png"
-    out = Path(flags.pop("out", place / "samples" / name))
-    draw_samples(place, configs.reload(saved(place), strings(flags)), photo, prompt, out)
-    print(f"picture: {out}")
+    if len(positionals) != 3:
+        raise UnknownName(f"a run, a photo and a prompt are needed; write: {sample.usage}.")
+    run, photo, prompt = Path(positionals[0]), Path(positionals[1]), positionals[2]
+    arguments = " ".join([*positionals, *as_overrides(options)])
+    name = f"{photo.stem}-{sha256(arguments.encode()).hexdigest()[:8]}.png"
+    out = Path(options.pop("out", run / "samples" / name))
+    config = reload(load_run_config(run), as_overrides(options))
+    from lumen.runs.sample import save_samples
+
+    save_samples(run, config, photo, prompt, out)
+    print(f"image: {out}")
     return 0
 
 
-@verb("layout")
-def layout(words: list[str], flags: dict[str, str]) -> int:
-    """lumen layout PHOTO ... [base=EXPERIMENT out=FILE key=value ...]: image | layout | each component, as a picture"""
-    from lumen.runs.sample import draw_layouts
+@command("layout", "PHOTO ... [base=EXPERIMENT out=FILE key=value ...]")
+def layout(positionals: list[str], options: dict[str, str]) -> int:
+    """Write an image of each photo, its layout, and each component of the layout."""
+    if not positionals:
+        raise UnknownName(f"at least one PHOTO is needed, none was given; write: {layout.usage}.")
+    out = Path(options.pop("out", "layout.png"))
+    config = load(options.pop("base", "coco_stuff"), as_overrides({"data": "scenes"} | options))
+    from lumen.runs.sample import save_layouts
 
-    if not words:
-        raise UnknownName(f"which photo? Write: {usage(layout)}.")
-    out = Path(flags.pop("out", "layout.png"))
-    config = configs.load(flags.pop("base", "coco_stuff"), strings({"data": "scenes"} | flags))
-    draw_layouts([Path(word) for word in words], config, out)
-    print(f"picture: {out}")
+    save_layouts([Path(photo) for photo in positionals], config, out)
+    print(f"image: {out}")
     return 0

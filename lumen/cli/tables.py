@@ -1,53 +1,54 @@
-"""Tables: their rows run, put together, reported, probed."""
+"""Commands for tables: run their rows, print them, write reports, probe their layouts."""
 
 import sys
 from typing import TYPE_CHECKING
 
-from lumen.cli.command import Verb, one, strings, verb, whole
-from lumen.core.signals import STOPPED
+from lumen.cli.command import Command, as_overrides, command, positive_int, single_argument
+from lumen.core.signals import SIGNAL_EXIT_CODE
 
 if TYPE_CHECKING:
     from lumen.sweeps.table import Table
 
 
-@verb("ablate")
-def ablate(words: list[str], flags: dict[str, str]) -> int:
-    """lumen ablate TABLE [base=EXPERIMENT seeds=1 rows=A,B launcher=local trial=A --print key=value ...]: all rows"""
+@command("ablate", "TABLE [base=EXPERIMENT seeds=1 rows=A,B launcher=local trial=A --print key=value ...]")
+def ablate(positionals: list[str], options: dict[str, str]) -> int:
+    """Run all rows of a table, or with --print list their commands."""
     from lumen.sweeps import ablate as sweep
 
-    only_print, launcher = flags.pop("--print", None) is not None, sweep.launcher(flags)
-    only = flags.pop("trial", None)
-    rows = _table(words, flags, ablate)
+    only_print, launcher = options.pop("--print", None) is not None, sweep.parse_launcher(options)
+    trial_name = options.pop("trial", None)
+    rows = _read_table(positionals, options, ablate)
     if only_print:
-        print("\n".join(command for trial in sweep.trials(rows, only) for command in trial.commands.values()))
+        trials = sweep.list_trials(rows, trial_name)
+        print("\n".join(line for trial in trials for line in trial.commands.values()))
         return 0
-    every = sweep.ablate(rows, launcher, only)
-    if any(trial.state == "sent" for trial in every):
+    trials = sweep.ablate(rows, launcher, trial_name)
+    if any(trial.state == "submitted" for trial in trials):
         return 0
-    if only is None:  # else an agent of W&B has asked for one run
+    if trial_name is None:  # otherwise a W&B agent has asked for one run
         print()
         _print_table(rows)
-    for trial in every:
+    for trial in trials:
         if trial.failures:
-            print(trial.report(), file=sys.stderr)
-    left = [trial for trial in every if trial.left()]
-    if left and all(trial.state == "stopped" for trial in left):
-        return STOPPED
-    return 1 if left else 0
+            print(trial.failure_report(), file=sys.stderr)
+    unfinished = [trial for trial in trials if trial.pending_commands()]
+    if unfinished and all(trial.state == "stopped" for trial in unfinished):
+        return SIGNAL_EXIT_CODE
+    return 1 if unfinished else 0
 
 
-@verb("table")
-def table(words: list[str], flags: dict[str, str]) -> int:
-    """lumen table TABLE [base=EXPERIMENT seeds=1 rows=A,B parts=METRIC key=value ...]: its finished rows"""
-    parts = flags.pop("parts", None)
-    _print_table(_table(words, flags, table), parts)
+@command("table", "TABLE [base=EXPERIMENT seeds=1 rows=A,B parts=METRIC key=value ...]")
+def table(positionals: list[str], options: dict[str, str]) -> int:
+    """Print the finished rows of a table, or the breakdown of one metric."""
+    parts = options.pop("parts", None)
+    _print_table(_read_table(positionals, options, table), parts)
     return 0
 
 
-@verb("report")
-def report(words: list[str], flags: dict[str, str]) -> int:
-    """lumen report TABLE [base=EXPERIMENT seeds=1 rows=A,B wandb=online key=value ...]: a page of it"""
-    rows = _table(words, flags, report)
+@command("report", "TABLE [base=EXPERIMENT seeds=1 rows=A,B wandb=online key=value ...]")
+def report(positionals: list[str], options: dict[str, str]) -> int:
+    """Write the finished rows of a table as an HTML page, or with wandb=online as a W&B report."""
+    rows = _read_table(positionals, options, report)
     from lumen.sweeps.reports.html import save
     from lumen.sweeps.results import collect
 
@@ -60,31 +61,32 @@ def report(words: list[str], flags: dict[str, str]) -> int:
     return 0 if publish(results) else 1
 
 
-@verb("leakage")
-def leakage(words: list[str], flags: dict[str, str]) -> int:
-    """lumen leakage TABLE [base=EXPERIMENT seeds=1 key=value ...]: how much appearance every row's layout carries"""
-    rows = _table(words, flags, leakage)
-    from lumen.sweeps.leakage import leakage as probed
+@command("leakage", "TABLE [base=EXPERIMENT seeds=1 key=value ...]")
+def leakage(positionals: list[str], options: dict[str, str]) -> int:
+    """Measure by linear probes how much appearance the layout of each row carries."""
+    rows = _read_table(positionals, options, leakage)
+    from lumen.sweeps.leakage import leakage as measure_leakage
 
-    text, path = probed(rows)
+    text, path = measure_leakage(rows)
     print(f"{text}\n\ntable: {path}")
     return 0
 
 
 def _print_table(rows: "Table", parts: str | None = None) -> None:
-    """Prints a table, or one metric's parts of it, and writes its files."""
+    """Print a table and write its files, or print the breakdown of one metric."""
     from lumen.sweeps.reports.files import save
-    from lumen.sweeps.reports.text import markdown
+    from lumen.sweeps.reports.text import to_markdown
     from lumen.sweeps.results import collect
 
-    print(markdown(collect(rows, parts)))
+    results = collect(rows, parts)
+    print(to_markdown(results))
     if parts is None:
-        print("\n".join(["", *(f"file: {path}" for path in save(collect(rows)))]))
+        print("\n".join(["", *(f"file: {path}" for path in save(results))]))
 
 
-def _table(words: list[str], flags: dict[str, str], asking: Verb) -> "Table":
-    from lumen.sweeps.table import read
+def _read_table(positionals: list[str], options: dict[str, str], caller: Command) -> "Table":
+    from lumen.sweeps.table import read_table
 
-    base, seeds = flags.pop("base", None), whole("seeds", flags.pop("seeds", "1"))
-    only = [name for name in flags.pop("rows", "").split(",") if name]
-    return read(one(words, "TABLE", asking), base, seeds, strings(flags), only)
+    base, seeds = options.pop("base", None), positive_int("seeds", options.pop("seeds", "1"))
+    row_names = [name for name in options.pop("rows", "").split(",") if name]
+    return read_table(single_argument(positionals, "TABLE", caller), base, seeds, as_overrides(options), row_names)
