@@ -113,7 +113,7 @@ class DataSource:
                 more = f" {count} problems in all: `{self.check_command}` names each." if count > 3 else ""
                 raise DatasetMissing(f"{self.name}, {split} split: {first}{more}")
             for note in index.notes:
-                _warn_once(f"{self.name}, {split} split: {note}")
+                _warn_on_first_rank(f"{self.name}, {split} split: {note}")
             self._records[split] = records
         return self._records[split]
 
@@ -220,8 +220,8 @@ def evenly_spaced(length: int, count: int) -> list[int]:
     return [i * length // count for i in range(count)]
 
 
-def _warn_once(message: str) -> None:
-    """Warn on the first rank only."""
+def _warn_on_first_rank(message: str) -> None:
+    """Warn, but not on every rank."""
     from lightning.pytorch.utilities import rank_zero_warn
 
     rank_zero_warn(message)
