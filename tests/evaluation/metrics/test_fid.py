@@ -16,7 +16,7 @@ from torch_fidelity.metric_kid import kernel_poly, mmd2
 
 from lumen.config.experiment import load
 from lumen.core.errors import WeightsMissing
-from lumen.core.interfaces import Metric
+from lumen.core.interfaces import Metric, Optimization, Task
 from lumen.core.random import generator
 from lumen.evaluation.feature_extractors import InceptionFeatures, PooledFeatures, key_suffix
 from lumen.evaluation.metrics.fid import FrechetDistance, frechet_distance
@@ -131,7 +131,7 @@ def test_kid_replaces_fid_of_too_few_images():
 
 def built(overrides):
     config = load("scenes", overrides)
-    return build_metrics(config, build_data(config))
+    return build_metrics(config, build_data(config), Task(Optimization()))
 
 
 class UntrainedInception(FeatureExtractorInceptionV3):

@@ -7,7 +7,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 from lumen.config.experiment import load
 from lumen.core.errors import BadConfig, WeightsMissing
-from lumen.core.interfaces import IGNORE, Batch, Metric
+from lumen.core.interfaces import IGNORE, Batch, Metric, Optimization, Task
 from lumen.core.registry import datamodules, metrics
 from lumen.data.datamodule import DataModule
 from lumen.data.source import LoaderConfig
@@ -26,7 +26,7 @@ class LazyMetrics(dict):
 
     def __missing__(self, name):
         config = load("scenes", [f"metrics=[{name}]", "measure.images=256"])  # enough for every metric
-        self[name] = build_metrics(config, build_data(config))[name]
+        self[name] = build_metrics(config, build_data(config), Task(Optimization()))[name]
         return self[name]
 
 
@@ -81,7 +81,7 @@ def test_metric_refuses_an_untrained_evaluator(name):
     key = next(k for k, v in load("scenes", [f"metrics=[{name}]"]).metrics[name].items() if v == "scenes")
     config = load("scenes", [f"metrics=[{name}]", f"metrics.{name}.{key}=none"])
     with pytest.raises(WeightsMissing, match="untrained"):
-        build_metrics(config, build_data(config))
+        build_metrics(config, build_data(config), Task(Optimization()))
 
 
 def test_metric_interval_equals_that_of_the_mean():

@@ -10,7 +10,7 @@ import torch
 
 from lumen.config.experiment import load
 from lumen.core.errors import BadConfig, DatasetMissing
-from lumen.core.interfaces import Batch
+from lumen.core.interfaces import Batch, Optimization, Task
 from lumen.core.registry import datamodules, metrics
 from lumen.data.datamodule import DataModule
 from lumen.data.questions import KINDS, Question
@@ -141,7 +141,7 @@ def test_questions_about_no_image_change_nothing_and_tifa_is_refused(coco):
     assert data.source.questions(batch) == [()] * 3 and data.source.num_questioned() == 0
     config = load("coco_stuff", [f"data.root={data.source.root}", "metrics=[tifa]", "metrics.tifa.vqa=scenes"])
     with pytest.raises(BadConfig, match="tifa.*measure.questions=FILE"):
-        build_metrics(config, data)
+        build_metrics(config, data, Task(Optimization()))
 
 
 def test_questions_about_a_part_of_the_images_warn(tmp_path, coco, recwarn):
@@ -153,7 +153,7 @@ def test_questions_about_a_part_of_the_images_warn(tmp_path, coco, recwarn):
     overrides = [f"data.root={data.source.root}", f"data.captions={tmp_path}/captions.json", "metrics=[tifa]"]
     overrides += ["metrics.tifa.vqa=scenes", f"measure.questions={tmp_path}/questions.json"]
     config = load("coco_stuff", overrides)
-    metric = build_metrics(config, build_data(config))["tifa"]
+    metric = build_metrics(config, build_data(config), Task(Optimization()))["tifa"]
     assert any("1 of 3" in str(warning.message) for warning in recwarn)
     (batch,) = build_data(config).test_dataloader()
     scores = metric.per_image(batch, batch.image[:, None])
