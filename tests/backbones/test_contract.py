@@ -100,6 +100,20 @@ def test_identity_holds_the_weights(name):
     assert changed.identity["weights"] != backbone.identity["weights"]
 
 
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("clip", "e6fe95741df1fdd8"),
+        ("dino", "206d423ab7a44c31"),
+        ("dinov2", "93ff97b7402d50dc"),
+        ("sd", "b0b7599c49d9991b"),
+    ],
+)
+def test_identity_does_not_change_with_versions_of_lumen(name, weights):
+    """Renaming an attribute that holds a network or a buffer would make finished runs and caches useless."""
+    assert backbones.build(name, weights="scenes").identity["weights"] == weights
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_backbone_names_the_nearest_sizes_that_it_takes(name):
     backbone = build(name, fit=False)

@@ -143,6 +143,12 @@ def test_missing_weights_are_an_error(name, weights, message, tmp_path, monkeypa
         build(name, weights=weights)
 
 
+@pytest.mark.parametrize(("name", "weights"), [("hed", "dfb976a2b08d34b3"), ("midas", "ca16fb11abd30f0e")])
+def test_identity_does_not_change_with_versions_of_lumen(name, weights, build):
+    """Renaming an attribute that holds a network or a buffer would make finished runs and caches useless."""
+    assert build(name).identity == {name: weights}
+
+
 def test_loading_weights_leaves_the_random_state(build):
     state = torch.get_rng_state()
     for name in ("hed", "midas"):
