@@ -1,80 +1,95 @@
-"""Sweeps: the runs of a table as trials, and the launcher that has them run; what is done is left out."""
+"""Sweeps: the runs of a table as trials, and the launcher that runs those that have not finished."""
 
 from collections.abc import Callable
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
-from lumen.core.errors import BadConfig, UnknownName, known
-from lumen.core.registry import launchers
+from lumen.core.errors import BadConfig, UnknownName, suggestion
+from lumen.core.registry import Argument, launchers
 from lumen.sweeps.table import Table
 from lumen.sweeps.trial import Trial
 
 
-def trials(table: Table, only: str | None = None) -> list[Trial]:
-    """The runs of a table, each with all that is measured of it; rows that measure one run in their ways share it.
+def list_trials(table: Table, only: str | None = None) -> list[Trial]:
+    """Return the runs of a table, each with all of its evaluations. Rows that evaluate one run share a trial.
 
     Args:
-        only: the name of one, to leave out the others.
+        only: Name of a trial; the others are left out.
 
     Raises:
-        UnknownName: none is called so.
+        UnknownName: No trial has this name.
     """
-    found: dict[Path, Trial] = {}
+    by_directory: dict[Path, Trial] = {}
     for row, seed in product(table.rows, range(table.seeds)):
         commands, config = table.commands(row, seed), table.config(row, seed)
-        images = config.batch * config.accumulate * config.devices * config.nodes
-        trial = found.setdefault(next(iter(commands)), Trial("", {}, config.steps, images))
+        images_per_step = config.batch * config.accumulate * config.devices * config.nodes
+        trial = by_directory.setdefault(next(iter(commands)), Trial("", {}, config.steps, images_per_step))
         trial.name += f", {row.name}" if trial.name else row.name
         trial.commands |= commands
-    for home, trial in found.items():
-        trial.name += f" {home.name}" if table.seeds > 1 else ""
-    named = {trial.name: trial for trial in found.values()}
-    if only is not None and only not in named:
-        raise UnknownName(f"{table.name} has no trial '{only}'; {known(only, named)}")
-    return [trial for name, trial in named.items() if only in (None, name)]
+    for run_dir, trial in by_directory.items():
+        trial.name += f" {run_dir.name}" if table.seeds > 1 else ""
+    by_name = {trial.name: trial for trial in by_directory.values()}
+    if only is None:
+        return list(by_name.values())
+    if only not in by_name:
+        raise UnknownName(f"{table.name} has no trial '{only}'; {suggestion(only, by_name)}")
+    return [by_name[only]]
 
 
-def launcher(flags: dict[str, str]) -> Callable[..., None]:
-    """The launcher that flags name, with its arguments: taken out of `flags`.
+def parse_launcher(flags: dict[str, str]) -> Callable[..., None]:
+    """Return the launcher that flags name, with its arguments; these flags are removed from `flags`.
 
     Raises:
-        UnknownName: no such launcher.
-        BadConfig: it has no such argument, or not of that kind.
+        UnknownName: No launcher has this name.
+        BadConfig: The launcher has no such argument, or not of this type.
     """
     name = launchers.require(flags.pop("launcher", "local"))
     own = {key: flags.pop(key) for key in list(flags) if key.startswith(f"{name}.")}
     own |= {f"{name}.slots": flags.pop("slots")} if "slots" in flags else {}
-    accepted, given = launchers.arguments(name), {}
+    accepted = launchers.arguments(name)
+    values = {}
     for key, text in own.items():
         argument = key.partition(".")[2]
         if argument not in accepted:
-            raise BadConfig(f"launcher '{name}' has no argument '{argument}'; {known(argument, accepted)}")
-        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)["value"]
-        if argument == "slots" and not (accepted[argument].accepts(value) and value and value > 0):
-            raise BadConfig(f"slots must be a whole number above 0, not {value!r}.")
-        if not accepted[argument].accepts(value):
-            raise BadConfig(f"{key} must be {accepted[argument].kind}, not {value!r}.")
-        given[argument] = value
-    return partial(launchers.factory(name), **given)
+            raise BadConfig(f"launcher '{name}' has no argument '{argument}'; {suggestion(argument, accepted)}")
+        values[argument] = _parse_value(key, text, accepted[argument])
+    return partial(launchers.factory(name), **values)
 
 
 def ablate(table: Table, launcher: Callable[..., None], only: str | None = None) -> list[Trial]:
-    """Has all that is not finished run, or one trial of it.
+    """Run all trials of a table that have not finished, or one of them.
 
     Returns:
-        every run that was asked for, as it then stands.
+        All requested trials, in the state that they ended in.
 
     Raises:
-        BadConfig: a run wants several nodes.
+        BadConfig: A run needs several nodes.
     """
     if table.config(table.rows[0], 0).nodes > 1:
-        raise BadConfig("a run of a sweep has one node; leave out nodes=, or start what --print shows with srun.")
-    every = trials(table, only)
-    left = [trial for trial in every if trial.left()]
-    print(f"{len(every)} runs, {len(every) - len(left)} of them done before", flush=True)
-    if left:
-        launcher(table=table, trials=left)
-    return every
+        raise BadConfig(
+            "a run of a sweep uses one node; leave out nodes=, or start the commands that --print shows with srun."
+        )
+    trials = list_trials(table, only)
+    pending = [trial for trial in trials if trial.pending_commands()]
+    print(f"{len(trials)} runs, {len(trials) - len(pending)} of them finished before", flush=True)
+    if pending:
+        launcher(table=table, trials=pending)
+    return trials
+
+
+def _parse_value(key: str, text: str, argument: Argument) -> Any:
+    """Return the value of a launcher's argument, read as YAML.
+
+    Raises:
+        BadConfig: It is not of the argument's type.
+    """
+    value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)["value"]
+    if key.endswith(".slots") and not (argument.accepts(value) and value and value > 0):
+        raise BadConfig(f"slots must be a whole number above 0, not {value!r}.")
+    if not argument.accepts(value):
+        raise BadConfig(f"{key} must be {argument.kind}, not {value!r}.")
+    return value

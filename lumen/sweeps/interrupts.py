@@ -1,35 +1,35 @@
-"""What a launcher is told while runs are under way: kept for its loop to act on, which has the runs save first."""
+"""Signals that reach a launcher while runs are under way; its loop passes them on, and the runs save first."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from lumen.core.signals import Stopped
+from lumen.core.signals import SignalInterrupt
 
 
 @contextmanager
-def told() -> Iterator[list[int]]:
-    """The signals that arrive meanwhile, instead of what each would do to this process."""
-    heard: list[int] = []
-    deaf = {s for s in (signal.SIGHUP,) if signal.getsignal(s) is signal.SIG_IGN}  # under nohup
-    before = {}
-    for number in {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1} - deaf:
-        before[number] = signal.signal(number, lambda number, _: heard.append(number))
+def capture_signals() -> Iterator[list[int]]:
+    """Collect the signals that arrive, instead of letting them end this process."""
+    received: list[int] = []
+    ignored = {s for s in (signal.SIGHUP,) if signal.getsignal(s) is signal.SIG_IGN}  # as under nohup
+    handlers = {}
+    for number in {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1} - ignored:
+        handlers[number] = signal.signal(number, lambda number, _: received.append(number))
     try:
-        yield heard
+        yield received
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
-def leave(heard: list[int]) -> NoReturn:
-    """Ends the launcher as the first signal that it heard would have it.
+def reraise(received: list[int]) -> NoReturn:
+    """End the launcher as the first signal that it received would.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C.
-        Stopped: another signal.
+        KeyboardInterrupt: It was Ctrl-C.
+        SignalInterrupt: It was another signal.
     """
-    if heard[0] == signal.SIGINT:
+    if received[0] == signal.SIGINT:
         raise KeyboardInterrupt
-    raise Stopped(f"stopped by {signal.Signals(heard[0]).name}; the same command goes on with what is left.")
+    raise SignalInterrupt(f"stopped by {signal.Signals(received[0]).name}; repeat the command to run what is left.")

@@ -1,4 +1,4 @@
-"""How much appearance a layout still carries: what linear probes read out of one cell of it, row by row of a table."""
+"""Leakage of appearance: linear probes of the layouts of a table's rows, cell by cell."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -15,87 +15,111 @@ from lumen.core.errors import BadConfig
 from lumen.core.files import write
 from lumen.core.interfaces import Batch, Conditioning
 from lumen.core.resize import resize
-from lumen.evaluation.linear_probe import PENALTY, classifier, errors, explained, mean_iou, overlaps, regression
-from lumen.evaluation.probe_dataset import Cells, Key, Layout, look, shares
-from lumen.runs import directory as folder
-from lumen.runs.build import build_conditioning, build_data, device
+from lumen.evaluation.linear_probe import (
+    PENALTY,
+    class_counts,
+    fit_classifier,
+    fit_ridge,
+    mean_iou,
+    r_squared,
+    squared_error_sums,
+)
+from lumen.evaluation.probe_dataset import Cells, Key, Layout, class_shares, collect_cells
+from lumen.runs.build import build_conditioning, device
+from lumen.runs.data import build_data
+from lumen.runs.directory import run_directory
+from lumen.sweeps.reports.text import format_line
 from lumen.sweeps.table import Table
-from lumen.training.fit_conditioning import fit
+from lumen.training.fit_conditioning import fit_conditioning
 
-IMAGES = 1024  # training images that the probes learn from
-FINEST = 8  # px, the least side of a cell: a layout as fine as the image is read by cells too
-PLACES = 8  # per side, what the anchor of the position tells apart
-MEASURES = {"colour": "colour, R²", "edges": "edges, R²", "depth": "depth, R²", "label": "class, mIoU"}
+NUM_TRAIN_IMAGES = 1024  # that the probes are fitted on
+MIN_CELL_PX = 8  # side of a cell; layouts at the resolution of the image are divided into cells too
+POSITIONS_PER_SIDE = 8  # that the reference row "the position" distinguishes
+TARGETS = {"colour": "colour, R²", "edges": "edges, R²", "depth": "depth, R²", "label": "class, mIoU"}
+
+Score = tuple[float, list[float]]  # of a probe, with its 95 % confidence interval over images
 
 
 def leakage(table: Table) -> tuple[str, Path]:
-    """What the layouts of all rows and the anchors tell of images, as Markdown, and the file that has it too.
+    """Probe the layouts of all rows, and reference layouts, for the content of images.
 
-    The probes are taught on the same training images and judged on the same held-out ones for all rows and seeds.
+    All rows and seeds are fitted on the same training images and evaluated on the same held-out images.
+
+    Returns:
+        The table as Markdown, and the file that it was written to.
 
     Raises:
-        BadConfig: the rows do not look at the same images.
+        BadConfig: The rows do not use the same images.
     """
     configs = {(row.name, seed): table.config(row, seed) for row in table.rows for seed in range(table.seeds)}
-    config = _alike(table, configs)
-    sources = [build_data(table.config(table.rows[0], seed)) for seed in range(table.seeds)]
-    layouts = {key: _conditioning(one, sources[key[1]]) for key, one in configs.items()}
-    data, place = sources[0], device(config)
-    first, classes = next(iter(data.test_dataloader())), len(data.classes)
-    grid = coarsest(layouts.values(), first.to(place))
-    layouts |= anchors(grid, classes)
-    images = data.sample_dataloader(IMAGES), data.test_dataloader()
-    taught, held = (look(some, layouts, grid, classes, place) for some in images)
-    figures = {key: judged(taught, held, key, classes) for key in layouts}
-    kept = sum(_basis(one).exists() for one in configs.values())
-    told = _protocol(taught, held, grid, first, kept, len(configs))
-    text = "\n".join([*_lines(table, taught, figures), "", told])
-    path = table.file.with_name(f"leakage-{table.file.name}.md")
+    config = _common_config(table, configs)
+    seed_data = [build_data(table.config(table.rows[0], seed)) for seed in range(table.seeds)]
+    layouts = {key: _build_conditioning(row_config, seed_data[key[1]]) for key, row_config in configs.items()}
+    data, batch = seed_data[0], next(iter(seed_data[0].test_dataloader()))
+    num_classes = len(data.source.classes)
+    grid = coarsest_grid(layouts.values(), batch.to(device(config)))
+    layouts |= reference_layouts(grid, num_classes)
+    train, held_out = (
+        collect_cells(batches, layouts, grid, num_classes, device(config))
+        for batches in (data.sample_dataloader(NUM_TRAIN_IMAGES), data.test_dataloader())
+    )
+    scores = {key: probe(train, held_out, key, num_classes) for key in layouts}
+    num_finished = sum(_basis_file(row_config).exists() for row_config in configs.values())
+    notes = _format_protocol(train, held_out, grid, batch)
+    notes += f" Axes of {num_finished} of {len(configs)} layouts are those of finished runs; the others were fitted."
+    text = "\n".join([*_format_table(table, train, scores), "", notes])
+    path = table.output_path(".md", prefix="leakage-")
     write(path, f"{text}\n")
     return text, path
 
 
-def anchors(grid: tuple[int, int], classes: int) -> dict[Key, Layout]:
-    """What figures are held against: nothing, the position, the true labels, all pixels."""
-    # A number per place, 1 there and falling to 0 at its neighbours: linear maps of them are all maps of position.
-    places = resize(torch.eye(PLACES**2).view(1, -1, PLACES, PLACES), grid)
+def reference_layouts(grid: tuple[int, int], num_classes: int) -> dict[Key, Layout]:
+    """Return layouts to compare with: a constant, the position, the true labels, and all pixels."""
+    # One channel per position, 1 there and falling to 0 at its neighbours: linear maps of them are smooth in position.
+    positions = resize(torch.eye(POSITIONS_PER_SIDE**2).view(1, -1, POSITIONS_PER_SIDE, POSITIONS_PER_SIDE), grid)
     return {
         ("*nothing*", 0): lambda batch: torch.zeros(len(batch.id), 1, *grid),
-        ("*the position*", 0): lambda batch: places.expand(len(batch.id), -1, -1, -1),
-        ("*the true labels*", 0): lambda batch: shares(batch.mask, grid, classes)[:, :-1],
+        ("*the position*", 0): lambda batch: positions.expand(len(batch.id), -1, -1, -1),
+        ("*the true labels*", 0): lambda batch: class_shares(batch.mask, grid, num_classes)[:, :-1],
         ("*all pixels*", 0): lambda batch: batch.image,
     }
 
 
 @torch.no_grad()
-def coarsest(layouts: Iterable[Layout], batch: Batch) -> tuple[int, int]:
-    """One grid for all rows, so that they are asked the same: the coarsest layout's, of cells of `FINEST` or more."""
+def coarsest_grid(layouts: Iterable[Layout], batch: Batch) -> tuple[int, int]:
+    """Return one grid for all rows, so that they are comparable: the coarsest layout's, or the smallest cells'."""
     sizes = [layout(batch).shape[-2:] for layout in layouts]
-    sizes.append([max(side // FINEST, 1) for side in batch.image.shape[-2:]])
+    sizes.append([max(side // MIN_CELL_PX, 1) for side in batch.image.shape[-2:]])
     return min(h for h, _ in sizes), min(w for _, w in sizes)
 
 
-def judged(taught: Cells, held: Cells, key: Key, classes: int) -> dict[str, tuple[float, list[float]]]:
-    """By measure what a layout's probe reaches and its interval over images; nothing where no truth is known."""
-    found = {}
-    for measure in MEASURES:
-        x, y, _ = taught.known(key, measure)
-        asked, truth, owner = held.known(key, measure)
-        if not (len(x) and len(asked)):
+def probe(train: Cells, held_out: Cells, key: Key, num_classes: int) -> dict[str, Score]:
+    """Fit probes of one layout and return their scores by target; targets that the data lacks are left out."""
+    scores = {}
+    for target in TARGETS:
+        x, y, _ = train.select_labelled(key, target)
+        test_x, test_y, image_index = held_out.select_labelled(key, target)
+        if not (len(x) and len(test_x)):
             continue
-        if measure == "label":
-            figure, read = mean_iou, classifier(x, one_hot(y[:, 0].long(), classes).float())
-            rows = overlaps(truth[:, 0].long(), read(asked).argmax(1), owner, held.images, classes)
+        if target == "label":
+            aggregate, predict = mean_iou, fit_classifier(x, one_hot(y[:, 0].long(), num_classes).float())
+            predicted = predict(test_x).argmax(1)
+            rows = class_counts(test_y[:, 0].long(), predicted, image_index, held_out.num_images, num_classes)
         else:
-            figure, read = explained, regression(x, y)
-            rows = errors(truth, read(asked), owner, held.images)
-        found[measure] = float(figure(rows)), percentile_interval(bootstrap_resamples(figure, rows))
-    return found
+            aggregate, predict = r_squared, fit_ridge(x, y)
+            rows = squared_error_sums(test_y, predict(test_x), image_index, held_out.num_images)
+        scores[target] = float(aggregate(rows)), percentile_interval(bootstrap_resamples(aggregate, rows))
+    return scores
 
 
-def _alike(table: Table, configs: dict[Key, Config]) -> Config:
-    first, *rest = configs.values()
-    if any((one.data, one.size) != (first.data, first.size) for one in rest):
+def _common_config(table: Table, configs: dict[Key, Config]) -> Config:
+    """Return a config that stands for the images of all rows.
+
+    Raises:
+        BadConfig: The rows do not use the same images.
+    """
+    first, *others = configs.values()
+    if any((config.data, config.size) != (first.data, first.size) for config in others):
         raise BadConfig(
             f"the rows of {table.name} differ in data or size, so their layouts are not of the same images; "
             "name a table whose rows differ in backbone or conditioning."
@@ -103,55 +127,54 @@ def _alike(table: Table, configs: dict[Key, Config]) -> Config:
     return first
 
 
-def _basis(config: Config) -> Path:
-    """Where the row's run leaves its axes once it is finished."""
-    return folder.place_of(config) / "basis.safetensors"
+def _basis_file(config: Config) -> Path:
+    """Return the file of PCA axes that the row's run leaves when it finishes."""
+    return run_directory(config) / "basis.safetensors"
 
 
-def _conditioning(config: Config, data: LightningDataModule) -> Conditioning:
-    """A row's conditioning with the axes of its finished run, or fitted as that run would fit them."""
-    if _basis(config).exists():
-        config = replace(config, conditioning=config.conditioning | {"basis": str(_basis(config))})
+def _build_conditioning(config: Config, data: LightningDataModule) -> Conditioning:
+    """Return a row's conditioning with the axes of its finished run, or fitted as that run would fit it."""
+    if _basis_file(config).exists():
+        config = replace(config, conditioning=config.conditioning | {"basis": str(_basis_file(config))})
     conditioning = build_conditioning(config, data).to(device(config))
-    fit(conditioning, data, config.seed)
+    fit_conditioning(conditioning, data, config.seed)
     return conditioning
 
 
-def _lines(table: Table, taught: Cells, figures: dict[Key, dict]) -> list[str]:
+def _format_table(table: Table, train: Cells, scores: dict[Key, dict[str, Score]]) -> list[str]:
+    """Return the title and the lines of the table."""
     title = f"How much appearance does a layout carry? (`{table.name}` on `{table.base}`)"
-    lines = [title, "", _line(["layout", "numbers", *MEASURES.values()]), _line(["---"] * (2 + len(MEASURES)))]
-    for name in dict.fromkeys(name for name, _ in figures):
-        seeds = [each for (whose, _), each in figures.items() if whose == name]
-        count = str(taught.numbers[name, 0].shape[1])
-        lines.append(_line([name, count, *(_cell([s[key] for s in seeds if key in s]) for key in MEASURES)]))
+    lines = [title, "", format_line(["layout", "numbers", *TARGETS.values()])]
+    lines.append(format_line(["---"] * (2 + len(TARGETS))))
+    for name in dict.fromkeys(name for name, _ in scores):
+        seed_scores = [result for (layout, _), result in scores.items() if layout == name]
+        cells = [_format_cell([result[target] for result in seed_scores if target in result]) for target in TARGETS]
+        lines.append(format_line([name, str(train.features[name, 0].shape[1]), *cells]))
     return lines
 
 
-def _cell(figures: list[tuple[float, list[float]]]) -> str:
-    """With its interval over images, or of several seeds their mean and deviation."""
-    if not figures:
+def _format_cell(scores: list[Score]) -> str:
+    """Return a score with its interval over images, or the mean and standard deviation of several seeds."""
+    if not scores:
         return "–"
-    if len(figures) > 1:
-        return f"{mean(value for value, _ in figures):z.3f} ± {stdev(value for value, _ in figures):.3f}"
-    [(value, (low, high))] = figures
+    if len(scores) > 1:
+        return f"{mean(value for value, _ in scores):z.3f} ± {stdev(value for value, _ in scores):.3f}"
+    [(value, (low, high))] = scores
     return f"{value:z.3f} [{low:z.3f}, {high:z.3f}]"
 
 
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _protocol(taught: Cells, held: Cells, grid: tuple[int, int], batch: Batch, kept: int, rows: int) -> str:
-    """All that the figures depend on."""
+def _format_protocol(train: Cells, held_out: Cells, grid: tuple[int, int], batch: Batch) -> str:
+    """Return a paragraph about everything that the scores depend on."""
     h, w = (side / cells for side, cells in zip(batch.image.shape[-2:], grid, strict=True))
     return (
-        f"Linear probes of the numbers that a layout has in one cell ({grid[0]} x {grid[1]} cells of {h:.3g} x {w:.3g} "
-        "px for every row; a finer layout gives all its numbers there) of what the image shows there: mean colour "
-        "(RGB), mean gradient of the luminance (Sobel), mean log depth, commonest class. Ridge and multinomial "
-        f"logistic regression, penalty {PENALTY:g} of the squared weights of standardised numbers; taught on "
-        f"{len(taught.owner):,} cells of {taught.images:,} training images, judged on {len(held.owner):,} of "
-        f"{held.images:,} held-out ones; in brackets the 95 % bootstrap interval over these. Axes of {kept} of {rows} "
-        "layouts are those of finished runs, all others were fitted on training images. Nothing: what is most usual; "
-        "the position: what is most usual there; the true labels: their shares in the cell; all pixels: a ceiling of "
-        "colour alone, for the rest is no linear function of pixels. A network may read more than a linear probe does."
+        f"Each image is divided into {grid[0]} x {grid[1]} cells of {h:.3g} x {w:.3g} px, the same for every row. "
+        "Linear probes predict the content of a cell from the numbers that the layout has there; a finer layout "
+        "contributes all its numbers in the cell. The targets are the mean colour (RGB), the mean gradient of the "
+        "luminance (Sobel), the mean log depth and the most frequent class. Ridge and multinomial logistic regression, "
+        f"penalty {PENALTY:g} of the squared weights of standardised numbers; fitted on {len(train.image_index):,} "
+        f"cells of {train.num_images:,} training images, evaluated on {len(held_out.image_index):,} cells of "
+        f"{held_out.num_images:,} held-out images. Brackets: 95 % confidence interval over images (bootstrap). "
+        "Nothing: the most frequent content; the position: the most frequent content there; the true labels: their "
+        "shares in the cell; all pixels: an upper bound for colour only, because the other targets are not linear in "
+        "the pixels. A network may extract more than a linear probe."
     )

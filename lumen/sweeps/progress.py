@@ -1,78 +1,100 @@
-"""How the runs of a sweep stand: redrawn in place in a terminal, one line per change elsewhere."""
+"""Progress of the runs of a sweep: a table that is redrawn in a terminal, one line per change elsewhere."""
 
 import shutil
 import sys
 import time
+from typing import Any
 
 from lumen.sweeps.trial import Trial
 
+NAME_WIDTH = 30  # characters of a trial's name in the table
 
-class Live:
-    """Shows trials whenever `draw` is called."""
+
+class ProgressTable:
+    """Display of the state of trials, renewed whenever `refresh` is called."""
 
     def __init__(self, trials: list[Trial]):
         self.trials, self.start = trials, time.monotonic()
-        self.shown = {trial.home: "waiting" for trial in trials}
-        self.height = 0  # lines of the last drawing
-        self.next = 0.0
+        self.printed = {trial.run_dir: "waiting" for trial in trials}  # last printed state of each trial
+        self.num_lines = 0  # of the table in the terminal
+        self.next_redraw = 0.0
 
-    def draw(self) -> None:
-        """Shows what has changed; in a terminal at most once a second, for that reads the runs' files."""
-        changed = [trial for trial in self.trials if trial.state != self.shown[trial.home]]
-        self.shown |= {trial.home: trial.state for trial in changed}
+    def refresh(self) -> None:
+        """Print what has changed; in a terminal at most once a second, because that reads the runs' files."""
+        changed = [trial for trial in self.trials if trial.state != self.printed[trial.run_dir]]
+        self.printed |= {trial.run_dir: trial.state for trial in changed}
         if not sys.stdout.isatty():
             for trial in changed:
-                print(f"[{self._ended()}/{len(self.trials)}{self._left()}] {trial.name}: {_said(trial)}", flush=True)
-        elif changed or time.monotonic() > self.next:
-            self.next = time.monotonic() + 1
+                count = f"[{self._num_ended()}/{len(self.trials)}{self._time_left()}]"
+                print(f"{count} {trial.name}: {_format_state(trial)}", flush=True)
+        elif changed or time.monotonic() > self.next_redraw:
+            self.next_redraw = time.monotonic() + 1
             self._redraw()
 
     def _redraw(self) -> None:
         width, height = shutil.get_terminal_size()
         rows = [trial for trial in self.trials if trial.state in ("running", "failed")]
         rows = self.trials if len(self.trials) < height - 3 else rows[: height - 4]
-        wide = max(len(trial.name[:30]) for trial in self.trials)
-        lines = [f"{trial.name[:30]:{wide}s}  {_standing(trial)}" for trial in rows]
-        lines.append(f"{self._ended()} of {len(self.trials)} ended{self._left()}")
-        up = f"\x1b[{self.height}A" if self.height else ""
+        name_width = max(len(trial.name[:NAME_WIDTH]) for trial in self.trials)
+        lines = [f"{trial.name[:NAME_WIDTH]:{name_width}s}  {_format_progress(trial)}" for trial in rows]
+        lines.append(f"{self._num_ended()} of {len(self.trials)} ended{self._time_left()}")
+        up = f"\x1b[{self.num_lines}A" if self.num_lines else ""
         print(f"{up}\x1b[J" + "\n".join(line[: width - 1] for line in lines), flush=True)
-        self.height = len(lines)
+        self.num_lines = len(lines)
 
-    def _ended(self) -> int:
+    def _num_ended(self) -> int:
         return sum(trial.state not in ("waiting", "running") for trial in self.trials)
 
-    def _left(self) -> str:
-        """The time that is left if the other trials take as long as those that have ended."""
-        ended = self._ended()
+    def _time_left(self) -> str:
+        """Return the time left, if the other trials take as long as those that have ended."""
+        ended = self._num_ended()
         if not 0 < ended < len(self.trials):
             return ""
-        return f", about {_span((time.monotonic() - self.start) / ended * (len(self.trials) - ended))} left"
+        seconds = (time.monotonic() - self.start) / ended * (len(self.trials) - ended)
+        return f", about {format_duration(seconds)} left"
 
 
-def _standing(trial: Trial) -> str:
-    """One trial as it stands now."""
-    if trial.state != "running":
-        return _said(trial)
-    step, loss, seconds = trial.progress()
-    if step >= trial.steps:
-        return "running  measuring"
-    told = [f"step {step}/{trial.steps}"] if step else ["starting"]
-    told += [f"loss {loss:.4f}"] if loss is not None else []
-    return "  ".join(["running", *told, *([f"{_span(seconds)} of training left"] if seconds is not None else [])])
+def format_cache(record: dict[str, Any]) -> str:
+    """Return a run's cache.json as one short line; nothing for a run without one."""
+    kinds, reason = record.get("cached") or [], record.get("reason")
+    if not kinds:
+        return f"nothing cached: {reason}" if reason else ""
+    views = f" in {record['views']} views" if record.get("views", 1) > 1 else ""
+    text = f"cached {' and '.join(kinds)} of {record.get('images', 0)} images{views}"
+    if record.get("seconds"):
+        text += f" in {format_duration(record['seconds'])}"
+    if (saved := record.get("saved_seconds")) is not None:
+        text += f", saved about {format_duration(max(0, saved))}"
+    return f"{text} ({reason})" if reason else text
 
 
-def _said(trial: Trial) -> str:
-    if trial.state == "failed":
-        return f"failed: {next(iter(trial.failures.values()))}"
-    return {
-        "done": "; ".join(filter(None, ["done", trial.spared])),
-        "running": f"running, log: {trial.log}",
-        "busy": "left out, another process is at it",
-        "stopped": "stopped; the same command goes on with it",
-    }.get(trial.state, trial.state)
-
-
-def _span(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
+    """Return a time in seconds, minutes or hours."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _format_progress(trial: Trial) -> str:
+    """Return the state of a trial; of a running one its step, loss and time left."""
+    if trial.state != "running":
+        return _format_state(trial)
+    step, loss, seconds = trial.progress()
+    if step >= trial.steps:
+        return "running  evaluating"
+    parts = ["running", f"step {step}/{trial.steps}" if step else "starting"]
+    parts += [f"loss {loss:.4f}"] if loss is not None else []
+    parts += [f"{format_duration(seconds)} of training left"] if seconds is not None else []
+    return "  ".join(parts)
+
+
+def _format_state(trial: Trial) -> str:
+    if trial.state == "failed":
+        return f"failed: {next(iter(trial.failures.values()))}"
+    if trial.state == "done":
+        return "; ".join(filter(None, ["done", format_cache(trial.cache_record())]))
+    return {
+        "running": f"running, log: {trial.log}",
+        "busy": "skipped, another process is running it",
+        "stopped": "stopped; repeat the command to resume it",
+    }.get(trial.state, trial.state)

@@ -1,229 +1,271 @@
-"""What the finished rows of a table came to: figures, intervals, differences from the best, anchors, the paper's."""
+"""Results of a table's finished runs: cells with their statistics, reference rows and published values."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
-from lumen.config.identity import flat
-from lumen.core.bootstrap import percentile_interval
 from lumen.core.errors import Mistake
-from lumen.core.random import generator
-from lumen.core.registry import metrics
-from lumen.evaluation.anchors import ANCHORS
-from lumen.evaluation.scores import load_samples
-from lumen.runs import directory as folder
+from lumen.core.registry import metrics, tasks
+from lumen.evaluation.keys import MetricKey, metric_keys
+from lumen.runs.directory import load_results
+from lumen.sweeps.protocol import describe_protocol, verify_comparable
 from lumen.sweeps.table import Row, Table
+from lumen.sweeps.table_cache import CachedJSON, hash_inputs
 
-BESIDE = ("val/loss", "val/response", "layout/explained_variance")  # what stands beside the metrics
+# Values of training that stand beside the metrics.
+LEARNING_CURVES = ("val/loss", "val/response")  # also plotted by step
+AUXILIARY_COLUMNS = (*LEARNING_CURVES, "layout/explained_variance")
 
 
 @dataclass
 class Cell:
-    """One figure of a table; `value` is None where there is none."""
+    """Value of one metric for one row.
+
+    Attributes:
+        value: Mean over seeds; None if nothing was measured.
+        deviation: Standard deviation between seeds, of several seeds.
+        interval: 95 % confidence interval over images and, of several, over seeds.
+        range: Smallest and largest value of a reference row that differs between runs.
+        best: Whether this is the best row of the column.
+        significant: Whether the value differs from the best with 95 % confidence.
+    """
 
     value: float | None = None
-    deviation: float | None = None  # between seeds
-    interval: tuple[float, float] | None = None  # 95 %, over images and, where there are several, seeds
-    range: tuple[float, float] | None = None  # the least and the most, of an anchor that differs between rows
+    deviation: float | None = None
+    interval: tuple[float, float] | None = None
+    range: tuple[float, float] | None = None
     best: bool = False
-    apart: bool = False  # differs from the best with 95 % confidence
+    significant: bool = False
 
 
 @dataclass
 class Results:
-    """A table as it stands now: a line is its name and its cells, in the order of the columns."""
+    """Results of a table: cells by row, in the order of the columns.
+
+    Attributes:
+        keys: Key of each column.
+        rows: Cells of each row.
+        num_finished: Finished seeds of each row.
+        reference_rows: Cells of each reference row, by its label.
+        published: Values that the paper reports, by column and row.
+        protocol: Sentence about the evaluation.
+    """
 
     table: Table
-    columns: list[str]
-    lines: dict[str, list[Cell]]
-    done: dict[str, int]  # finished seeds of each row
-    anchors: dict[str, list[Cell]]
-    quoted: dict[str, dict[str, float]]  # by column, then row: what the paper reports
+    keys: list[MetricKey]
+    rows: dict[str, list[Cell]]
+    num_finished: dict[str, int]
+    reference_rows: dict[str, list[Cell]]
+    published: dict[str, dict[str, float]]
     protocol: str
 
     @property
-    def curve(self) -> list[str]:
-        """The two columns to draw against one another; none where the table has no such two, or they are unmeasured."""
-        found = [next((c for c in self.columns if c.partition("-")[0] == name), None) for name in self.table.curve]
-        return [column for column in found if column is not None] if None not in found else []
+    def columns(self) -> list[str]:
+        """Heading of each column: the key, without its kind if that is "test"."""
+        return [key.column if key.kind == "test" else str(key) for key in self.keys]
+
+    @property
+    def curve_columns(self) -> list[str]:
+        """Two columns to plot against each other; none if the table names none, or they were not measured."""
+        columns = {
+            key.registry_name: key.column for key in reversed(self.keys) if key.kind == "test" and key.part is None
+        }
+        names = [columns.get(metric) for metric in self.table.curve]
+        return [] if None in names else names
 
     def column(self, name: str) -> tuple[dict[str, Cell], dict[str, Cell]]:
-        """What rows, and anchors, have in a column; those without a figure are left out."""
-        place = self.columns.index(name)
-        lines, anchors = (
-            {row: cells[place] for row, cells in kind.items() if cells[place].value is not None}
-            for kind in (self.lines, self.anchors)
+        """Return the cells of a column by row, and by reference row; those without a value are left out."""
+        index = self.columns.index(name)
+        rows, reference_rows = (
+            {name: cells[index] for name, cells in group.items() if cells[index].value is not None}
+            for group in (self.rows, self.reference_rows)
         )
-        return lines, anchors
+        return rows, reference_rows
 
 
 @dataclass
 class Run:
-    """A finished run of a row: its figures, and what each image brought to each metric."""
+    """Finished run of a row.
 
-    figures: dict[str, Any]
-    rows: dict[str, Float[Tensor, "b ..."]]
+    Attributes:
+        values: Content of metrics.json.
+        score_file: Per-image scores; runs without metrics have none.
+        eval: Overrides of `lumen eval` that make the row.
+    """
+
+    values: dict[str, Any]
+    score_file: Path
     eval: str
 
     @classmethod
-    def load(cls, place: Path, row: Row) -> "Run":
-        file = place / "samples.parquet"
-        return cls(folder.figures(place), load_samples(file).rows if file.exists() else {}, row.eval)
+    def load(cls, directory: Path, row: Row) -> "Run":
+        """Return the run of a directory."""
+        return cls(load_results(directory), directory / "samples.parquet", row.eval)
 
 
 def collect(table: Table, parts: str | None = None) -> Results:
-    """Reads what is finished.
+    """Return the results of the runs that have finished. Statistics of unchanged runs are read from a cache.
 
     Args:
-        parts: the metric whose further figures, such as one per class, are the columns.
+        parts: Metric whose breakdown, such as one value per class, makes the columns.
 
     Raises:
-        Mistake: rows that should be comparable were measured by different protocols.
+        Mistake: Rows that should be comparable were evaluated under different protocols.
     """
-    runs = {row.name: [Run.load(place, row) for place in table.places(row)] for row in table.rows}
-    every = [run for some in runs.values() for run in some]
-    for kind in {row.eval for row in table.rows}:
-        _same_protocol([run.figures for run in every if run.eval == kind])
-    columns = _columns(every, parts, list(table.config(table.rows[0], 0).metrics))
-    cells = [_column(runs, column) for column in columns]
-    lines = {name: [column[name] for column in cells] for name in runs}
+    directories = {row.name: table.finished_runs(row) for row in table.rows}
+    cache = _cell_cache(table, parts, directories)  # before the files are read: they may change meanwhile
+    runs = {row.name: [Run.load(path, row) for path in directories[row.name]] for row in table.rows}
+    all_runs = [run for row_runs in runs.values() for run in row_runs]
+    for overrides in {row.eval for row in table.rows}:
+        verify_comparable(_protocols([run for run in all_runs if run.eval == overrides]))
+    keys = _column_keys([run.values for run in all_runs], parts, list(table.config(table.rows[0], 0).metrics))
     return Results(
-        table,
-        [column.removeprefix("test/") for column in columns],
-        lines,
-        {name: len(some) for name, some in runs.items()},
-        _anchors(every, columns, table),
-        _quoted(table),
-        _protocol(every),
+        table=table,
+        keys=keys,
+        rows=_load_or_compute_cells(cache, runs, keys),
+        num_finished={name: len(row_runs) for name, row_runs in runs.items()},
+        reference_rows=_reference_rows(all_runs, keys, table),
+        published=_published_columns(table),
+        protocol=describe_protocol(_protocols(all_runs)),
     )
 
 
-def _columns(runs: list[Run], parts: str | None, order: list[str]) -> list[str]:
-    """The metrics in the order of the experiment and what stands beside them, or the parts of one metric."""
-    keys = sorted({key for run in runs for key in run.figures if _is_number(run.figures[key])})
-    judged = [key for key in keys if key.startswith("test/")]
+def higher_is_better(key: MetricKey) -> bool:
+    """Return whether a larger value of a metric is better. It is read from the source if that has it as a literal."""
+    literal = metrics.literal(key.registry_name, "higher_is_better")
+    return metrics.factory(key.registry_name).higher_is_better if literal is None else literal
+
+
+def _protocols(runs: list[Run]) -> list[dict[str, Any]]:
+    return [run.values["protocol"] for run in runs if "protocol" in run.values]
+
+
+def _column_keys(values: list[dict[str, Any]], parts: str | None, order: list[str]) -> list[MetricKey]:
+    """Return the keys of the metrics in the order of the experiment and of auxiliary columns, or of one metric's parts.
+
+    Raises:
+        Mistake: No run has parts of this metric.
+    """
+    names = sorted({name for run in values for name in run if _is_number(run[name])})
+    tested = metric_keys(names, "test")
     if parts is None:
-        whole = [key for key in judged if key.count("/") == 1]
-        place = {name: number for number, name in enumerate(order)}
-        return sorted(whole, key=lambda key: place.get(_metric(key), len(place))) + [k for k in BESIDE if k in keys]
-    found = [key for key in judged if key.count("/") == 2 and _metric(key) == parts]
-    if runs and not found:
-        have = ", ".join(sorted({_metric(key) for key in judged if key.count("/") == 2})) or "nothing"
-        raise Mistake(f"no run of this table has parts of '{parts}'; there are parts of: {have}.")
-    return found
+        rank = {metric: number for number, metric in enumerate(order)}
+        whole = [key for key in tested if key.part is None]
+        whole.sort(key=lambda key: rank.get(key.registry_name, len(rank)))
+        return whole + [MetricKey.parse(name) for name in AUXILIARY_COLUMNS if name in names]
+    keys = [key for key in tested if key.part is not None and key.registry_name == parts]
+    if values and not keys:
+        available = ", ".join(sorted({key.registry_name for key in tested if key.part is not None})) or "no metric"
+        raise Mistake(f"no run of this table has parts of '{parts}'; there are parts of: {available}.")
+    return keys
 
 
-def _metric(column: str) -> str:
-    """The metric behind a column such as test/lpips-scenes or test/miou/sky."""
-    return column.split("/")[1].partition("-")[0]
+def _cell_cache(table: Table, parts: str | None, directories: dict[str, list[Path]]) -> CachedJSON | None:
+    """Return the cache of a table's cells; None if no run has scores to resample."""
+    files = [
+        path / name for paths in directories.values() for path in paths for name in ("metrics.json", "samples.parquet")
+    ]
+    if not any(file.name == "samples.parquet" and file.exists() for file in files):
+        return None
+    rows = [asdict(row) | {"runs": len(directories[row.name])} for row in table.rows]
+    metric_order = list(table.config(table.rows[0], 0).metrics)
+    suffix = ".json" if parts is None else f"-{parts}.json"
+    return CachedJSON(table.cache_path(suffix), hash_inputs([rows, metric_order, parts], files))
 
 
-def _column(runs: dict[str, list[Run]], column: str) -> dict[str, Cell]:
-    """The cells of a column, by row; rows that painted the same images are compared with the best of them."""
-    drawn = {name: _drawn(some, column) for name, some in runs.items()}
-    cells = {name: _cell(some, column, drawn[name]) for name, some in runs.items()}
-    there = {name: cell for name, cell in cells.items() if cell.value is not None}
-    alike = len({run.eval for some in runs.values() for run in some}) == 1
-    if column.startswith("test/") and column.count("/") == 1 and alike and len(there) > 1:
-        sign = 1 if metrics.factory(_metric(column)).higher_is_better else -1
-        best = max(there, key=lambda name: sign * there[name].value)
-        there[best].best = True
-        for name in there.keys() - {best}:
-            if drawn[name] is not None and drawn[best] is not None:
-                # The paired bootstrap: both are drawn on the same images, so what makes an image hard cancels out.
-                low, high = percentile_interval(drawn[best] - drawn[name])
-                there[name].apart = low > 0 or high < 0
+def _load_or_compute_cells(
+    cache: CachedJSON | None, runs: dict[str, list[Run]], keys: list[MetricKey]
+) -> dict[str, list[Cell]]:
+    content = cache.load() if cache else None
+    if content is not None:
+        return {name: [_cell_from_json(fields) for fields in content[name]] for name in runs}
+    cells = _compute_cells(runs, keys)
+    if cache:
+        cache.save({name: [asdict(cell) for cell in row] for name, row in cells.items()})
     return cells
 
 
-def _cell(runs: list[Run], column: str, drawn: Tensor | None) -> Cell:
-    values = [run.figures[column] for run in runs if column in run.figures]
-    if not values:
+def _cell_from_json(fields: dict[str, Any]) -> Cell:
+    return Cell(**fields | {"interval": fields["interval"] and tuple(fields["interval"])})
+
+
+def _compute_cells(runs: dict[str, list[Run]], keys: list[MetricKey]) -> dict[str, list[Cell]]:
+    """Return the cells of all rows, with intervals and significance where a run has per-image scores."""
+    cells = {
+        name: [_mean_cell([run.values for run in row_runs], key) for key in keys] for name, row_runs in runs.items()
+    }
+    if len({run.eval for row_runs in runs.values() for run in row_runs}) == 1:
+        for column, key in enumerate(keys):
+            _mark_best([row[column] for row in cells.values()], key)
+    score_files = {name: [run.score_file for run in row_runs] for name, row_runs in runs.items()}
+    if any(file.exists() for files in score_files.values() for file in files):
+        from lumen.sweeps.statistics import add_statistics  # it imports torch
+
+        add_statistics(cells, keys, score_files)
+    return cells
+
+
+def _mean_cell(values: list[dict[str, Any]], key: MetricKey) -> Cell:
+    """Return the mean over seeds; of one seed with the interval that its evaluation has written."""
+    numbers = [run[str(key)] for run in values if str(key) in run]
+    if not numbers:
         return Cell()
-    interval = percentile_interval(drawn) if drawn is not None else None
-    if interval is None and len(values) == 1:
-        interval = runs[0].figures.get(f"{column}_95")
-    return Cell(mean(values), stdev(values) if len(values) > 1 else None, interval and tuple(interval))
+    if len(numbers) > 1:
+        return Cell(mean(numbers), stdev(numbers))
+    interval = values[0].get(str(replace(key, interval=True))) if key.part is None else None
+    return Cell(numbers[0], interval=interval and tuple(interval))
 
 
-def _drawn(runs: list[Run], column: str) -> Float[Tensor, " draws"] | None:
-    """Figures for images and seeds drawn anew; rows that painted the same images have the same draws."""
-    title = column.removeprefix("test/")
-    rows = [run.rows.get(title) for run in runs]
-    if not rows or any(each is None for each in rows):
-        return None
-    drawn = torch.stack([metrics.factory(_metric(column)).bootstrap_resamples(each) for each in rows])
-    seeds = torch.randint(len(rows), drawn.shape, generator=generator("bootstrap seeds"))
-    return drawn.gather(0, seeds).mean(0) if len(rows) > 1 else drawn[0]
+def _mark_best(cells: list[Cell], key: MetricKey) -> None:
+    """Mark the best of several rows in the column of a metric."""
+    measured = [cell for cell in cells if cell.value is not None]
+    if key.kind == "test" and key.part is None and len(measured) > 1:
+        sign = 1 if higher_is_better(key) else -1
+        max(measured, key=lambda cell: sign * cell.value).best = True
 
 
-def _anchors(runs: list[Run], columns: list[str], table: Table) -> dict[str, list[Cell]]:
-    """What to hold the rows against; where rows are measured in several ways, of each way its own."""
-    names = {row.eval: row.name for row in reversed(table.rows)}
-    found = {}
-    for way in dict.fromkeys(row.eval for row in table.rows):
-        same = [run.figures for run in runs if run.eval == way]
-        for kind, title in ANCHORS.items():
-            keys = [c.replace("test/", f"{kind}/", 1) if c.startswith("test/") else None for c in columns]
-            cells = [_anchor(same, key) for key in keys]
+def _reference_rows(runs: list[Run], keys: list[MetricKey], table: Table) -> dict[str, list[Cell]]:
+    """Return the reference rows by label; where rows are evaluated in several ways, those of each way."""
+    first_rows = {row.eval: row.name for row in reversed(table.rows)}
+    labels: dict[str, str] = {}
+    for row in table.rows:
+        labels |= tasks.literal(table.config(row, 0).task["name"], "reference_rows", {})
+    rows = {}
+    for overrides in dict.fromkeys(row.eval for row in table.rows):
+        values = [run.values for run in runs if run.eval == overrides]
+        for kind, label in labels.items():
+            cells = [_reference_cell(values, replace(key, kind=kind)) if key.kind == "test" else Cell() for key in keys]
             if any(cell.value is not None for cell in cells):
-                found[f"{title}, {names[way]}" if len(names) > 1 else title] = cells
-    return found
+                rows[f"{label}, {first_rows[overrides]}" if len(first_rows) > 1 else label] = cells
+    return rows
 
 
-def _anchor(figures: list[dict[str, Any]], key: str | None) -> Cell:
-    values = [each[key] for each in figures if key in each]
-    if not values:
+def _reference_cell(values: list[dict[str, Any]], key: MetricKey) -> Cell:
+    """Return the value that all runs have of a reference row, or the mean and range of different ones."""
+    numbers = [run[str(key)] for run in values if str(key) in run]
+    if not numbers:
         return Cell()
-    if len(set(values)) > 1:
-        return Cell(mean(values), range=(min(values), max(values)))
-    interval = next((each[f"{key}_95"] for each in figures if f"{key}_95" in each), None)
-    return Cell(values[0], interval=interval and tuple(interval))
+    if len(set(numbers)) > 1:
+        return Cell(mean(numbers), range=(min(numbers), max(numbers)))
+    name = str(replace(key, interval=True))
+    interval = next((run[name] for run in values if name in run), None) if key.part is None else None
+    return Cell(numbers[0], interval=interval and tuple(interval))
 
 
-def _quoted(table: Table) -> dict[str, dict[str, float]]:
-    """The paper's figures of the table's own data set; of another data set those of the first that it reports."""
-    mine = table.config(table.rows[0], 0).data["name"]
-    known = list(dict.fromkeys(name for row in table.rows for name in row.published))
-    if not known:
+def _published_columns(table: Table) -> dict[str, dict[str, float]]:
+    """Return the paper's values for the table's data set, or else for the first data set that the paper reports."""
+    data = table.config(table.rows[0], 0).data["name"]
+    published = list(dict.fromkeys(name for row in table.rows for name in row.published))
+    if not published:
         return {}
-    name = mine if mine in known else known[0]
-    keys = dict.fromkeys(key for row in table.rows for key in row.published.get(name, {}))
+    name = data if data in published else published[0]
     values = {row.name: row.published.get(name, {}) for row in table.rows}
-    return {f"{key} (paper, {name})": {row: some[key] for row, some in values.items() if key in some} for key in keys}
-
-
-def _protocol(runs: list[Run]) -> str:
-    rules = [run.figures["protocol"] for run in runs if "protocol" in run.figures]
-    if not rules:
-        return ""
-    one, sampling = rules[0], rules[0]["sampling"]
-    said = " ".join(dict.fromkeys(rule["hash"] for rule in rules))
-    return (
-        f"{one['images']} held-out images, {one['samples']} samples of each, {sampling['sampler']} in "
-        f"{sampling['steps']} steps at guidance {sampling['guidance']}; protocol {said}."
-    )
-
-
-def _same_protocol(runs: list[dict[str, Any]]) -> None:
-    """
-    Raises:
-        Mistake: figures were measured in different ways; the message names how.
-    """
-    rules = [flat(run["protocol"]) for run in runs if "protocol" in run]
-    values = {key: {str(one.get(key)) for one in rules} for key in sorted(set().union(*rules) - {"hash"})}
-    apart = {key: sorted(some) for key, some in values.items() if len(some) > 1}
-    if apart:
-        said = "; ".join(f"{key}: {' or '.join(some)}" for key, some in apart.items())
-        raise Mistake(
-            f"the rows were not measured alike ({said}), so they make no table; measure them anew: remove the "
-            "metrics.json of those that differ and repeat lumen ablate."
-        )
+    metric_names = dict.fromkeys(metric for row in values.values() for metric in row)
+    return {
+        f"{metric} (paper, {name})": {row: numbers[metric] for row, numbers in values.items() if metric in numbers}
+        for metric in metric_names
+    }
 
 
 def _is_number(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Tables: rows that differ in one flag, read from one file; which run each row is, and the commands that make it."""
+"""Tables: rows that differ in one override, read from YAML, with the run and the commands of each row."""
 
 import shlex
 from collections.abc import Sequence
@@ -9,143 +9,172 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from lumen.config import identity
 from lumen.config.experiment import dump, load, reload
-from lumen.config.schema import PLACE, Config
-from lumen.core.errors import BadConfig, UnknownName, known
-from lumen.runs import directory as folder
+from lumen.config.identity import sanitize
+from lumen.config.schema import NON_RESULT_KEYS, Config
+from lumen.core.errors import BadConfig, UnknownName, suggestion
+from lumen.runs.directory import eval_directory, load_results, run_directory
 
-EVAL = "eval."  # what a flag begins with that measures every row anew
+EVAL_PREFIX = "eval."  # of an override under which every row is evaluated again
 
 
 @dataclass
 class Row:
-    """One line of a table: a name, the flags that train it and measure it, and what the paper reports for it."""
+    """Row of a table.
+
+    Attributes:
+        name: Heading of the row.
+        flag: Overrides of its training, as they are typed.
+        eval: Overrides of `lumen eval`, where the row is not evaluated as it was trained.
+        published: Values that the paper reports, by data set and metric.
+    """
 
     name: str
     flag: str
-    eval: str  # flags of lumen eval, where the row is not measured as it was trained
-    published: dict[str, dict[str, float]]  # by data set
+    eval: str
+    published: dict[str, dict[str, float]]
 
 
 @dataclass
 class Table:
-    """A comparison: one experiment, a row per flag, every row once per seed."""
+    """Comparison of runs: one experiment, one override per row, every row once per seed.
+
+    Attributes:
+        overrides: Overrides of all rows.
+        eval_overrides: Overrides under which all rows are evaluated again.
+        curve: Two metrics to plot against each other, or none.
+        row_filter: Arguments that leave out rows or change single rows, as they were typed.
+    """
 
     name: str
     title: str
     base: str
     rows: list[Row]
-    shared: list[str]  # flags of all rows
-    eval: list[str]  # flags that all rows are measured anew with
+    overrides: list[str]
+    eval_overrides: list[str]
     seeds: int
-    curve: list[str]  # two metrics to draw against one another, if any
-    some: list[str]  # rows= where rows were left out, and flags of single rows: as they were typed
-    # What is drawn of a table asks for the config of each row a dozen times, and to read one takes 25 ms.
-    configs: dict[tuple[str, ...], Config] = field(default_factory=dict, repr=False, compare=False)
+    curve: list[str]
+    row_filter: list[str] = field(default_factory=list)
+    # Reports ask for the config and the commands of each row a dozen times, and reading a config takes 25 ms.
+    _configs: dict[tuple[str, ...], Config] = field(default_factory=dict, repr=False, compare=False)
+    _commands: dict[tuple[str, ...], dict[Path, str]] = field(default_factory=dict, repr=False, compare=False)
 
-    def config(self, row: Row, seed: int, anew: Sequence[str] = ()) -> Config:
-        """What a row is trained with, or measured anew with under further flags; shared, so nobody may change it."""
-        key = (self.base, *self.flags(row, seed), EVAL, *anew)
-        if key not in self.configs:
-            whole = reload(dump(self.config(row, seed)), anew) if anew else load(self.base, self.flags(row, seed))
-            self.configs[key] = whole
-        return self.configs[key]
-
-    def flags(self, row: Row, seed: int) -> list[str]:
-        return [*shlex.split(row.flag), *self.shared, f"seed={seed}"]
+    def config(self, row: Row, seed: int, eval_overrides: Sequence[str] = ()) -> Config:
+        """Return the config of a row, or of its evaluation under overrides. Callers share it and must not change it."""
+        overrides = self._train_overrides(row, seed)
+        key = (self.base, *overrides, EVAL_PREFIX, *eval_overrides)
+        if key not in self._configs:
+            if eval_overrides:
+                self._configs[key] = reload(dump(self.config(row, seed)), eval_overrides)
+            else:
+                self._configs[key] = load(self.base, overrides)
+        return self._configs[key]
 
     def commands(self, row: Row, seed: int) -> dict[Path, str]:
-        """What makes a row, in order: the folder that each command fills."""
-        place = folder.place_of(self.config(row, seed))
-        made = {place: shlex.join(["lumen", "train", self.base, *self.flags(row, seed)])}
-        anew = [*shlex.split(row.eval), *self.eval]
-        if anew:
-            made[folder.eval_of(place, self.config(row, seed, anew))] = shlex.join(["lumen", "eval", str(place), *anew])
-        return made
+        """Return the commands that make a row, in order, by the directory that each one fills."""
+        train_overrides = self._train_overrides(row, seed)
+        overrides = [*shlex.split(row.eval), *self.eval_overrides]
+        key = (self.base, *train_overrides, EVAL_PREFIX, *overrides)
+        if key not in self._commands:
+            run_dir = run_directory(self.config(row, seed))
+            commands = {run_dir: shlex.join(["lumen", "train", self.base, *train_overrides])}
+            if overrides:
+                eval_dir = eval_directory(run_dir, self.config(row, seed, overrides))
+                commands[eval_dir] = shlex.join(["lumen", "eval", str(run_dir), *overrides])
+            self._commands[key] = commands
+        return self._commands[key]
 
-    def missing(self, row: Row, seed: int) -> list[str]:
-        """The commands of a row that have not been run to their end."""
-        return [words for place, words in self.commands(row, seed).items() if folder.figures(place) is None]
+    def pending_commands(self, row: Row, seed: int) -> list[str]:
+        """Return the commands of a row that have not finished."""
+        commands = self.commands(row, seed)
+        return [command for directory, command in commands.items() if load_results(directory) is None]
 
-    def places(self, row: Row) -> list[Path]:
-        """The folders of a row's finished runs, one per seed."""
-        last = [list(self.commands(row, seed))[-1] for seed in range(self.seeds)]
-        return [place for place in last if folder.figures(place) is not None]
+    def finished_runs(self, row: Row) -> list[Path]:
+        """Return the directories of a row's finished runs, as evaluated for the table: one per seed."""
+        evaluated = [list(self.commands(row, seed))[-1] for seed in range(self.seeds)]
+        return [directory for directory in evaluated if load_results(directory) is not None]
 
     @property
     def command(self) -> str:
-        """What runs all of it."""
-        flags = [*self.shared, *(EVAL + flag for flag in self.eval)]
+        """Command that runs all rows."""
         words = ["lumen", "ablate", self.name, f"base={self.base}", f"seeds={self.seeds}"]
-        return shlex.join([*words, *self.some, *flags])
+        return shlex.join([*words, *self.row_filter, *self._shared_overrides])
+
+    def output_path(self, suffix: str, prefix: str = "") -> Path:
+        """Return the path of one of the table's files in runs/tables; each set of overrides has files of its own."""
+        overrides = [text for text in self._shared_overrides if text.partition("=")[0] not in NON_RESULT_KEYS]
+        overrides += [f"seeds={self.seeds}"] if self.seeds > 1 else []
+        parts = [self.name, Path(self.base).stem]
+        parts += [sanitize(",".join(sorted(overrides)))] if overrides else []
+        return Path(self.config(self.rows[0], 0).runs) / "tables" / f"{prefix}{'-'.join(parts)}{suffix}"
+
+    def cache_path(self, suffix: str) -> Path:
+        """Return the path of a file that keeps what was computed from the table's runs."""
+        path = self.output_path(suffix)
+        return path.parent / "cache" / path.name
+
+    def _train_overrides(self, row: Row, seed: int) -> list[str]:
+        return [*shlex.split(row.flag), *self.overrides, f"seed={seed}"]
 
     @property
-    def file(self) -> Path:
-        """Where it goes, without the ending: each set of flags has files of its own."""
-        flags = [*self.shared, *(EVAL + flag for flag in self.eval)]
-        flags = [flag for flag in flags if flag.partition("=")[0] not in PLACE]
-        flags += [f"seeds={self.seeds}"] if self.seeds > 1 else []
-        name = "-".join([self.name, Path(self.base).stem, *([identity.safe(",".join(sorted(flags)))] if flags else [])])
-        return Path(self.config(self.rows[0], 0).runs) / "tables" / name
+    def _shared_overrides(self) -> list[str]:
+        return [*self.overrides, *(EVAL_PREFIX + override for override in self.eval_overrides)]
 
 
-def tables() -> list[str]:
-    return sorted(Path(f.name).stem for f in (files("experiments") / "tables").iterdir() if f.name.endswith(".yaml"))
+def table_names() -> list[str]:
+    """Return the names of the tables in experiments/tables."""
+    directory = files("experiments") / "tables"
+    return sorted(Path(file.name).stem for file in directory.iterdir() if file.name.endswith(".yaml"))
 
 
-def read(
-    name: str, base: str | None = None, seeds: int = 1, flags: Sequence[str] = (), only: Sequence[str] = ()
+def read_table(
+    name: str, base: str | None = None, seeds: int = 1, overrides: Sequence[str] = (), only: Sequence[str] = ()
 ) -> Table:
-    """A table by name.
+    """Return a table by name.
 
     Args:
-        base: the experiment to run it on instead of the table's own.
-        seeds: runs per row.
-        flags: of all rows; those that begin with "eval." measure them anew, those with a row's name are its own.
-        only: names of rows, to leave out the others.
+        base: Experiment to run it on instead of the table's own.
+        seeds: Runs per row.
+        overrides: Overrides of all rows. Those that begin with "eval." apply to the evaluation of all rows, those that
+            begin with a row's name to that row.
+        only: Names of rows; the others are left out.
 
     Raises:
-        UnknownName: no such table, or no such row.
-        BadConfig: a row cannot run; every mistake is in the message, with the rows that it is in.
+        UnknownName: No table, or no row, has this name.
+        BadConfig: A row cannot run; the message holds every mistake, with the rows that have it.
     """
-    if name not in tables():
-        raise UnknownName(f"no table is called '{name}'; {known(name, tables())}")
-    text = (files("experiments") / "tables" / f"{name}.yaml").read_text()
-    spec = OmegaConf.to_container(OmegaConf.create(text))
-    names = {str(n): row for n, row in spec["rows"].items()}
-    if unknown := [n for n in only if n not in names]:
-        raise UnknownName(f"{name} has no row '{unknown[0]}'; {known(unknown[0], list(names))}")
-    rows = [_row(n, row, flags) for n, row in names.items() if n in (only or names)]
-    some = [f"rows={','.join(only)}"] if only else []
-    some += [flag for flag in flags if flag.partition(".")[0] in names]
-    flags = [flag for flag in flags if flag.partition(".")[0] not in names]
-    shared = [flag for flag in flags if not flag.startswith(EVAL)]
-    anew = [flag.removeprefix(EVAL) for flag in flags if flag.startswith(EVAL)]
-    title = text.partition("\n")[0].lstrip("# ")
-    table = Table(name, title, base or spec["base"], rows, shared, anew, seeds, spec.get("curve", []), some)
-    own = {"seed", *(_key(row.flag) for row in rows if row.flag)} & {_key(flag) for flag in shared}
-    own |= {_key(row.eval) for row in rows if row.eval} & {_key(flag) for flag in anew}
-    if own:
-        raise BadConfig(
-            f"{own.pop()} is what the rows of {name} differ in; leave it out, or say seeds=3 for more seeds."
-        )
-    errors: dict[str, list[str]] = {}  # the rows that each mistake is in
-    for row in rows:
-        try:
-            table.commands(row, 0)
-        except BadConfig as error:
-            errors.setdefault(str(error), []).append(row.name)
-    if errors:
-        said = ("" if len(some) == len(rows) else f"row {', '.join(some)}: " for some in errors.values())
-        raise BadConfig("\n".join(f"{where}{error}" for where, error in zip(said, errors, strict=True)))
+    title, spec = _read_spec(name)
+    row_names = [str(row) for row in spec["rows"]]
+    for row in only:
+        if row not in row_names:
+            raise UnknownName(f"{name} has no row '{row}'; {suggestion(row, row_names)}")
+    rows = [_build_row(str(row), fields, overrides) for row, fields in spec["rows"].items()]
+    rows = [row for row in rows if row.name in (only or row_names)]
+    row_filter = [f"rows={','.join(only)}"] if only else []
+    row_filter += [override for override in overrides if override.partition(".")[0] in row_names]
+    common = [override for override in overrides if override.partition(".")[0] not in row_names]
+    shared = [override for override in common if not override.startswith(EVAL_PREFIX)]
+    eval_overrides = [o.removeprefix(EVAL_PREFIX) for o in common if o.startswith(EVAL_PREFIX)]
+    table = Table(
+        name, title, base or spec["base"], rows, shared, eval_overrides, seeds, spec.get("curve", []), row_filter
+    )
+    _verify_overrides(table)
+    _verify_rows(table)
     return table
 
 
-def _row(name: str, spec: dict[str, Any], flags: Sequence[str]) -> Row:
-    """A row with the flags that are its own, as in ade20k.data.root=DIR: of its measuring where it has one."""
-    row = Row(name, spec.get("flag", ""), spec.get("eval", ""), spec.get("published", {}))
-    own = shlex.join(flag.removeprefix(f"{name}.") for flag in flags if flag.startswith(f"{name}."))
+def _read_spec(name: str) -> tuple[str, dict[str, Any]]:
+    """Return the title and the content of a table's file."""
+    if name not in table_names():
+        raise UnknownName(f"no table is called '{name}'; {suggestion(name, table_names())}")
+    text = (files("experiments") / "tables" / f"{name}.yaml").read_text()
+    return text.partition("\n")[0].lstrip("# "), OmegaConf.to_container(OmegaConf.create(text))
+
+
+def _build_row(name: str, fields: dict[str, Any], overrides: Sequence[str]) -> Row:
+    """Return a row; overrides of its own, as in ade20k.data.root=DIR, apply to its evaluation where it has one."""
+    row = Row(name, fields.get("flag", ""), fields.get("eval", ""), fields.get("published", {}))
+    own = shlex.join(text.removeprefix(f"{name}.") for text in overrides if text.startswith(f"{name}."))
     if own and row.eval:
         row.eval = f"{row.eval} {own}"
     elif own:
@@ -153,5 +182,40 @@ def _row(name: str, spec: dict[str, Any], flags: Sequence[str]) -> Row:
     return row
 
 
-def _key(flag: str) -> str:
-    return flag.partition("=")[0]
+def _verify_overrides(table: Table) -> None:
+    """Verify that no override of all rows sets the key in which the rows differ.
+
+    Raises:
+        BadConfig: One does.
+    """
+    keys = {"seed", *(_key(row.flag) for row in table.rows if row.flag)} & set(map(_key, table.overrides))
+    keys |= {_key(row.eval) for row in table.rows if row.eval} & set(map(_key, table.eval_overrides))
+    if keys:
+        raise BadConfig(
+            f"{min(keys)} is the key in which the rows of {table.name} differ, so it cannot be set for all of them; "
+            "leave it out, or write seeds=3 for several seeds."
+        )
+
+
+def _verify_rows(table: Table) -> None:
+    """Verify that the config of every row can be built.
+
+    Raises:
+        BadConfig: Some cannot; the message holds each mistake once, with the rows that have it.
+    """
+    mistakes: dict[str, list[str]] = {}
+    for row in table.rows:
+        try:
+            table.commands(row, 0)
+        except BadConfig as error:
+            mistakes.setdefault(str(error), []).append(row.name)
+    if mistakes:
+        lines = [
+            mistake if len(rows) == len(table.rows) else f"row {', '.join(rows)}: {mistake}"
+            for mistake, rows in mistakes.items()
+        ]
+        raise BadConfig("\n".join(lines))
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0]

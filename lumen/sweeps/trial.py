@@ -1,4 +1,4 @@
-"""Trials: a run of a table with all that is measured of it, as commands that any process on any machine may take up."""
+"""Trials: runs of a table, each with its commands, which a process on any machine may take up."""
 
 import ctypes
 import json
@@ -13,159 +13,173 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lumen.core import locks
 from lumen.core.errors import Mistake, RunBusy
-from lumen.runs import directory as folder
+from lumen.core.signals import SIGNAL_EXIT_CODE
+from lumen.runs.directory import load_results
 
-MISTAKE, PREEMPTED, INTERRUPTED = 2, 75, 130  # exit codes of a command that running it once more would not change
-# By these W&B's agent names its run: that is the training's, and what is measured anew is a run of its own.
-AGENT = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
-SYSTEM = ctypes.CDLL(None) if sys.platform == "linux" else None
+# Exit codes of a command that would end in the same way if it were repeated at once; SIGNAL_EXIT_CODE is another.
+EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 130
+# Environment variables by which an agent of W&B names its run: the training. An evaluation is a run of its own.
+AGENT_VARIABLES = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
+ATTEMPTS = 2  # of a command that fails
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 @dataclass
 class Trial:
-    """One run of a table: the commands that make it, and what has come of them."""
+    """Run of a table: the commands that make it, and their outcome.
+
+    Attributes:
+        commands: Commands in order, by the directory that each one fills; the first one trains.
+        steps: Optimiser steps of the training.
+        images_per_step: Images of an optimiser step, on all devices together.
+        failures: Error message of each command that failed.
+        exit_code: Exit code of the last command.
+    """
 
     name: str
-    commands: dict[Path, str]  # in order, by the folder that each fills; the first trains
+    commands: dict[Path, str]
     steps: int
-    images: int  # of one step
-    state: Literal["waiting", "running", "done", "failed", "busy", "stopped", "sent"] = "waiting"
-    failures: dict[str, str] = field(default_factory=dict)  # what each command that failed said last
-    code: int = 0  # how the last command ended
-    spared: str = ""  # what its training took from the cache, in its own words
+    images_per_step: int
+    state: Literal["waiting", "running", "done", "failed", "busy", "stopped", "submitted"] = "waiting"
+    failures: dict[str, str] = field(default_factory=dict)
+    exit_code: int = 0
 
     @property
-    def home(self) -> Path:
+    def run_dir(self) -> Path:
+        """Directory of the training."""
         return next(iter(self.commands))
 
     @property
     def log(self) -> Path:
-        """Where its commands write what they would write on a screen."""
-        return self.home / "log.txt"
+        """File with the output of all commands."""
+        return self.run_dir / "log.txt"
 
-    def left(self) -> dict[Path, str]:
-        """The commands that have not been run to their end."""
-        return {place: words for place, words in self.commands.items() if folder.figures(place) is None}
+    def pending_commands(self) -> dict[Path, str]:
+        """Return the commands that have not finished, by directory."""
+        return {path: command for path, command in self.commands.items() if load_results(path) is None}
 
-    def processes(self, **environment: str) -> Generator[subprocess.Popen, None, None]:
-        """Runs what is left, each command in a process of its own, which is yielded to be waited for.
+    def run(self, **environment: str) -> Generator[subprocess.Popen, None, None]:
+        """Run the pending commands, each in a process of its own, and yield each process to be waited for.
 
-        The trial is claimed meanwhile: where another launcher is at it, nothing is run, and its state says so. What
-        fails is tried once more, unless it is a mistake; what could not be trained is not measured.
+        The trial is locked meanwhile. If another launcher holds it, nothing runs and the state becomes "busy". A
+        command that fails is repeated once, unless the user made a mistake. A run that cannot be trained is not
+        evaluated.
         """
         try:
-            with locks.claim(self.home, ".trial"):
+            with locks.lock_directory(self.run_dir, ".trial"):
                 self.state = "running"
-                self.state = yield from self._run(environment)
+                self.state = yield from self._run_commands(environment)
         except RunBusy:
             self.state = "busy"
         except Mistake as mistake:
-            self.state, self.failures = "failed", {self.commands[self.home]: str(mistake)}
+            self.state, self.failures = "failed", {self.commands[self.run_dir]: str(mistake)}
         except GeneratorExit:
             self.state = "stopped"
             raise
 
-    def _run(self, environment: dict[str, str]) -> Generator[subprocess.Popen, None, str]:
-        for place, command in self.left().items():
-            given = environment if place == self.home else environment | dict.fromkeys(AGENT)
-            for _ in range(2):
-                child = start(command, self.log, given)
-                yield child
-                self.code = child.returncode
-                if self.code in (0, MISTAKE, PREEMPTED, INTERRUPTED):
+    def _run_commands(self, environment: dict[str, str]) -> Generator[subprocess.Popen, None, str]:
+        """Run the pending commands and return the state that the trial ends in."""
+        for directory, command in self.pending_commands().items():
+            training = directory == self.run_dir
+            for _ in range(ATTEMPTS):
+                process = start(command, self.log, environment | ({} if training else dict.fromkeys(AGENT_VARIABLES)))
+                yield process
+                self.exit_code = process.returncode
+                if self.exit_code in (0, EXIT_MISTAKE, SIGNAL_EXIT_CODE, EXIT_INTERRUPTED):
                     break
-            if self.code in (PREEMPTED, INTERRUPTED):
+            if self.exit_code in (SIGNAL_EXIT_CODE, EXIT_INTERRUPTED):
                 return "stopped"
-            if self.code == MISTAKE and _held(place):
-                return "busy"  # somebody has typed the command by hand
-            if place == self.home:
-                self.spared = _last_of_cache(self.log)
-            if self.code != 0:
-                self.failures[command] = _last_words(self.log, self.code)
-                if place == self.home:
+            if self.exit_code == EXIT_MISTAKE and _is_locked(directory):
+                return "busy"  # a user has started the command by hand
+            if self.exit_code != 0:
+                self.failures[command] = _error_message(self.log, self.exit_code)
+                if training:
                     break
         return "failed" if self.failures else "done"
 
-    def report(self) -> str:
-        """What failed and why, and how to repeat it."""
-        said = [f"{why}\n  log: {self.log}\n  to repeat: {command}" for command, why in self.failures.items()]
-        return "\n".join(f"{self.name} {self.state}: {each}" for each in said or [f"exit code {self.code}"])
+    def failure_report(self) -> str:
+        """Return a message that says which commands failed, why, and how to repeat them."""
+        messages = [f"{why}\n  log: {self.log}\n  to repeat: {command}" for command, why in self.failures.items()]
+        messages = messages or [f"exit code {self.exit_code}"]
+        return "\n".join(f"{self.name} {self.state}: {message}" for message in messages)
 
     def progress(self) -> tuple[int, float | None, float | None]:
-        """Steps made, the newest loss, and the seconds that training will still take, from the run's metrics.jsonl."""
+        """Return the optimiser steps made, the newest loss, and the seconds of training that are left."""
         newest: dict[str, float] = {}
-        for line in _tail(self.home / "metrics.jsonl").splitlines()[-50:]:
-            with suppress(ValueError):  # a line cut in two
+        for line in _read_tail(self.run_dir / "metrics.jsonl").splitlines()[-50:]:
+            with suppress(ValueError):  # the run is writing this line
                 newest |= json.loads(line)
         step, speed = int(newest.get("step", -1)) + 1, newest.get("train/images_per_s")
-        return step, newest.get("train/loss"), (self.steps - step) * self.images / speed if speed else None
+        seconds = (self.steps - step) * self.images_per_step / speed if speed else None
+        return step, newest.get("train/loss"), seconds
+
+    def cache_record(self) -> dict[str, Any]:
+        """Return the content of the run's cache.json: what was cached and what that saved. Older runs have none."""
+        try:
+            record = json.loads((self.run_dir / "cache.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return record if isinstance(record, dict) else {}
 
 
 def start(command: str, log: Path, environment: dict[str, str | None]) -> subprocess.Popen:
-    """Begins a command as a user would type it, its output going to the end of a file.
+    """Start a command as a user would type it, and append its output to a file.
 
     Args:
-        environment: what differs from this process's own; None takes a variable away.
+        environment: Variables that differ from this process's own; None removes one.
     """
-    # In a process group of its own, or Ctrl-C would reach it twice: from the terminal, and handed on by the launcher.
-    # Lightning is to start the run's processes itself, and looks at this name to see that srun did not.
-    env = os.environ | {"SLURM_JOB_NAME": "interactive"} | environment
-    env = {name: value for name, value in env.items() if value is not None}
+    # SLURM_JOB_NAME: Lightning starts the run's ranks itself unless srun did, which it reads from this name.
+    variables = os.environ | {"SLURM_JOB_NAME": "interactive"} | environment
     with open(log, "a") as file:
         file.write(f"$ {command}\n")
         file.flush()
-        # -P: a folder of the user's called experiments would be taken for LUMEN's.
-        words = [sys.executable, "-P", "-m", *shlex.split(command)]
         return subprocess.Popen(
-            words,
-            env=env,
+            # -P: a directory `experiments` of the user's would be taken for LUMEN's.
+            [sys.executable, "-P", "-m", *shlex.split(command)],
+            env={name: value for name, value in variables.items() if value is not None},
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
+            # In the launcher's own group it would receive Ctrl-C twice: from the terminal and from the launcher.
             process_group=0,
-            preexec_fn=partial(_attended, os.getpid()) if SYSTEM else None,
+            preexec_fn=partial(_die_with_parent, os.getpid()) if LIBC else None,
         )
 
 
-def _attended(launcher: int) -> None:
-    """Has Linux tell this process to stop when its launcher ends, be it by SIGKILL: it saves, and is no orphan."""
-    SYSTEM.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-    if os.getppid() != launcher:  # which has ended meanwhile
+def _die_with_parent(launcher: int) -> None:
+    """Have Linux send SIGTERM to this process when its launcher ends, also by SIGKILL; the run then saves."""
+    LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    if os.getppid() != launcher:  # it ended before the call
         signal.raise_signal(signal.SIGTERM)
 
 
-def _held(place: Path) -> bool:
+def _is_locked(directory: Path) -> bool:
     try:
-        with locks.claim(place):
+        with locks.lock_directory(directory):
             return False
     except RunBusy:
         return True
 
 
-def _last_words(log: Path, code: int) -> str:
-    """The error that the last command in a log ended with, or its last line, or the signal that ended it."""
-    lines = [line.strip() for line in re.split(r"[\r\n]+", _tail(log).rpartition("\n$ ")[2]) if line.strip()]
+def _error_message(log: Path, exit_code: int) -> str:
+    """Return the error of the last command in a log, or its last line, or the signal that ended it."""
+    if exit_code < 0:
+        return f"ended by signal {-exit_code} ({signal.strsignal(-exit_code)})"
+    output = _read_tail(log).rpartition("\n$ ")[2]
+    lines = [line.strip() for line in re.split(r"[\r\n]+", output) if line.strip()]
     errors = [line for line in lines if re.match(r"lumen: |[\w.]+(Error|Exception|Exit)\b", line)]
-    if code < 0:
-        return f"ended by signal {-code} ({signal.strsignal(-code)})"
-    return [f"exit code {code}", *lines[-1:], *errors[-1:]][-1]
+    return [f"exit code {exit_code}", *lines[-1:], *errors[-1:]][-1]
 
 
-def _last_of_cache(log: Path) -> str:
-    """What a run said last of its cache, or nothing."""
-    said = re.findall(r"[\r\n]cache: ([^\r\n]+)", _tail(log, 2**26))
-    return said[-1] if said else ""
-
-
-def _tail(path: Path, size: int = 20000) -> str:
-    """The end of a file that may not be there yet."""
+def _read_tail(path: Path, num_bytes: int = 20000) -> str:
+    """Return the end of a file, after a line break; only the line break if there is no such file."""
     try:
         with open(path, "rb") as file:
-            file.seek(max(0, path.stat().st_size - size))
+            file.seek(max(0, path.stat().st_size - num_bytes))
             return "\n" + file.read().decode(errors="replace")
     except OSError:
-        return ""
+        return "\n"

@@ -1,4 +1,4 @@
-"""Tables: every shipped row differs from its base in its flag, runs once, and stands beside the paper's figures."""
+"""Tables and sweeps: every shipped row differs from its base in one override, and runs once."""
 
 import os
 import re
@@ -16,8 +16,8 @@ from lumen.__main__ import main
 from lumen.config.experiment import dump, load
 from lumen.core.errors import BadConfig, UnknownName
 from lumen.core.files import write_json
-from lumen.sweeps import table as tables
 from lumen.sweeps import trial
+from lumen.sweeps.table import read_table, table_names
 
 TINY = [
     "size=32",
@@ -35,9 +35,9 @@ TINY += ["sampling.steps=1", "sampling.images=1"]
 ROOTS = [f"{name}.data.root=/nowhere" for name in ("ade20k", "cityscapes", "bdd100k")]
 
 
-@pytest.mark.parametrize("name", tables.tables())
-def test_a_row_is_its_base_and_one_flag(name):
-    table = tables.read(name, base="scenes", flags=ROOTS if name == "transfer" else ())
+@pytest.mark.parametrize("name", table_names())
+def test_table_row_is_its_base_and_one_override(name):
+    table = read_table(name, base="scenes", overrides=ROOTS if name == "transfer" else ())
     base = dump(load("scenes"))
     for row in table.rows:
         config = dump(table.config(row, 0))
@@ -46,48 +46,48 @@ def test_a_row_is_its_base_and_one_flag(name):
     assert table.title and len({(row.flag, row.eval) for row in table.rows}) == len(table.rows)
 
 
-@pytest.mark.parametrize("name", tables.tables())
-def test_a_table_runs_on_its_own_base(name):
+@pytest.mark.parametrize("name", table_names())
+def test_table_runs_on_its_own_base(name):
     roots = [*(ROOTS if name == "transfer" else ()), *([] if name == "edits" else ["data.root=/nowhere"])]
-    assert tables.read(name, flags=roots).base == ("scenes" if name == "edits" else "coco_stuff")
+    assert read_table(name, overrides=roots).base == ("scenes" if name == "edits" else "coco_stuff")
     for root in roots:
         with pytest.raises(BadConfig, match="needs data.root="):
-            tables.read(name, flags=[other for other in roots if other != root])
+            read_table(name, overrides=[other for other in roots if other != root])
 
 
-def test_a_row_has_flags_of_its_own_and_others_can_be_left_out(place):
-    table = tables.read("transfer", base="scenes", flags=ROOTS, only=["ade20k"])
-    ((trained, measured),) = [table.commands(row, 0).values() for row in table.rows]
-    assert trained == "lumen train scenes seed=0"
-    assert "scenes/default/seed0 data=ade20k" in measured and measured.endswith(" data.root=/nowhere")
+def test_table_row_has_overrides_of_its_own_and_others_can_be_left_out(place):
+    table = read_table("transfer", base="scenes", overrides=ROOTS, only=["ade20k"])
+    ((train, evaluate),) = [table.commands(row, 0).values() for row in table.rows]
+    assert train == "lumen train scenes seed=0"
+    assert "scenes/default/seed0 data=ade20k" in evaluate and evaluate.endswith(" data.root=/nowhere")
     with pytest.raises(UnknownName, match="transfer has no row 'ade'; did you mean 'ade20k'"):
-        tables.read("transfer", base="scenes", flags=ROOTS, only=["ade"])
+        read_table("transfer", base="scenes", overrides=ROOTS, only=["ade"])
 
 
-def test_rows_of_one_run_train_it_once_and_measure_it_in_their_ways(place, monkeypatch, capsys):
-    launched = []
+def test_trial_of_several_rows_is_trained_once_and_evaluated_for_each(place, monkeypatch, capsys):
+    commands = []
 
     def start(command, log, environment):
-        launched.append(command.split()[1])
-        return ended(main(shlex.split(command)[1:]))
+        commands.append(command.split()[1])
+        return ended_process(main(shlex.split(command)[1:]))
 
     monkeypatch.setattr(trial, "start", start)
-    flags = [flag for flag in TINY if not flag.startswith("metrics")]
-    assert main(["ablate", "edits", "rows=as it is,sky", *flags, "metrics=[miou,tifa]"]) == 0
-    told = capsys.readouterr().out
-    assert launched == ["train", "eval"]
-    assert "| as it is | 1/1 |" in told and "| sky | 1/1 |" in told and "*caption alone, sky*" in told
-    # of the real pictures, whose captions say otherwise now, no edited word is true
-    (real,) = [line.split("|") for line in told.splitlines() if line.startswith("| *real images, sky*")]
-    head = next(line.split("|") for line in told.splitlines() if line.startswith("| row"))
+    overrides = [override for override in TINY if not override.startswith("metrics")]
+    assert main(["ablate", "edits", "rows=as it is,sky", *overrides, "metrics=[miou,tifa]"]) == 0
+    output = capsys.readouterr().out
+    assert commands == ["train", "eval"]
+    assert "| as it is | 1/1 |" in output and "| sky | 1/1 |" in output and "*caption alone, sky*" in output
+    # no edited word is true of the real images
+    (real,) = [line.split("|") for line in output.splitlines() if line.startswith("| *real images, sky*")]
+    head = next(line.split("|") for line in output.splitlines() if line.startswith("| row"))
     assert float(real[head.index(" tifa ")].split()[0]) == 0
 
 
-def test_published_figures_are_the_papers():
-    published = {row.name: row.published["coco_stuff"] for row in tables.read("table1", base="scenes").rows}
+def test_table_has_the_published_values():
+    published = {row.name: row.published["coco_stuff"] for row in read_table("table1", base="scenes").rows}
     assert published["SD"] == {"miou": 51.4, "si_depth": 21.5, "fid": 12.2, "lpips": 0.42, "tifa": 0.79}
     assert [published[row]["miou"] for row in ("CLIP", "DINO", "DINOv2")] == [41.7, 49.5, 51.1]
-    table = {row.name: row.published for row in tables.read("table2", base="scenes").rows}
+    table = {row.name: row.published for row in read_table("table2", base="scenes").rows}
     names, paper = ["Canny", "HED", "MiDaS", "SemSeg", "Neural layout"], {}
     paper["coco_stuff"] = [44.4, 49.3, 45.3, 43.3, 52.9], [13.2, 12.1, 14.3, 15.3, 11.8]
     paper["ade20k"] = [35.1, 41.8, 34.0, 35.1, 45.7], [19.1, 17.4, 21.2, 22.6, 16.1]
@@ -97,29 +97,29 @@ def test_published_figures_are_the_papers():
     assert table.keys() - names == {"Blank"} and not table["Blank"]
 
 
-def test_rows_run_once_failures_are_named_and_means_are_printed(place, monkeypatch, capsys):
-    launched = []
+def test_sweep_runs_rows_once_and_names_failures(place, monkeypatch, capsys):
+    commands = []
 
     def start(command, log, environment):
-        launched.append(command)
-        return ended(1 if "backbone=clip" in command else main(shlex.split(command)[1:]))
+        commands.append(command)
+        return ended_process(1 if "backbone=clip" in command else main(shlex.split(command)[1:]))
 
     monkeypatch.setattr(trial, "start", start)
     command = ["ablate", "table1", "base=scenes", "seeds=2", *TINY]
     assert main(command) == 1
-    told = capsys.readouterr()
-    assert len(launched) == 10 and told.err.count("CLIP seed0 failed: exit code 1") == 1
-    assert told.err.count("to repeat: lumen train scenes backbone=clip") == 2
-    assert "another image's layout" in told.out and "| miou |" in told.out
-    assert "| DINO | 2/2 |" in told.out and "| CLIP | 0/2 |" in told.out and "51.4" in told.out
-    assert "2 commands are left; `lumen ablate table1 base=scenes seeds=2" in told.out
-    launched.clear()
+    output = capsys.readouterr()
+    assert len(commands) == 10 and output.err.count("CLIP seed0 failed: exit code 1") == 1
+    assert output.err.count("to repeat: lumen train scenes backbone=clip") == 2
+    assert "another image's layout" in output.out and "| miou |" in output.out
+    assert "| DINO | 2/2 |" in output.out and "| CLIP | 0/2 |" in output.out and "51.4" in output.out
+    assert "2 commands are left; `lumen ablate table1 base=scenes seeds=2" in output.out
+    commands.clear()
     assert main(command) == 1
-    assert len(launched) == 4 and "8 runs, 6 of them done before" in capsys.readouterr().out
+    assert len(commands) == 4 and "8 runs, 6 of them finished before" in capsys.readouterr().out
 
 
-def ended(code: int) -> Popen:
-    """A process that has ended."""
+def ended_process(code: int) -> Popen:
+    """Return a process that has ended with this exit code."""
     process = Popen.__new__(Popen)
     process.returncode = code
     return process
@@ -129,32 +129,33 @@ def ended(code: int) -> Popen:
     ("codes", "code"),
     [({"clip": 75}, 75), ({"clip": 75, "dino": 1}, 1), ({"clip": 130, "dino": 75}, 75), ({"sd": 2}, 1)],
 )
-def test_the_exit_code_says_whether_to_repeat_the_command(codes, code, place, monkeypatch, capsys):
+def test_exit_code_of_a_sweep_says_whether_to_repeat_it(codes, code, place, monkeypatch, capsys):
     def start(command, log, environment):
         name = re.search(r"backbone=(\w+)", command)[1]
         if name not in codes:
             write_json(log.with_name("metrics.json"), {})
-        return ended(codes.get(name, 0))
+        return ended_process(codes.get(name, 0))
 
     monkeypatch.setattr(trial, "start", start)
     monkeypatch.setattr("lumen.cli.tables._print_table", lambda rows: None)
     assert main(["ablate", "table1", "base=scenes", "accelerator=cpu"]) == code
-    told = capsys.readouterr()
-    assert told.out.count("stopped; the same command goes on with it") == sum(c in (75, 130) for c in codes.values())
-    assert told.err.count("to repeat: lumen train") == sum(c in (1, 2) for c in codes.values())
+    output = capsys.readouterr()
+    assert output.out.count(": stopped; ") == sum(c in (75, 130) for c in codes.values())
+    assert output.err.count("to repeat: lumen train") == sum(c in (1, 2) for c in codes.values())
 
 
-def test_two_runs_side_by_side(place, capsys, forking):
-    small = [flag for flag in TINY if not flag.startswith("metrics")]
+def test_sweep_runs_two_rows_side_by_side(place, capsys, forking):
+    small = [override for override in TINY if not override.startswith("metrics")]
     assert main(["ablate", "table1", "base=scenes", "rows=CLIP,DINO", "slots=2", *small, "metrics=[]"]) == 0
-    told = capsys.readouterr()
-    assert "| CLIP | 1/1 |" in told.out and "| DINO | 1/1 |" in told.out and "[2/2] " in told.out and not told.err
+    output = capsys.readouterr()
+    assert "| CLIP | 1/1 |" in output.out and "| DINO | 1/1 |" in output.out and "[2/2] " in output.out
+    assert not output.err
     logs = [path.read_text() for path in place.glob("runs/scenes/*/seed0/log.txt")]
-    assert len(logs) == 2 and all(log.startswith("$ lumen train scenes") and "figures:" in log for log in logs)
+    assert len(logs) == 2 and all(log.startswith("$ lumen train scenes") and "metrics:" in log for log in logs)
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["launcher=slrum"], "no launcher is called 'slrum'; did you mean 'slurm'?"),
         (
@@ -166,58 +167,58 @@ def test_two_runs_side_by_side(place, capsys, forking):
         (["launcher=slurm", "slurm.hours=long"], "slurm.hours must be float, not 'long'."),
         (["launcher=wandb", "slots=2"], "launcher 'wandb' has no argument 'slots'"),
         (["slurm.partition=gpu"], "there is no key 'slurm.partition'"),
-        (["nodes=2"], "a run of a sweep has one node"),
+        (["nodes=2"], "one node"),
     ],
 )
-def test_a_launcher_that_cannot_be_is_answered(place, capsys, flags, said):
+def test_launcher_mistakes_are_answered(place, capsys, flags, message):
     assert main(["ablate", "table1", "base=scenes", *flags]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_an_unknown_table_is_answered_with_the_nearest():
+def test_unknown_table_is_answered_with_the_nearest():
     with pytest.raises(UnknownName, match="did you mean 'table1'"):
-        tables.read("tabel1")
+        read_table("tabel1")
 
 
 def descendants(process: int) -> list[int]:
-    """The processes that a process has started, and those that they have started."""
+    """Return the processes that a process has started, and those that they have started."""
     try:
         children = [int(n) for n in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
     except OSError:
         return []
-    return [each for child in children for each in (child, *descendants(child))]
+    return [number for child in children for number in (child, *descendants(child))]
 
 
-def made(place: Path) -> dict[str, bytes]:
-    """The files of a sweep's table, and the figures of its rows."""
-    found = [*place.glob("runs/tables/*"), *place.glob("runs/scenes/*/seed0/metrics.json")]
-    return {str(path.relative_to(place)): path.read_bytes() for path in found}
+def read_results(directory: Path) -> dict[str, bytes]:
+    """Return the files of a sweep's table, and the results of its rows."""
+    paths = [*directory.glob("runs/tables/*"), *directory.glob("runs/scenes/*/seed0/metrics.json")]
+    return {str(path.relative_to(directory)): path.read_bytes() for path in paths if path.is_file()}
 
 
 @pytest.mark.long
-def test_a_sweep_that_is_killed_twice_ends_with_the_table_of_one_that_is_not(place):
-    """Once while its first two rows train, once while others do: with SIGKILL, and every process of it."""
-    small = [flag for flag in TINY if not flag.startswith("steps")]
-    flags = ["base=scenes", "slots=2", "accelerator=cpu", *small, "steps=6", "every.log=1", "every.checkpoint=2"]
-    command = [sys.executable, "-m", "lumen", "ablate", "table1", *flags]
+def test_sweep_that_is_killed_twice_ends_with_the_same_table(place):
+    """All of its processes are killed with SIGKILL: while its first two rows train, and while others do."""
+    small = [override for override in TINY if not override.startswith("steps")]
+    overrides = ["base=scenes", "slots=2", "accelerator=cpu", *small, "steps=6", "every.log=1", "every.checkpoint=2"]
+    command = [sys.executable, "-m", "lumen", "ablate", "table1", *overrides]
     whole, killed = place / "whole", place / "killed"
-    for folder in (whole, killed):
-        folder.mkdir()
+    for directory in (whole, killed):
+        directory.mkdir()
 
-    def steps() -> int:
+    def count_lines() -> int:
         return sum(len(path.read_text().splitlines()) for path in killed.glob("runs/scenes/*/seed0/metrics.jsonl"))
 
-    for enough in (3, 20):  # steps of all rows; validations have lines too
+    for num_lines in (3, 20):  # of metrics.jsonl of all rows
         sweep = subprocess.Popen(command, cwd=killed, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        while steps() < enough and sweep.poll() is None:
+        while count_lines() < num_lines and sweep.poll() is None:
             time.sleep(0.02)
-        sweep.send_signal(signal.SIGSTOP)  # or it would try again what is killed
-        for each in [*descendants(sweep.pid), sweep.pid]:
-            os.kill(each, signal.SIGKILL)
+        sweep.send_signal(signal.SIGSTOP)  # or it would repeat the runs that are killed
+        for number in [*descendants(sweep.pid), sweep.pid]:
+            os.kill(number, signal.SIGKILL)
         print(sweep.communicate()[0])
         assert sweep.returncode == -signal.SIGKILL and len(list(killed.glob("runs/scenes/*/seed0/metrics.json"))) < 4
-    for folder in (killed, whole):
-        subprocess.run(command, cwd=folder, check=True)
+    for directory in (killed, whole):
+        subprocess.run(command, cwd=directory, check=True)
     logs = [path.read_text() for path in killed.glob("runs/scenes/*/seed0/log.txt")]
-    assert sum(log.count("$ lumen train") for log in logs) > 5 and any("continues at step" in log for log in logs)
-    assert len(made(whole)) == 8 and made(killed) == made(whole)
+    assert sum(log.count("$ lumen train") for log in logs) > 5 and any("resumes at step" in log for log in logs)
+    assert len(read_results(whole)) == 8 and read_results(killed) == read_results(whole)

@@ -1,4 +1,4 @@
-"""Pages of tables: whole, well-formed, deaf to hostile names; the same table as a report of W&B, without a server."""
+"""Reports of a table: HTML pages that are complete, well-formed and safe, and W&B reports without a server."""
 
 import base64
 import io
@@ -17,18 +17,19 @@ from PIL import Image
 from lumen.__main__ import main
 from lumen.core.errors import Mistake
 from lumen.core.files import write_json
-from lumen.core.visualize import grid, load_grid, save_grid
-from lumen.evaluation.scores import Samples, save_samples
-from lumen.runs import directory as folder
-from lumen.sweeps import table as tables
+from lumen.core.visualize import load_grid, make_grid, save_grid
+from lumen.evaluation.scores import PerImageScores, save_scores
+from lumen.runs.directory import run_id
 from lumen.sweeps.reports import plots
-from lumen.sweeps.reports import wandb as panels
-from lumen.sweeps.reports.html import page
+from lumen.sweeps.reports import wandb as wandb_report
+from lumen.sweeps.reports.html import to_html
 from lumen.sweeps.results import collect
+from lumen.sweeps.table import read_table
 
 IMAGES = 8
-RULES = {"images": IMAGES, "samples": 2, "sampling": {"sampler": "dpm", "steps": 15, "guidance": 2.0}, "hash": "abc"}
-RECORD = {
+SAMPLING = {"sampler": "dpm", "steps": 15, "guidance": 2.0}
+PROTOCOL = {"images": IMAGES, "samples": 2, "sampling": SAMPLING, "hash": "abc"}
+PROVENANCE = {
     "command": "lumen train scenes",
     "commit": "c0ffee",
     "versions": {"torch": "2.11", "lumen": "0.1.0"},
@@ -36,39 +37,40 @@ RECORD = {
     "data": "f00d",
 }
 HOSTILE = """<script>alert("1")</script> & $\\frac{1$ ' -->"""
-VOID = {"meta", "img"}
+VOID_TAGS = {"meta", "img"}
 
 
-def finish(table, row, captions=("a red ball", "a house"), **figures):
-    """A finished run with all that a page shows; what it painted is random, the images it was shown are not."""
-    place = list(table.commands(row, 0))[-1]
-    values = {title: torch.randn(IMAGES) for title in ("miou", "lpips-scenes")}
-    ids = [f"{number:02d}" for number in range(IMAGES)]
-    place.mkdir(parents=True)
-    save_samples(
-        place / "samples.parquet", {"test": Samples(ids, [""] * IMAGES, {"lpips-scenes": values["lpips-scenes"]})}
+def finish(table, row, captions=("a red ball", "a house")):
+    """Write a finished run with all that a page shows: random samples, and the same images for every row."""
+    directory = list(table.commands(row, 0))[-1]
+    directory.mkdir(parents=True)
+    scores = {key: torch.randn(IMAGES) for key in ("miou", "lpips-scenes")}
+    per_image = PerImageScores(
+        [f"{number:02d}" for number in range(IMAGES)], [""] * IMAGES, {"lpips-scenes": scores["lpips-scenes"]}
     )
+    save_scores(directory / "samples.parquet", {"test": per_image})
     image = torch.linspace(-1, 1, 2 * 3 * 8 * 8).view(2, 3, 8, 8)
-    painted = grid(image, torch.randn(2, 3, 4, 4), [torch.rand_like(image) for _ in range(2)], list(captions))
-    save_grid(painted, list(captions), place / "grid.png")
+    picture = make_grid(image, torch.randn(2, 3, 4, 4), [torch.rand_like(image) for _ in range(2)], list(captions))
+    save_grid(picture, list(captions), directory / "grid.png")
     steps = [{"step": 9, "train/loss": 0.5}, {"step": 9, "val/loss": 0.25, "val/response": 0.125}]
-    (place / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps) + '{"step": 10, "va')
-    write_json(place / "provenance.json", RECORD | {"command": f"lumen train scenes {row.flag}"})
-    figures |= {f"test/{title}": float(some.mean()) for title, some in values.items()}
-    figures |= {"real/miou": 0.875, "test/miou_95": [-0.5, 0.5], "test/miou/sky": 0.6875, "test/miou/a & b": 0.3125}
-    write_json(place / "metrics.json", {"protocol": RULES, "sampling": {"images": 2}, "val/loss": 0.25} | figures)
-    return place
+    log = "".join(json.dumps(step) + "\n" for step in steps) + '{"step": 10, "va'
+    (directory / "metrics.jsonl").write_text(log)
+    write_json(directory / "provenance.json", PROVENANCE | {"command": f"lumen train scenes {row.flag}"})
+    values = {f"test/{key}": float(rows.mean()) for key, rows in scores.items()}
+    values |= {"real/miou": 0.875, "test/miou_95": [-0.5, 0.5], "test/miou/sky": 0.6875, "test/miou/a & b": 0.3125}
+    write_json(directory / "metrics.json", values | {"protocol": PROTOCOL, "sampling": {"images": 2}, "val/loss": 0.25})
+    return directory
 
 
 class Page(HTMLParser):
-    """What a page holds; reading it fails where an element is not closed, or closed by another's end."""
+    """Content of a page; reading fails if an element is not closed, or closed by another's end."""
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.tags, self.said, self.attributes = [], Counter(), [], []
+        self.open_tags, self.tags, self.texts, self.attributes = [], Counter(), [], []
         self.feed(text)
         self.close()
-        assert not self.open
+        assert not self.open_tags
         ids = [value for name, value in self.attributes if name == "id"]
         assert len(ids) == len(set(ids))
         for name, value in self.attributes:
@@ -76,12 +78,12 @@ class Page(HTMLParser):
                 assert value.startswith("#") and value[1:] in ids
             assert name != "src" or value.startswith("data:image/")
             assert not name.startswith("on")
-        self.text = "\n".join(self.said)
+        self.text = "\n".join(self.texts)
 
     def handle_starttag(self, tag, attributes):
         self.handle_startendtag(tag, attributes)
-        if tag not in VOID:
-            self.open.append(tag)
+        if tag not in VOID_TAGS:
+            self.open_tags.append(tag)
 
     def handle_startendtag(self, tag, attributes):
         self.tags[tag] += 1
@@ -89,127 +91,122 @@ class Page(HTMLParser):
         self.attributes += attributes
 
     def handle_endtag(self, tag):
-        assert self.open.pop() == tag
+        assert self.open_tags.pop() == tag
 
     def handle_data(self, data):
-        self.said.append(data.strip())
+        self.texts.append(data.strip())
 
     @property
-    def pictures(self):
-        found = [value.partition(",")[2] for name, value in self.attributes if name == "src"]
-        return [np.asarray(Image.open(io.BytesIO(base64.b64decode(each))).convert("RGB")) for each in found]
+    def images(self):
+        uris = [value.partition(",")[2] for name, value in self.attributes if name == "src"]
+        return [np.asarray(Image.open(io.BytesIO(base64.b64decode(uri))).convert("RGB")) for uri in uris]
 
 
-@pytest.fixture
-def table(place):
-    return tables.read("table1", base="scenes")
-
-
-def test_a_page_holds_every_row_figure_and_picture(table):
-    places = [finish(table, row) for row in table.rows[:2]]
+def test_html_report_holds_every_row_value_and_image(table):
+    directories = [finish(table, row) for row in table.rows[:2]]
     results = collect(table)
-    read = Page(page(results))
+    page = Page(to_html(results))
     for row in table.rows[:2]:
-        for cell in results.lines[row.name]:
-            assert f"{cell.value:.4g}" in read.text
-            assert not cell.interval or "[{:.4g}, {:.4g}]".format(*cell.interval) in read.text
-        assert str(row.published["coco_stuff"]["miou"]) in read.said
-        assert f"lumen train scenes {row.flag}" in read.said
-        assert read.said.count(row.name) >= 6  # the table, an interval each, two courses, the pictures
-    for said in (table.title, "DINOv2", "real images", "0.875", "c0ffee", "H100", "lumen 0.1.0, torch 2.11", "a house"):
-        assert said in read.said
-    assert f"{IMAGES} held-out images" in read.text and "2 commands are left" in read.text
-    assert {"sky", "0.6875", "a & b", "0.3125"} <= set(read.said)
-    assert read.tags["svg"] == 4  # two intervals, two courses
-    put = [load_grid(each / "grid.png", 4)[0] for each in places]
-    wanted = [np.asarray(picture) for rows in put for row in rows for picture in row]
-    # Each once, and the images, which both rows were shown, once for both.
-    assert len(read.pictures) == len(wanted) - 2
-    assert all(any(np.array_equal(one, shown) for shown in read.pictures) for one in wanted)
+        for cell in results.rows[row.name]:
+            assert f"{cell.value:.4g}" in page.text
+            assert not cell.interval or "[{:.4g}, {:.4g}]".format(*cell.interval) in page.text
+        assert str(row.published["coco_stuff"]["miou"]) in page.texts
+        assert f"lumen train scenes {row.flag}" in page.texts
+        assert page.texts.count(row.name) >= 6  # the table, two intervals, two learning curves, the images
+    for text in (table.title, "DINOv2", "real images", "0.875", "c0ffee", "H100", "lumen 0.1.0, torch 2.11", "a house"):
+        assert text in page.texts
+    assert f"{IMAGES} held-out images" in page.text and "2 commands are left" in page.text
+    assert {"sky", "0.6875", "a & b", "0.3125"} <= set(page.texts)
+    assert page.tags["svg"] == 4  # two intervals, two learning curves
+    grids = [load_grid(directory / "grid.png", 4)[0] for directory in directories]
+    tiles = [np.asarray(tile) for rows in grids for row in rows for tile in row]
+    # Each once; the two images that both rows have are there once for both.
+    assert len(page.images) == len(tiles) - 2
+    assert all(any(np.array_equal(tile, image) for image in page.images) for tile in tiles)
 
 
-def test_a_page_says_whatever_a_name_says(table):
+def test_html_report_escapes_names_and_captions(table):
     table.rows[0].name = HOSTILE
     finish(table, table.rows[0], captions=[HOSTILE, HOSTILE])
-    text = page(collect(table))
-    read = Page(text)
-    assert "script" not in read.tags and read.said.count(HOSTILE) > 5
+    text = to_html(collect(table))
+    page = Page(text)
+    assert "script" not in page.tags and page.texts.count(HOSTILE) > 5
     assert "Content-Security-Policy" in text and "http://" not in text.replace("http://www.w3.org/", "")
 
 
-def test_prompts_that_differ_between_rows_are_shown_with_their_rows(table):
+def test_html_report_shows_captions_that_differ_between_rows(table):
     for row, captions in zip(table.rows, (["a ball", "one house"], ["a ball", "another house"]), strict=False):
         finish(table, row, captions)
-    said = Page(page(collect(table))).said
-    assert said.count("a ball") == 1 and said.count("one house") == said.count("another house") == 1
-    assert said.index("prompt") < said.index("one house") < said.index("another house")
+    texts = Page(to_html(collect(table))).texts
+    assert texts.count("a ball") == 1 and texts.count("one house") == texts.count("another house") == 1
+    assert texts.index("prompt") < texts.index("one house") < texts.index("another house")
 
 
-def test_a_curve_shows_every_row_and_its_intervals(place):
-    table = tables.read("components", base="scenes")
+def test_curve_plot_shows_every_row_and_its_intervals(place):
+    table = read_table("components", base="scenes")
     for row in table.rows[:3]:
         finish(table, row)
     results = collect(table)
-    assert results.curve == ["lpips-scenes", "miou"]
-    drawn = plots.image(plots.curve(results))
-    assert {row.name for row in table.rows[:3]} <= set(Page(plots.svg(plots.curve(results), "curve")).said)
-    for cells in results.lines.values():
+    assert results.curve_columns == ["lpips-scenes", "miou"]
+    picture = plots.to_image(plots.plot_curve(results))
+    assert {row.name for row in table.rows[:3]} <= set(Page(plots.to_svg(plots.plot_curve(results), "curve")).texts)
+    for cells in results.rows.values():
         cells[0].interval = None
-    assert (np.asarray(plots.image(plots.curve(results))) != np.asarray(drawn)).any()
-    assert plots.curve(collect(tables.read("table1", base="scenes"))) is None
+    assert (np.asarray(plots.to_image(plots.plot_curve(results))) != np.asarray(picture)).any()
+    assert plots.plot_curve(collect(read_table("table1", base="scenes"))) is None
 
 
-def test_the_command_makes_the_page_whatever_is_finished(table, place, capsys):
+def test_report_command_writes_a_page_of_what_has_finished(table, place, capsys):
     path = place / "runs" / "tables" / "table1-scenes.html"
     assert main(["report", "table1", "base=scenes"]) == 0
     assert "page: runs/tables/table1-scenes.html" in capsys.readouterr().out
     assert "8 commands" not in path.read_text() and "4 commands are left" in Page(path.read_text()).text
     finish(table, table.rows[0])
     assert main(["report", "table1", "base=scenes", "wandb=online"]) == 1
-    told = capsys.readouterr().out
-    assert "W&B has no key here" in told and "table1-scenes.html is there" in told
-    assert Page(path.read_text()).pictures
+    output = capsys.readouterr().out
+    assert "wandb login" in output and "table1-scenes.html exists" in output
+    assert Page(path.read_text()).images
 
 
-def test_a_report_of_wandb_has_a_panel_per_metric_and_the_runs_of_the_table_alone(place):
-    table = tables.read("components", base="scenes")
-    places = [finish(table, row) for row in table.rows[:2]]
-    made = panels.report(collect(table), "somebody")
-    text, measured, trained, painted = made.blocks
-    assert "| N=3 | 1/1 |" in text.text and (made.project, made.entity) == ("lumen", "somebody")
-    assert [panel.metrics for panel in measured.panels[:2]] == [["test/miou"], ["test/lpips-scenes"]]
-    assert (measured.panels[2].x.name, measured.panels[2].y.name) == ("test/lpips-scenes", "test/miou")
+def test_wandb_report_has_a_panel_per_metric_and_only_the_runs_of_the_table(place):
+    table = read_table("components", base="scenes")
+    directories = [finish(table, row) for row in table.rows[:2]]
+    report = wandb_report.build_report(collect(table), "somebody")
+    text, evaluated, trained, generated = report.blocks
+    assert "| N=3 | 1/1 |" in text.text and (report.project, report.entity) == ("lumen", "somebody")
+    assert [panel.metrics for panel in evaluated.panels[:2]] == [["test/miou"], ["test/lpips-scenes"]]
+    assert (evaluated.panels[2].x.name, evaluated.panels[2].y.name) == ("test/lpips-scenes", "test/miou")
     assert [panel.y for panel in trained.panels] == [["val/loss"], ["val/response"]]
-    assert painted.panels[0].media_keys == ["grid"]
-    blocks = made._to_model().model_dump(by_alias=True)["spec"]["blocks"]  # what would be sent
+    assert generated.panels[0].media_keys == ["grid"]
+    blocks = report._to_model().model_dump(by_alias=True)["spec"]["blocks"]  # as they are sent
     grids = [block["metadata"]["runSets"][0] for block in blocks if block["type"] == "panel-grid"]
-    ids = [(place / "id").read_text() for place in places]
+    ids = [(directory / "id").read_text() for directory in directories]
     assert [runs["filters"]["filters"][0]["value"] for runs in grids] == [ids] * 3
-    grouped = [{"section": "config", "name": "conditioning.value.components"}]
-    assert [runs["grouping"] for runs in grids] == [grouped, grouped, []]
+    grouping = [{"section": "config", "name": "conditioning.value.components"}]
+    assert [runs["grouping"] for runs in grids] == [grouping, grouping, []]
 
 
-def test_rows_measured_anew_are_trained_elsewhere(place):
-    table = tables.read("table1", base="scenes", flags=["eval.sampling.steps=30"])
+def test_wandb_report_of_rows_evaluated_again_shows_training_and_evaluation_runs(place):
+    table = read_table("table1", base="scenes", overrides=["eval.sampling.steps=30"])
     row = table.rows[0]
-    trained, measured = table.commands(row, 0)
+    run_dir, eval_dir = table.commands(row, 0)
     finish(table, row)
-    blocks = panels.report(collect(table), "somebody").blocks
-    of = {block.runsets[0].name: block.runsets[0].filters for block in blocks[1:]}
-    assert folder.identity(measured) in of["measured"] and folder.identity(measured) in of["painted"]
-    assert folder.identity(trained) in of["trained"] and blocks[1].runsets[0].groupby == ["config.backbone.name"]
+    blocks = wandb_report.build_report(collect(table), "somebody").blocks
+    filters = {block.runsets[0].name: block.runsets[0].filters for block in blocks[1:]}
+    assert run_id(eval_dir) in filters["evaluated"] and run_id(eval_dir) in filters["generated"]
+    assert run_id(run_dir) in filters["trained"] and blocks[1].runsets[0].groupby == ["config.backbone.name"]
 
 
-def test_nothing_finished_is_nothing_to_send(table):
-    with pytest.raises(Mistake, match="no row of table1 is finished"):
-        panels.report(collect(table), "somebody")
+def test_wandb_report_needs_a_finished_row(table):
+    with pytest.raises(Mistake, match="no row of table1 has finished"):
+        wandb_report.build_report(collect(table), "somebody")
 
 
-def test_a_report_is_sent_once_and_then_renewed(table, monkeypatch, capsys):
-    sent, made = [], finish(table, table.rows[0])
+def test_wandb_report_is_created_once_and_then_replaced(table, monkeypatch, capsys):
+    saved_ids, directory = [], finish(table, table.rows[0])
 
     def save(self):
-        sent.append(self.id)
+        saved_ids.append(self.id)
         self.id = "Vmlldzox"
 
     def refuse(**_):
@@ -219,14 +216,15 @@ def test_a_report_is_sent_once_and_then_renewed(table, monkeypatch, capsys):
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setattr(wandb, "Api", refuse)
     results = collect(table)
-    assert not panels.publish(results)
-    assert "W&B did not take the report (no answer); runs/tables/table1-scenes.html is" in capsys.readouterr().out
+    assert not wandb_report.publish(results)
+    output = capsys.readouterr().out
+    assert "(no answer)" in output and "runs/tables/table1-scenes.html" in output
     server = SimpleNamespace(settings={"entity": "me"}, _service_api=SimpleNamespace(app_url="https://wandb.here"))
     monkeypatch.setattr(wandb, "Api", lambda **_: server)
     monkeypatch.setattr(wr.Report, "save", save)
-    (made / "wandb" / "offline-run-1-a").mkdir(parents=True)
-    (made / "wandb" / "offline-run-1-a" / "run-a.wandb").touch()
-    assert panels.publish(results) and panels.publish(results)
-    told = capsys.readouterr().out
-    assert sent == ["", "Vmlldzox"] and "report: https://wandb.here/me/lumen/reports/table1-on-scenes" in told
-    assert f"1 of its runs were logged offline; `wandb sync {made}/wandb/offline-run-1-a` sends them." in told
+    (directory / "wandb" / "offline-run-1-a").mkdir(parents=True)
+    (directory / "wandb" / "offline-run-1-a" / "run-a.wandb").touch()
+    assert wandb_report.publish(results) and wandb_report.publish(results)
+    output = capsys.readouterr().out
+    assert saved_ids == ["", "Vmlldzox"] and "report: https://wandb.here/me/lumen/reports/table1-on-scenes" in output
+    assert f"`wandb sync {directory}/wandb/offline-run-1-a`" in output

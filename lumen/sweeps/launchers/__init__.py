@@ -1,4 +1,4 @@
-"""Where the runs of a table are made: one file per launcher.
+"""Launchers: ways to run the trials of a table, one file each.
 
-A launcher returns when all trials have ended, or when it has handed them over and marked them "sent".
+A launcher returns when all trials have ended, or when it has handed them over and set their state to "submitted".
 """

@@ -1,4 +1,4 @@
-"""This machine: one run per GPU at a time, on a CPU one after another; slots= for another number."""
+"""This machine: one run per GPU at a time, one run at a time on a CPU; slots= sets another number."""
 
 import os
 import signal
@@ -8,81 +8,84 @@ from subprocess import Popen
 
 from lumen.config.schema import Config
 from lumen.core.registry import launchers
-from lumen.sweeps.interrupts import leave, told
-from lumen.sweeps.progress import Live
+from lumen.sweeps.interrupts import capture_signals, reraise
+from lumen.sweeps.progress import ProgressTable
 from lumen.sweeps.table import Table
 from lumen.sweeps.trial import Trial
 
 
 @launchers.register
 def local(slots: int | None = None, *, table: Table, trials: list[Trial]) -> None:
-    """Starts runs as slots come free, and shows how they stand until all have ended.
+    """Run trials as slots become free, and show their progress until all have ended.
+
+    Args:
+        slots: Runs at a time.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C; the runs have saved and ended.
-        Stopped: told to end by another signal; the same.
+        KeyboardInterrupt: Ctrl-C was pressed; the runs have saved and ended.
+        SignalInterrupt: Another signal arrived; the runs have saved and ended.
     """
-    line, live = _in_line(trials), Live(trials)
+    queue, progress = _queue_trials(trials), ProgressTable(trials)
 
-    def work(environment: dict[str, str]) -> Iterator[Popen]:
-        for trial in line:
-            yield from trial.processes(**environment)
+    def run_slot(environment: dict[str, str]) -> Iterator[Popen]:
+        for trial in queue:
+            yield from trial.run(**environment)
 
-    workers = [work(environment) for environment in _slots(slots, table.config(table.rows[0], 0))]
-    with told() as heard:
-        children: dict[Iterator[Popen], Popen | None] = {}
+    slot_runs = [run_slot(environment) for environment in _slot_environments(slots, table.config(table.rows[0], 0))]
+    with capture_signals() as received:
+        processes: dict[Iterator[Popen], Popen | None] = {}
         try:
-            while not heard:
-                for worker in workers:
-                    if worker not in children or children[worker].poll() is not None:
-                        children[worker] = next(worker, None)
-                workers = [worker for worker in workers if children[worker] is not None]
-                live.draw()
-                if not workers:
+            while not received:
+                for slot in slot_runs:
+                    if slot not in processes or processes[slot].poll() is not None:
+                        processes[slot] = next(slot, None)
+                slot_runs = [slot for slot in slot_runs if processes[slot] is not None]
+                progress.refresh()
+                if not slot_runs:
                     return
                 time.sleep(0.2)
-        finally:  # also where drawing failed, as into a pipe that was closed
-            _end([child for child in children.values() if child is not None], heard)
-            for worker in workers:
-                worker.close()
-    live.draw()
-    leave(heard)
+        finally:  # also if the output cannot be printed, as into a closed pipe
+            _stop([process for process in processes.values() if process is not None], received)
+            for slot in slot_runs:
+                slot.close()
+    progress.refresh()
+    reraise(received)
 
 
-def _slots(count: int | None, config: Config) -> list[dict[str, str]]:
-    """The environment of each slot: its share of the GPUs, or of the cores."""
-    gpus, each = _gpus() if config.accelerator != "cpu" else [], config.devices
-    shares = [gpus[i : i + each] for i in range(0, len(gpus) - each + 1, each)]
+def _slot_environments(count: int | None, config: Config) -> list[dict[str, str]]:
+    """Return the environment variables of each slot: its share of the GPUs, or of the CPU cores."""
+    gpus = _visible_gpus() if config.accelerator != "cpu" else []
+    shares = [gpus[i : i + config.devices] for i in range(0, len(gpus) - config.devices + 1, config.devices)]
     count = count or len(shares) or 1
     if shares:
         return [{"CUDA_VISIBLE_DEVICES": ",".join(shares[i % len(shares)])} for i in range(count)]
     if count == 1 or "OMP_NUM_THREADS" in os.environ:
         return [{}] * count
-    # Processes that each take all cores would spend their time on waiting for one another.
+    # Processes that each use all cores would mostly wait for one another.
     return [{"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // count))}] * count
 
 
-def _in_line(trials: list[Trial]) -> Iterator[Trial]:
-    """Every trial, then once more those that another process was at, for it may have ended or died."""
+def _queue_trials(trials: list[Trial]) -> Iterator[Trial]:
+    """Yield every trial, then again those that another process was running: it may have finished or died."""
     yield from trials
     yield from [trial for trial in trials if trial.state == "busy"]
 
 
-def _gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    import torch  # here, so that a launcher can be named without it
+def _visible_gpus() -> list[str]:
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import torch  # not at the top, so that listing launchers stays fast
 
     count = torch.cuda.device_count()
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return (named.split(",") if named else [str(i) for i in range(count)])[:count]
+    names = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (names.split(",") if names else [str(i) for i in range(count)])[:count]
 
 
-def _end(children: list[Popen], heard: list[int]) -> None:
-    """Hands signals on to the runs until these have saved and ended."""
-    handed = 0
-    while any(child.poll() is None for child in children):
-        for number in (heard or [signal.SIGTERM])[handed:]:
-            handed += 1
-            for child in children:
-                child.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
+def _stop(processes: list[Popen], received: list[int]) -> None:
+    """Pass signals on to the runs until these have saved and ended."""
+    num_sent = 0
+    while any(process.poll() is None for process in processes):
+        for number in (received or [signal.SIGTERM])[num_sent:]:
+            num_sent += 1
+            for process in processes:
+                process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Ray: one task per run on a cluster that is up, which shares the folder that this is typed in."""
+"""Ray: one task per run on a running cluster, whose machines share the current directory."""
 
 import os
 import signal
@@ -8,12 +8,12 @@ from typing import Any
 
 from lumen.core.errors import Mistake
 from lumen.core.registry import launchers
-from lumen.sweeps.interrupts import leave, told
-from lumen.sweeps.progress import Live
+from lumen.sweeps.interrupts import capture_signals, reraise
+from lumen.sweeps.progress import ProgressTable
 from lumen.sweeps.table import Table
 from lumen.sweeps.trial import Trial
 
-GRACE = 120  # seconds for the runs to save in when a signal ends the sweep
+GRACE_SECONDS = 120  # for the runs to save when a signal ends the sweep
 
 
 @launchers.register
@@ -25,83 +25,90 @@ def ray(
     table: Table,
     trials: list[Trial],
 ) -> None:
-    """Waits until all runs have ended; one whose machine is lost is begun again by Ray, elsewhere.
+    """Run trials as tasks and wait until all have ended. Ray restarts a run elsewhere if its machine is lost.
 
     Args:
-        gpus, cpus: of one run; by default as many as its devices and workers want.
+        address: Address of the cluster.
+        gpus: GPUs of one run; by default its devices.
+        cpus: CPUs of one run; by default as many as its processes and workers.
 
     Raises:
-        Mistake: no ray here, or no cluster that answers.
-        KeyboardInterrupt: Ctrl-C; the runs have saved and ended.
-        Stopped: told to end by another signal; the same.
+        Mistake: Ray is not installed, or no cluster answers.
+        KeyboardInterrupt: Ctrl-C was pressed; the runs have saved and ended.
+        SignalInterrupt: Another signal arrived; the runs have saved and ended.
     """
-    cluster, config = _joined(address), table.config(table.rows[0], 0)
+    cluster, config = _connect(address), table.config(table.rows[0], 0)
     if gpus is None:
         gpus = 0 if config.accelerator == "cpu" else config.devices
     cpus = cpus or config.devices * (config.workers + 1)
     machines = [node["Resources"] for node in cluster.nodes()]
-    if not any(has.get("GPU", 0) >= gpus and has.get("CPU", 0) >= cpus for has in machines):
-        said = f"no machine of the cluster has {gpus} GPUs and {cpus} CPUs, so runs wait for one"
-        print(f"{said}; ray.gpus= and ray.cpus= ask for others.", flush=True)
-    task = cluster.remote(num_gpus=gpus, num_cpus=cpus)(there)
-    with told() as heard:
+    if not any(machine.get("GPU", 0) >= gpus and machine.get("CPU", 0) >= cpus for machine in machines):
+        shortage = f"no machine of the cluster has {gpus} GPUs and {cpus} CPUs, so the runs wait for one"
+        print(f"{shortage}; set other numbers with ray.gpus= and ray.cpus=.", flush=True)
+    task = cluster.remote(num_gpus=gpus, num_cpus=cpus)(run_trial)
+    with capture_signals() as received:
         try:
-            _follow(cluster, {task.remote(trial, os.getcwd()): trial for trial in trials}, heard)
+            _wait_for(cluster, {task.remote(trial, os.getcwd()): trial for trial in trials}, received)
         finally:
             cluster.shutdown()
-    if heard:
-        leave(heard)
+    if received:
+        reraise(received)
 
 
-def _follow(cluster: ModuleType, refs: dict[Any, Trial], heard: list[int]) -> None:
-    """Shows how tasks stand until all have ended, or cancels them and lets them save."""
-    live, waiting = Live(list(refs.values())), list(refs)
-    while waiting and not heard:
-        ended, waiting = cluster.wait(waiting, timeout=1)
-        for ref in ended:
-            _take(refs[ref], cluster, ref)
-        live.draw()
-    for ref in waiting:
-        cluster.cancel(ref)
-    if waiting:
-        cluster.wait(waiting, num_returns=len(waiting), timeout=GRACE)
-
-
-def _joined(address: str) -> ModuleType:
-    try:
-        import ray as cluster
-    except ImportError:
-        raise Mistake("launcher=ray needs ray; get it with: pip install 'lumen[ray]'.") from None
-    try:
-        cluster.init(address=address, log_to_driver=False)
-    except (ConnectionError, ValueError, cluster.exceptions.RayError) as error:
-        said = " ".join(str(error).split()).rstrip(".")
-        raise Mistake(
-            f"no Ray cluster answers at {address}: {said}; begin one with `ray start --head`, or if it wants a token, "
-            "set RAY_AUTH_MODE=token."
-        ) from None
-    return cluster
-
-
-def there(trial: Trial, place: str) -> Trial:
-    """Runs a trial on the machine that Ray chose."""
-    os.chdir(place)
-    for child in trial.processes():
+def run_trial(trial: Trial, directory: str) -> Trial:
+    """Run a trial on the machine that Ray chose, and return it with its outcome."""
+    os.chdir(directory)
+    for process in trial.run():
         try:
-            while child.poll() is None:
-                time.sleep(0.2)  # ray.cancel raises KeyboardInterrupt here; it would not wake a wait for the process
+            while process.poll() is None:
+                time.sleep(0.2)  # ray.cancel raises KeyboardInterrupt here; it would not interrupt Popen.wait
         except KeyboardInterrupt:
-            child.send_signal(signal.SIGTERM)  # Ray's processes, and so theirs, may have SIGINT switched off
-            child.wait()
+            process.send_signal(signal.SIGTERM)  # Ray's workers, and so their children, may ignore SIGINT
+            process.wait()
             raise
     return trial
 
 
-def _take(trial: Trial, cluster: ModuleType, ref: Any) -> None:
-    """What came of a trial elsewhere, or why nothing came back."""
+def _connect(address: str) -> ModuleType:
+    """Return the ray module, connected to a cluster.
+
+    Raises:
+        Mistake: Ray is not installed, or no cluster answers.
+    """
     try:
-        came = cluster.get(ref)
-        trial.state, trial.failures, trial.code = came.state, came.failures, came.code
+        import ray as cluster
+    except ImportError:
+        raise Mistake("launcher=ray needs ray; install it with: pip install 'lumen[ray]'.") from None
+    try:
+        cluster.init(address=address, log_to_driver=False)
+    except (ConnectionError, ValueError, cluster.exceptions.RayError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise Mistake(
+            f"no Ray cluster answers at {address}: {reason}; start one with `ray start --head`, or set "
+            "RAY_AUTH_MODE=token if it requires a token."
+        ) from None
+    return cluster
+
+
+def _wait_for(cluster: ModuleType, tasks: dict[Any, Trial], received: list[int]) -> None:
+    """Show the progress of tasks until all have ended. After a signal, cancel them and let them save."""
+    progress, pending = ProgressTable(list(tasks.values())), list(tasks)
+    while pending and not received:
+        ended, pending = cluster.wait(pending, timeout=1)
+        for task in ended:
+            _copy_outcome(tasks[task], cluster, task)
+        progress.refresh()
+    for task in pending:
+        cluster.cancel(task)
+    if pending:
+        cluster.wait(pending, num_returns=len(pending), timeout=GRACE_SECONDS)
+
+
+def _copy_outcome(trial: Trial, cluster: ModuleType, task: Any) -> None:
+    """Copy the outcome of a task to its trial, or the reason why there is none."""
+    try:
+        result = cluster.get(task)
+        trial.state, trial.failures, trial.exit_code = result.state, result.failures, result.exit_code
     except cluster.exceptions.RayError as error:
         trial.state = "failed"
-        trial.failures = {trial.commands[trial.home]: str(error).strip().splitlines()[-1]}
+        trial.failures = {trial.commands[trial.run_dir]: str(error).strip().splitlines()[-1]}

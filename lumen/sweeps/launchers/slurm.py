@@ -1,4 +1,4 @@
-"""SLURM: an array of jobs, one per run, queued again when preempted; what sbatch reads of SBATCH_* stays in force."""
+"""SLURM: an array of jobs, one per run, requeued when preempted; SBATCH_* variables stay in force."""
 
 import os
 import shutil
@@ -11,13 +11,14 @@ from typing import Any
 
 from lumen.core.errors import Mistake
 from lumen.core.registry import launchers
+from lumen.core.signals import SIGNAL_EXIT_CODE
 from lumen.sweeps.table import Table
-from lumen.sweeps.trial import PREEMPTED, Trial
+from lumen.sweeps.trial import Trial
 
 # lumen train saves on USR1. Some clusters signal every process of a job: submitit's own USR2 would end the run.
-SIGNAL = signal.SIGUSR1
-NOTICE = 180  # seconds before the time is up, for a run to save in
-TIMES = 100  # that a job may run out of time and be queued again; each time the run has come further
+PREEMPTION_SIGNAL = signal.SIGUSR1
+NOTICE_SECONDS = 180  # between the signal and the end of the job's time, for a run to save
+MAX_TIMEOUTS = 100  # times that a job may run out of time and be requeued; each time the run has advanced
 
 
 @launchers.register
@@ -32,88 +33,100 @@ def slurm(
     table: Table,
     trials: list[Trial],
 ) -> None:
-    """Submits the runs and returns.
+    """Submit the runs and return.
 
     Args:
-        gpus, cpus: of one run; by default as many as its devices and workers want.
-        memory: of one run, in GB; by default the cluster's.
-        slots: runs at a time; by default as many as SLURM will.
+        partition: Partition of the cluster; by default the cluster's.
+        hours: Time limit of one job.
+        gpus: GPUs of one run; by default its devices.
+        cpus: CPUs of one run; by default as many as its processes and workers.
+        memory: Memory of one run in GB; by default the cluster's.
+        slots: Runs at a time; by default as many as SLURM allows.
 
     Raises:
-        Mistake: no submitit, or no SLURM here, or SLURM refuses.
+        Mistake: submitit is not installed, this machine has no SLURM, or SLURM refuses the jobs.
     """
-    submitit, config = _submitit(), table.config(table.rows[0], 0)
+    submitit, config = _import_submitit(), table.config(table.rows[0], 0)
     if gpus is None:
         gpus = 0 if config.accelerator == "cpu" else config.devices
-    executor = submitit.AutoExecutor(Path(config.runs) / "slurm" / "%j", cluster="slurm", slurm_max_num_timeout=TIMES)
+    executor = submitit.AutoExecutor(
+        Path(config.runs) / "slurm" / "%j", cluster="slurm", slurm_max_num_timeout=MAX_TIMEOUTS
+    )
     executor.update_parameters(
         name=f"lumen-{table.name}",
         timeout_min=max(1, round(hours * 60)),
-        gpus_per_node=gpus or None,  # a cluster without GPUs refuses to be asked for none
+        gpus_per_node=gpus or None,  # a cluster without GPUs refuses a request for 0
         cpus_per_task=cpus or config.devices * (config.workers + 1),
         mem_gb=memory,
         slurm_partition=partition,
         slurm_array_parallelism=slots or len(trials),
-        # requeue: some clusters let no job be queued again that does not ask for it
-        slurm_additional_parameters={"signal": f"{SIGNAL.name[3:]}@{NOTICE}", "requeue": True},
-        slurm_setup=[f"export SUBMITIT_PREEMPT_SIGNAL={SIGNAL.name[3:]}"],
+        # requeue: some clusters requeue only jobs that ask for it
+        slurm_additional_parameters={"signal": f"{PREEMPTION_SIGNAL.name[3:]}@{NOTICE_SECONDS}", "requeue": True},
+        slurm_setup=[f"export SUBMITIT_PREEMPT_SIGNAL={PREEMPTION_SIGNAL.name[3:]}"],
     )
     try:
         with executor.batch():
             jobs = [executor.submit(Job(trial)) for trial in trials]
     except submitit.core.utils.FailedJobError as error:
-        raise Mistake(f"SLURM takes no job: {' '.join(str(error).split())}") from None
+        raise Mistake(f"SLURM refuses the jobs: {' '.join(str(error).split())}") from None
     for trial in trials:
-        trial.state = "sent"
+        trial.state = "submitted"
     number = jobs[0].job_id.partition("_")[0]
     print(
-        f"job {number}: {len(trials)} runs; `squeue -j {number}` shows them, `scancel {number}` stops them.\n"
-        f"Each writes log.txt in its run folder; {jobs[0].paths.folder.parent}/{number}* says why one failed.\n"
-        f"`{table.command.replace('lumen ablate', 'lumen table', 1)}` prints the rows that are done; this command "
-        "sends again what is not."
+        f"job {number}: {len(trials)} runs; `squeue -j {number}` lists them, `scancel {number}` stops them.\n"
+        f"Each run writes log.txt in its run directory; {jobs[0].paths.folder.parent}/{number}* tell why one failed.\n"
+        f"`{table.command.replace('lumen ablate', 'lumen table', 1)}` prints the finished rows; repeat this command to "
+        "submit the others again."
     )
 
 
-def _submitit() -> ModuleType:
+def _import_submitit() -> ModuleType:
     if shutil.which("sbatch") is None:
-        raise Mistake("launcher=slurm needs sbatch, and there is none here; repeat this on a login node of a cluster.")
+        raise Mistake(
+            "launcher=slurm needs sbatch, which this machine does not have; repeat this on a login node of a cluster."
+        )
     try:
         import submitit
     except ImportError:
-        raise Mistake("launcher=slurm needs submitit; get it with: pip install 'lumen[slurm]'.") from None
+        raise Mistake("launcher=slurm needs submitit; install it with: pip install 'lumen[slurm]'.") from None
     return submitit
 
 
 class Job:
-    """What one job of the array does."""
+    """Job of the array: it runs one trial."""
 
     def __init__(self, trial: Trial):
-        self.trial, self.child, self.ended = trial, None, False
+        self.trial, self.process, self.terminated = trial, None, False
 
     def __call__(self) -> str:
-        signal.signal(signal.SIGTERM, self._end)
-        for child in self.trial.processes():
-            self.child = child
-            child.wait()
-        if self.trial.code == PREEMPTED and not self.ended:
-            signal.raise_signal(SIGNAL)  # submitit takes it for its own: checkpoint(), then queued again
+        """Run the trial and return its state.
+
+        Raises:
+            RuntimeError: The trial failed, or was stopped.
+        """
+        signal.signal(signal.SIGTERM, self._terminate)
+        for process in self.trial.run():
+            self.process = process
+            process.wait()
+        if self.trial.exit_code == SIGNAL_EXIT_CODE and not self.terminated:
+            signal.raise_signal(PREEMPTION_SIGNAL)  # submitit handles it as its own: checkpoint(), then requeue
         if self.trial.state in ("failed", "stopped"):
-            raise RuntimeError(self.trial.report())
+            raise RuntimeError(self.trial.failure_report())
         return self.trial.state
 
     def checkpoint(self) -> Any:
-        """What submitit queues once the run has saved: the same trial, which goes on."""
+        """Have the run save, and return the job that submitit requeues: the same trial, which resumes."""
         from submitit.helpers import DelayedSubmission
 
-        if self.child is not None:
-            self.child.send_signal(SIGNAL)
-            # Within a signal's handler, so Popen's own wait may be under way and would never come back.
+        if self.process is not None:
+            self.process.send_signal(PREEMPTION_SIGNAL)
+            # This is a signal handler: Popen.wait may be under way below it, and a second one would never return.
             with suppress(ChildProcessError):
-                os.waitid(os.P_PID, self.child.pid, os.WEXITED | os.WNOWAIT)
-        return DelayedSubmission(Job(replace(self.trial, state="waiting", failures={}, code=0)))
+                os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
+        return DelayedSubmission(Job(replace(self.trial, state="waiting", failures={}, exit_code=0)))
 
-    def _end(self, number: int, _: Any) -> None:
-        """scancel, or SLURM itself, which queues again what it preempts so: the run may save, and that is all."""
-        self.ended = True
-        if self.child is not None:
-            self.child.send_signal(number)
+    def _terminate(self, number: int, _: Any) -> None:
+        """Have the run save and end. The signal is scancel's, or SLURM's own, which then requeues the job itself."""
+        self.terminated = True
+        if self.process is not None:
+            self.process.send_signal(number)

@@ -1,34 +1,61 @@
-"""The files of a table: its text in three formats, a sheet of what its rows paint, and its curve."""
+"""Files of a table: its text in three formats, a sheet of its rows' images, and its curve."""
 
+from dataclasses import asdict
 from pathlib import Path
 
-from PIL import Image
-
-from lumen.core.files import beside, write
-from lumen.core.visualize import piled
-from lumen.sweeps.reports.plots import curve, image
-from lumen.sweeps.reports.text import as_csv, latex, markdown
+from lumen.core.files import atomic_path, write
+from lumen.sweeps.reports.text import to_csv, to_latex, to_markdown
 from lumen.sweeps.results import Results
+from lumen.sweeps.table_cache import CachedJSON, hash_inputs
+
+FORMATS = {".md": to_markdown, ".tex": to_latex, ".csv": to_csv}
 
 
 def save(results: Results) -> list[Path]:
-    """Writes runs/tables/<table>-<base>.{md,tex,csv,png}, and -curve.png where the table has two metrics to draw."""
-    table, made = results.table, []
-    for ending, text in (("md", markdown), ("tex", latex), ("csv", as_csv)):
-        made.append(table.file.with_name(f"{table.file.name}.{ending}"))
-        write(made[-1], text(results).rstrip() + "\n")
-    drawn = curve(results)
-    pictures = {"": _grids(results), "-curve": image(drawn) if drawn else None}
-    for ending, picture in pictures.items():
-        if picture is not None:
-            made.append(table.file.with_name(f"{table.file.name}{ending}.png"))
-            with beside(made[-1]) as draft:
-                picture.save(draft, format="PNG")
-    return made
+    """Write runs/tables/<table>-<base>.{md,tex,csv,png}, and -curve.png for a table with a curve; return the paths."""
+    paths = []
+    for suffix, to_text in FORMATS.items():
+        paths.append(results.table.output_path(suffix))
+        write(paths[-1], to_text(results).rstrip() + "\n")
+    return paths + _save_pictures(results)
 
 
-def _grids(results: Results) -> Image.Image | None:
-    """What the first finished seed of each row paints of the same images."""
-    table = results.table
-    grids = {row.name: places[0] / "grid.png" for row in table.rows if (places := table.places(row))}
-    return piled({name: Image.open(path).convert("RGB") for name, path in grids.items()}) if grids else None
+def _save_pictures(results: Results) -> list[Path]:
+    """Write the pictures, unless those there show the same; drawing imports torch and matplotlib."""
+    table, grids = results.table, _grids(results)
+    columns = [results.column(name)[0] for name in results.curve_columns]
+    curve = [{row: asdict(cell) for row, cell in cells.items()} for cells in columns]
+    paths = {"sheet": table.output_path(".png")} if grids else {}
+    paths |= {"curve": table.output_path("-curve.png")} if curve else {}
+    if not paths:
+        return []
+    definition = [list(results.rows), list(grids), results.curve_columns, curve]
+    cache = CachedJSON(table.cache_path("-pictures.json"), hash_inputs(definition, grids.values()))
+    if not (cache.load() and all(path.exists() for path in paths.values())):
+        _draw(results, grids, paths)
+        cache.save(sorted(paths))
+    return list(paths.values())
+
+
+def _draw(results: Results, grids: dict[str, Path], paths: dict[str, Path]) -> None:
+    """Draw the pictures of a table into files."""
+    from PIL import Image
+
+    from lumen.core.visualize import stack_named_grids
+    from lumen.sweeps.reports.plots import plot_curve, to_image
+
+    pictures = {}
+    if "sheet" in paths:
+        pictures["sheet"] = stack_named_grids({name: Image.open(path).convert("RGB") for name, path in grids.items()})
+    if "curve" in paths:
+        pictures["curve"] = to_image(plot_curve(results))
+    for name, picture in pictures.items():
+        with atomic_path(paths[name]) as draft:
+            picture.save(draft, format="PNG")
+
+
+def _grids(results: Results) -> dict[str, Path]:
+    """Return the image grid of the first finished seed of each row."""
+    runs = {row.name: results.table.finished_runs(row) for row in results.table.rows}
+    grids = {name: paths[0] / "grid.png" for name, paths in runs.items() if paths}
+    return {name: path for name, path in grids.items() if path.exists()}

@@ -1,4 +1,4 @@
-"""A table as one page of HTML that opens from disk: figures, pictures side by side, curves, where each row is from."""
+"""HTML report of a table, one self-contained page: values, images side by side, learning curves, provenance."""
 
 import base64
 import io
@@ -13,129 +13,134 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from lumen.core.files import lines, write
-from lumen.core.registry import metrics
+from lumen.core.files import read_jsonl, write
 from lumen.core.visualize import load_grid
-from lumen.runs import directory as folder
+from lumen.evaluation.keys import MetricKey, metric_keys
+from lumen.runs.directory import load_results
 from lumen.sweeps.reports import plots
-from lumen.sweeps.reports.text import around, notes, remaining
-from lumen.sweeps.results import BESIDE, Results, collect
+from lumen.sweeps.reports.text import format_notes, format_pending, format_uncertainty
+from lumen.sweeps.results import LEARNING_CURVES, Results, collect, higher_is_better
 from lumen.sweeps.table import Table
 
-SIDE = 320  # px, the most of a picture's side that goes into the page
-TRAINED = ("val/loss", "val/response")  # what is drawn by step
+MAX_SIDE_PX = 320  # of an image in the page
 
 
 def save(results: Results) -> Path:
-    """Writes runs/tables/<table>-<base>.html."""
-    path = results.table.file.with_name(f"{results.table.file.name}.html")
-    write(path, page(results))
+    """Write runs/tables/<table>-<base>.html and return its path."""
+    path = results.table.output_path(".html")
+    write(path, to_html(results))
     return path
 
 
-def page(results: Results) -> str:
-    """The page; whatever comes from a file or a flag is escaped, and nothing is fetched when it is looked at."""
+def to_html(results: Results) -> str:
+    """Return the page. Text from files and flags is escaped, and the page loads nothing from elsewhere."""
     table = results.table
     jinja = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    jinja.filters |= {"number": "{:.4g}".format, "around": around}
+    jinja.filters |= {"number": "{:.4g}".format, "uncertainty": format_uncertainty}
     template = jinja.from_string((files("lumen") / "sweeps/reports/table.html.j2").read_text())
-    painters, views = _views(table)
-    judged = [c for c in results.columns if c not in BESIDE and any(results.column(c))]
-    drawn = plots.curve(results)
+    pictured_rows, images = _images(table)
+    curve = plots.plot_curve(results)
     return template.render(
         results=results,
         table=table,
-        notes=[*notes(results), *remaining(results)],
-        arrows={column: _arrow(column) for column in results.columns},
-        colours={name: plots.colour_of(name, results) for name in results.lines},
-        curve=Markup(plots.svg(drawn, "curve")) if drawn else "",
-        intervals=[
-            Markup(plots.svg(plots.intervals(results, column), f"interval{number}"))
-            for number, column in enumerate(judged)
-        ],
-        painters=painters,
-        views=views,
-        courses=list(_courses(results)),
-        parts={name: collect(table, name) for name in _with_parts(table)},
-        runs=list(_runs(table)),
+        notes=[*format_notes(results), *format_pending(results)],
+        arrows=[_arrow(key) for key in results.keys],
+        colours={name: plots.row_colour(name, results) for name in results.rows},
+        curve=Markup(plots.to_svg(curve, "curve")) if curve else "",
+        intervals=list(_interval_plots(results)),
+        pictured_rows=pictured_rows,
+        images=images,
+        learning_curves=list(_learning_curves(results)),
+        breakdowns={name: collect(table, name) for name in _metrics_with_parts(table)},
+        runs=list(_provenance(table)),
     )
 
 
-def _arrow(column: str) -> str:
-    """Which way is better."""
-    if column in BESIDE:
+def _arrow(key: MetricKey) -> str:
+    """Return an arrow in the direction that is better; nothing for values that are no metric."""
+    if key.kind != "test":
         return ""
-    return " ↑" if metrics.factory(column.partition("-")[0]).higher_is_better else " ↓"
+    return " ↑" if higher_is_better(key) else " ↓"
 
 
-def _views(table: Table) -> tuple[list[str], list[dict[str, Any]]]:
-    """The rows that have pictures, and of each held-out image what they make of it, the image itself first."""
+def _interval_plots(results: Results) -> Iterator[Markup]:
+    """Yield a plot of the intervals of each metric that was measured."""
+    columns = [name for name, key in zip(results.columns, results.keys, strict=True) if key.kind == "test"]
+    for number, column in enumerate(name for name in columns if any(results.column(name))):
+        yield Markup(plots.to_svg(plots.plot_intervals(results, column), f"interval{number}"))
+
+
+def _images(table: Table) -> tuple[list[str], list[dict[str, Any]]]:
+    """Return the rows that have an image grid, and of each held-out image its captions and its images by label."""
     grids = {}
     for row in table.rows:
-        for place in table.places(row)[:1]:
-            if (place / "grid.png").exists():
-                grids[row.name] = load_grid(place / "grid.png", 2 + folder.figures(place)["sampling"]["images"])
-    views = []
+        for directory in table.finished_runs(row)[:1]:
+            if (directory / "grid.png").exists():
+                num_samples = load_results(directory)["sampling"]["images"]
+                grids[row.name] = load_grid(directory / "grid.png", 2 + num_samples)
+    images = []
     pictures, captions = zip(*grids.values(), strict=True) if grids else ((), ())
-    for strips, said in zip(zip(*pictures, strict=False), zip(*captions, strict=False), strict=True):
-        kinds = [_once([each and _uri(each) for each in kind]) for kind in zip_longest(*strips)]
+    for strips, image_captions in zip(zip(*pictures, strict=False), zip(*captions, strict=False), strict=True):
+        kinds = [_merge_equal([tile and _data_uri(tile) for tile in tiles]) for tiles in zip_longest(*strips)]
         labels = ["image", "layout", *(f"sample {number + 1}" for number in range(len(kinds) - 2))]
-        views.append({"captions": _once(list(said)), "lines": dict(zip(labels, kinds, strict=True))})
-    return list(grids), views
+        tiles = dict(zip(labels, kinds, strict=True))
+        images.append({"captions": _merge_equal(list(image_captions)), "tiles": tiles})
+    return list(grids), images
 
 
-def _once(values: list[str | None]) -> list[str | None]:
-    """One for all where all are the same."""
+def _merge_equal(values: list[str | None]) -> list[str | None]:
+    """Return one value for all if all are equal."""
     return values[:1] if len(set(values)) == 1 else values
 
 
-def _uri(picture: Image.Image) -> str:
-    """A picture as the address of itself: large ones are made small, small ones stay as they are."""
-    shown, file = picture.copy(), io.BytesIO()
-    shown.thumbnail((SIDE, SIDE))
-    shown.save(file, format="WEBP", lossless=shown.size == picture.size, quality=85)
+def _data_uri(picture: Image.Image) -> str:
+    """Return a picture as a data URI. Large ones are shrunk; small ones stay lossless."""
+    thumbnail, file = picture.copy(), io.BytesIO()
+    thumbnail.thumbnail((MAX_SIDE_PX, MAX_SIDE_PX))
+    thumbnail.save(file, format="WEBP", lossless=thumbnail.size == picture.size, quality=85)
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def _courses(results: Results) -> Iterator[Markup]:
-    """The way that training went, of unfinished runs as far as they are."""
-    table, journals = results.table, {}
+def _learning_curves(results: Results) -> Iterator[Markup]:
+    """Yield a plot of each value of training by step; unfinished runs are included."""
+    table, logs = results.table, {}
     for row in table.rows:
         for seed in range(table.seeds):
-            place = next(iter(table.commands(row, seed)))  # rows that measure one run anew share its training
-            journals.setdefault(place, (row.name, lines(place / "metrics.jsonl")))
-    for number, key in enumerate(TRAINED):
-        runs: dict[str, list[dict[int, float]]] = {}
-        for name, journal in journals.values():
-            if course := {line["step"]: line[key] for line in journal if key in line}:
-                runs.setdefault(name, []).append(course)
-        if runs:
-            yield Markup(plots.svg(plots.courses(runs, results, key), f"course{number}"))
+            run_dir = next(iter(table.commands(row, seed)))  # rows that evaluate one run share its training
+            logs.setdefault(run_dir, (row.name, read_jsonl(run_dir / "metrics.jsonl")))
+    for number, key in enumerate(LEARNING_CURVES):
+        curves: dict[str, list[dict[int, float]]] = {}
+        for name, records in logs.values():
+            if curve := {record["step"]: record[key] for record in records if key in record}:
+                curves.setdefault(name, []).append(curve)
+        if curves:
+            yield Markup(plots.to_svg(plots.plot_learning_curves(curves, results, key), f"course{number}"))
 
 
-def _with_parts(table: Table) -> list[str]:
-    """The metrics that have figures of parts, such as one per class."""
-    keys = {key for row in table.rows for place in table.places(row) for key in folder.figures(place)}
-    return sorted({k.split("/")[1].partition("-")[0] for k in keys if k.startswith("test/") and k.count("/") == 2})
+def _metrics_with_parts(table: Table) -> list[str]:
+    """Return the metrics that have values of parts, such as one per class."""
+    names = {name for row in table.rows for path in table.finished_runs(row) for name in load_results(path)}
+    return sorted({key.registry_name for key in metric_keys(names, "test") if key.part is not None})
 
 
-def _runs(table: Table) -> Iterator[dict[str, Any]]:
-    """What each row came from, as its runs wrote it down."""
+def _provenance(table: Table) -> Iterator[dict[str, Any]]:
+    """Yield the provenance of each training and each evaluation of the table."""
     for row in table.rows:
         for seed in range(table.seeds):
-            for place in table.commands(row, seed):
-                if (place / "provenance.json").exists():
-                    facts = _facts(json.loads((place / "provenance.json").read_text()))
-                    name = f"{row.name}, seed {seed}: lumen {facts['command'].split()[1]}"  # trained, or measured anew
-                    yield {"name": name, "facts": facts | {"folder": str(place)}}
+            for directory in table.commands(row, seed):
+                if (directory / "provenance.json").exists():
+                    facts = _facts(json.loads((directory / "provenance.json").read_text()))
+                    verb = facts["command"].split()[1]  # train or eval
+                    facts |= {"folder": str(directory)}
+                    yield {"name": f"{row.name}, seed {seed}: lumen {verb}", "facts": facts}
 
 
-def _facts(record: dict[str, Any]) -> dict[str, str]:
-    machine = record["hardware"]
+def _facts(provenance: dict[str, Any]) -> dict[str, str]:
+    hardware = provenance["hardware"]
     return {
-        "command": record["command"],
-        "commit": record["commit"] or "none: an installed package",
-        "device": ", ".join(machine["gpus"]) or f"{machine['cpus']} CPU cores, {machine['machine']}",
-        "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
-        "data": record["data"],
+        "command": provenance["command"],
+        "commit": provenance["commit"] or "none: an installed package",
+        "device": ", ".join(hardware["gpus"]) or f"{hardware['cpus']} CPU cores, {hardware['machine']}",
+        "versions": ", ".join(f"{name} {version}" for name, version in provenance["versions"].items()),
+        "data": provenance["data"],
     }

@@ -1,4 +1,4 @@
-"""Results as drawings: two metrics against one another, each with its intervals, and the way that training went."""
+"""Plots of results: two metrics against each other, intervals of one metric, learning curves."""
 
 import io
 from xml.etree import ElementTree
@@ -12,53 +12,54 @@ from PIL import Image
 
 from lumen.sweeps.results import Cell, Results
 
-# One for each row, in the order of the table and the same in every drawing: matplotlib's own ten, which can be told
-# apart on white and on black.
+# One colour per row, in the order of the table and the same in every plot: matplotlib's ten, which are distinct on
+# white and on black.
 COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf")
-INK = "#010203"  # what is written; a page puts the colour of its own text in its place
-INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+INK = "#010203"  # colour of text and axes; a page replaces it by the colour of its own text
+INK_KEYS = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
 STYLE = {
-    "text.parse_math": False,  # a row may be called anything
+    "text.parse_math": False,  # the name of a row is plain text
     "svg.fonttype": "none",  # text stays text
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
-} | dict.fromkeys(INKED, INK)
-OUTSIDE = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}  # where a legend is in no curve's way
-SPACES = {"": "http://www.w3.org/2000/svg", "xlink": "http://www.w3.org/1999/xlink"}
+} | dict.fromkeys(INK_KEYS, INK)
+LEGEND_OUTSIDE = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}  # beside the axes, where it covers no curve
+DPI = 150  # of PNG files
+XML_NAMESPACES = {"": "http://www.w3.org/2000/svg", "xlink": "http://www.w3.org/1999/xlink"}
 
 
 @rc_context(STYLE)
-def curve(results: Results) -> Figure | None:
-    """A dot per row at its figures in the two metrics of the curve, and a line through the rows in their order."""
-    if not results.curve:
+def plot_curve(results: Results) -> Figure | None:
+    """Plot a dot per row at its values of the two metrics of the curve, and a line through the rows in their order."""
+    if not results.curve_columns:
         return None
-    first, second = (results.column(name)[0] for name in results.curve)
+    first, second = (results.column(name)[0] for name in results.curve_columns)
     rows = [name for name in first if name in second]
     figure, axes = _axes(5.6, 4)
     axes.plot([first[n].value for n in rows], [second[n].value for n in rows], color=INK, alpha=0.3, zorder=0)
     for name in rows:
-        x, y, colour = first[name], second[name], colour_of(name, results)
-        arms = {"xerr": _arms(x), "yerr": _arms(y), "ecolor": (colour, 0.4)}
-        axes.errorbar(x.value, y.value, fmt="o", color=colour, label=name, zorder=1, **arms)
-    axes.set(xlabel=results.curve[0], ylabel=results.curve[1])
-    axes.legend(**OUTSIDE)  # names at the dots would cover one another
+        x, y, colour = first[name], second[name], row_colour(name, results)
+        bars = {"xerr": _error_bars(x), "yerr": _error_bars(y), "ecolor": (colour, 0.4)}
+        axes.errorbar(x.value, y.value, fmt="o", color=colour, label=name, zorder=1, **bars)
+    axes.set(xlabel=results.curve_columns[0], ylabel=results.curve_columns[1])
+    axes.legend(**LEGEND_OUTSIDE)  # labels at the dots would cover one another
     return figure
 
 
 @rc_context(STYLE)
-def intervals(results: Results, column: str) -> Figure:
-    """A dot per row with its 95 % interval; the anchors as lines, named among the rows."""
-    lines, anchors = results.column(column)
-    figure, axes = _axes(4.4, 0.7 + 0.26 * (len(lines) + len(anchors)))
-    for height, (name, cell) in enumerate((lines | anchors).items()):
-        colour = INK if name in anchors else colour_of(name, results)
+def plot_intervals(results: Results, column: str) -> Figure:
+    """Plot a dot per row with its 95 % interval, and reference rows as lines."""
+    rows, reference_rows = results.column(column)
+    figure, axes = _axes(4.4, 0.7 + 0.26 * (len(rows) + len(reference_rows)))
+    for height, (name, cell) in enumerate((rows | reference_rows).items()):
+        colour = INK if name in reference_rows else row_colour(name, results)
         low, high = cell.interval or cell.range or (cell.value, cell.value)
         axes.plot([low, high], [height, height], color=colour, alpha=0.5, linewidth=3, solid_capstyle="round")
-        axes.plot(cell.value, height, "|" if name in anchors else "o", color=colour)
-        if name in anchors:
+        axes.plot(cell.value, height, "|" if name in reference_rows else "o", color=colour)
+        if name in reference_rows:
             axes.axvline(cell.value, color=INK, alpha=0.4, linestyle=":", linewidth=1, zorder=0)
-    axes.set_yticks(range(len(lines | anchors)), list(lines | anchors))
+    axes.set_yticks(range(len(rows | reference_rows)), list(rows | reference_rows))
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(column)
@@ -66,43 +67,48 @@ def intervals(results: Results, column: str) -> Figure:
 
 
 @rc_context(STYLE)
-def courses(runs: dict[str, list[dict[int, float]]], results: Results, label: str) -> Figure:
-    """A figure of training by step: a line per run, in the colour of its row."""
+def plot_learning_curves(curves: dict[str, list[dict[int, float]]], results: Results, label: str) -> Figure:
+    """Plot a value of training by step: a line per run, in the colour of its row.
+
+    Args:
+        curves: Values by step, of each seed of each row.
+    """
     figure, axes = _axes(5.6, 3.2)
-    for name, each in runs.items():
-        for number, course in enumerate(each):
-            named = {"label": name} if number == 0 else {}
-            axes.plot(list(course), list(course.values()), ".-", color=colour_of(name, results), alpha=0.8, **named)
+    for name, row_curves in curves.items():
+        for number, curve in enumerate(row_curves):
+            legend = {"label": name} if number == 0 else {}
+            axes.plot(list(curve), list(curve.values()), ".-", color=row_colour(name, results), alpha=0.8, **legend)
     axes.set(xlabel="step", ylabel=label)
-    axes.legend(**OUTSIDE)
+    axes.legend(**LEGEND_OUTSIDE)
     return figure
 
 
-def colour_of(row: str, results: Results) -> str:
-    return COLOURS[list(results.lines).index(row) % len(COLOURS)]
+def row_colour(row: str, results: Results) -> str:
+    """Return the colour of a row in all plots of a table."""
+    return COLOURS[list(results.rows).index(row) % len(COLOURS)]
 
 
 @rc_context(STYLE)
-def image(figure: Figure) -> Image.Image:
-    """A drawing on white."""
-    figure.set_dpi(150)
+def to_image(figure: Figure) -> Image.Image:
+    """Return a plot on white."""
+    figure.set_dpi(DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 @rc_context(STYLE)
-def svg(figure: Figure, name: str) -> str:
-    """A drawing to be put into an HTML page: on what is behind it, in the page's ink, its ids beginning with `name`."""
+def to_svg(figure: Figure, name: str) -> str:
+    """Return a transparent plot for an HTML page, in the colour of its text, with ids that begin with `name`."""
     file = io.StringIO()
     with rc_context({"svg.hashsalt": name}):
         figure.savefig(file, format="svg", transparent=True)
-    for prefix, space in SPACES.items():
+    for prefix, space in XML_NAMESPACES.items():
         ElementTree.register_namespace(prefix, space)
     root = ElementTree.fromstring(file.getvalue())
     for parent in list(root.iter()):
         for child in list(parent):
-            # Who made it when, and a style sheet that would rule the whole page.
+            # The date would differ each time; the style sheet would apply to the whole page.
             if child.tag.rpartition("}")[2] in ("metadata", "style"):
                 parent.remove(child)
         for key, value in parent.items():
@@ -118,7 +124,7 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _arms(cell: Cell) -> list[list[float]]:
-    """How far an interval reaches below and above its figure; one that lies beside it reaches nowhere."""
+def _error_bars(cell: Cell) -> list[list[float]]:
+    """Return the distances from a value to the ends of its interval; 0 if the value lies outside it."""
     low, high = cell.interval or (cell.value, cell.value)
     return [[max(0.0, cell.value - low)], [max(0.0, high - cell.value)]]

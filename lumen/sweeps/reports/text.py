@@ -1,4 +1,4 @@
-"""Results as text: Markdown for the terminal and for pages, LaTeX, CSV."""
+"""Tables as text: Markdown for terminals and pages, LaTeX, CSV."""
 
 import csv
 import io
@@ -7,44 +7,37 @@ from collections.abc import Callable
 from lumen.sweeps.results import Cell, Results
 
 LEGEND = (
-    "In brackets the 95 % interval over images; bold is the best of a column, and * differs from it with 95 % "
-    "confidence (paired bootstrap, every column and row by itself)."
+    "Brackets: 95 % confidence interval over images. Bold: the best of a column. *: differs from the best with 95 % "
+    "confidence (paired bootstrap; every column and row is tested by itself)."
 )
-SEEDS = "With several seeds: the mean ± the deviation between seeds, the interval over images and seeds."
+SEEDS_LEGEND = "Several seeds: mean ± standard deviation between seeds; intervals are over images and seeds."
 
 
-def markdown(results: Results) -> str:
-    """The table with its title, its anchors below the rows, and below all what is still to be run."""
-    head = ["row", "seeds", *results.columns, *results.quoted]
-    lines = [_line(head), _line(["---"] * len(head))]
-    lines += [_line(cells) for cells in _body(results, _marked)]
-    return "\n".join(
-        [f"{results.table.title}\n", f"on `{results.table.base}`", "", *lines, "", *notes(results), *remaining(results)]
-    ).rstrip()
+def to_markdown(results: Results) -> str:
+    """Return the table with its title, reference rows below the rows, notes, and the commands that are left."""
+    table = results.table
+    head = ["row", "seeds", *results.columns, *results.published]
+    lines = [format_line(head), format_line(["---"] * len(head))]
+    lines += [format_line(cells) for cells in _body(results, _markdown_cell)]
+    notes = [*format_notes(results), *format_pending(results)]
+    return "\n".join([f"{table.title}\n", f"on `{table.base}`", "", *lines, "", *notes]).rstrip()
 
 
-def notes(results: Results) -> list[str]:
-    """How the figures were measured and how they are to be read; nothing where there are none."""
-    if not any(results.done.values()):
-        return []
-    return [results.protocol, LEGEND, *([SEEDS] if results.table.seeds > 1 else [])]
-
-
-def latex(results: Results) -> str:
-    """A tabular of booktabs, to be put into a paper."""
-    head = ["", *results.columns, *results.quoted]
-    body = [[cells[0], *cells[2:]] for cells in _body(results, _typeset, "--")]
-    rows = [" & ".join(_escaped(cell) for cell in cells) + r" \\" for cells in body]
-    count = len(results.lines)
+def to_latex(results: Results) -> str:
+    """Return a tabular in the style of booktabs."""
+    head = ["", *results.columns, *results.published]
+    body = [[cells[0], *cells[2:]] for cells in _body(results, _latex_cell, "--")]
+    lines = [" & ".join(_escape(cell) for cell in cells) + r" \\" for cells in body]
+    count = len(results.rows)
     return "\n".join(
         [
             rf"% {results.table.title} On {results.table.base}. {results.protocol} {LEGEND}",
             rf"\begin{{tabular}}{{l{'c' * (len(head) - 1)}}}",
             r"\toprule",
-            " & ".join(_escaped(cell) for cell in head) + r" \\",
+            " & ".join(_escape(cell) for cell in head) + r" \\",
             r"\midrule",
-            *rows[:count],
-            *([r"\midrule", *rows[count:]] if rows[count:] else []),
+            *lines[:count],
+            *([r"\midrule", *lines[count:]] if lines[count:] else []),
             r"\bottomrule",
             r"\end{tabular}",
             "",
@@ -52,52 +45,42 @@ def latex(results: Results) -> str:
     )
 
 
-def as_csv(results: Results) -> str:
-    """Numbers in full: of each column the figure, its deviation between seeds, the ends of its interval, its mark."""
+def to_csv(results: Results) -> str:
+    """Return all digits: for each column value, deviation between seeds, ends of the interval, and significance."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    kinds = ("", "_deviation", "_low", "_high", "_apart")
-    writer.writerow(["row", "seeds", *(c + kind for c in results.columns for kind in kinds), *results.quoted])
-    for name, cells in (results.lines | results.anchors).items():
-        numbers = [n for c in cells for n in (c.value, c.deviation, *(c.interval or c.range or ("", "")), int(c.apart))]
-        quoted = [some.get(name, "") for some in results.quoted.values()]
-        writer.writerow([name, results.done.get(name, ""), *("" if n is None else n for n in numbers), *quoted])
+    suffixes = ("", "_deviation", "_low", "_high", "_apart")
+    writer.writerow(
+        ["row", "seeds", *(column + suffix for column in results.columns for suffix in suffixes), *results.published]
+    )
+    for name, cells in (results.rows | results.reference_rows).items():
+        numbers = [number for cell in cells for number in _csv_numbers(cell)]
+        published = [values.get(name, "") for values in results.published.values()]
+        writer.writerow([name, results.num_finished.get(name, ""), *numbers, *published])
     return out.getvalue()
 
 
-def _body(results: Results, show: Callable[[Cell], str], none: str = "–") -> list[list[str]]:
-    rows = []
-    for name, cells in results.lines.items():
-        quoted = [str(some.get(name, none)) for some in results.quoted.values()]
-        rows.append([name, f"{results.done[name]}/{results.table.seeds}", *map(show, cells), *quoted])
-    for name, cells in results.anchors.items():
-        rows.append([f"*{name}*", "", *map(show, cells), *[""] * len(results.quoted)])
-    return rows
+def format_notes(results: Results) -> list[str]:
+    """Return sentences about the evaluation and the marks of the table; nothing if no row has finished."""
+    if not any(results.num_finished.values()):
+        return []
+    return [results.protocol, LEGEND, *([SEEDS_LEGEND] if results.table.seeds > 1 else [])]
 
 
-def remaining(results: Results) -> list[str]:
-    """What is missing, with the command that completes it."""
+def format_pending(results: Results) -> list[str]:
+    """Return a sentence about the commands that are left, and the one that runs them; nothing if none is left."""
     table = results.table
-    left = [words for row in table.rows for seed in range(table.seeds) for words in table.missing(row, seed)]
-    return [f"{len(left)} commands are left; `{table.command}` runs them, the first being `{left[0]}`."] if left else []
+    commands = [
+        command for row in table.rows for seed in range(table.seeds) for command in table.pending_commands(row, seed)
+    ]
+    if not commands:
+        return []
+    count = "1 command is left" if len(commands) == 1 else f"{len(commands)} commands are left"
+    return [f"{count}; `{table.command}` runs what is left, and begins with `{commands[0]}`."]
 
 
-def _marked(cell: Cell) -> str:
-    if cell.value is None:
-        return "–"
-    value = f"**{cell.value:.4g}**" if cell.best else f"{cell.value:.4g}" + ("*" if cell.apart else "")
-    return value + around(cell)
-
-
-def _typeset(cell: Cell) -> str:
-    if cell.value is None:
-        return "--"
-    value = rf"\textbf{{{cell.value:.4g}}}" if cell.best else f"{cell.value:.4g}" + ("$^*$" if cell.apart else "")
-    return value + around(cell).replace("±", r"$\pm$")
-
-
-def around(cell: Cell) -> str:
-    """What stands behind a figure: its deviation between seeds, its interval, its range."""
+def format_uncertainty(cell: Cell) -> str:
+    """Return what stands behind a value: its deviation between seeds, its interval, its range."""
     text = "" if cell.deviation is None else f" ± {cell.deviation:.2g}"
     if cell.interval:
         text += " [{:.4g}, {:.4g}]".format(*cell.interval)
@@ -106,11 +89,44 @@ def around(cell: Cell) -> str:
     return text
 
 
-def _escaped(text: str) -> str:
+def format_line(cells: list[str]) -> str:
+    """Return a line of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def _body(results: Results, format_cell: Callable[[Cell], str], missing: str = "–") -> list[list[str]]:
+    """Return the lines of a table as text cells; reference rows are between asterisks."""
+    lines = []
+    for name, cells in results.rows.items():
+        seeds = f"{results.num_finished[name]}/{results.table.seeds}"
+        published = [str(values.get(name, missing)) for values in results.published.values()]
+        lines.append([name, seeds, *map(format_cell, cells), *published])
+    for name, cells in results.reference_rows.items():
+        lines.append([f"*{name}*", "", *map(format_cell, cells), *[""] * len(results.published)])
+    return lines
+
+
+def _markdown_cell(cell: Cell) -> str:
+    if cell.value is None:
+        return "–"
+    value = f"**{cell.value:.4g}**" if cell.best else f"{cell.value:.4g}" + ("*" if cell.significant else "")
+    return value + format_uncertainty(cell)
+
+
+def _latex_cell(cell: Cell) -> str:
+    if cell.value is None:
+        return "--"
+    value = rf"\textbf{{{cell.value:.4g}}}" if cell.best else f"{cell.value:.4g}" + ("$^*$" if cell.significant else "")
+    return value + format_uncertainty(cell).replace("±", r"$\pm$")
+
+
+def _csv_numbers(cell: Cell) -> list[float | str]:
+    numbers = [cell.value, cell.deviation, *(cell.interval or cell.range or ("", "")), int(cell.significant)]
+    return ["" if number is None else number for number in numbers]
+
+
+def _escape(text: str) -> str:
+    """Return text for LaTeX, in italics if it is between asterisks."""
     for letter in "_%&#":
         text = text.replace(letter, f"\\{letter}")
     return rf"\emph{{{text.strip('*')}}}" if text.startswith("*") else text
-
-
-def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

@@ -1,4 +1,4 @@
-"""A table in Weights & Biases: a report of its figures, curve, training and pictures, with its rows side by side."""
+"""Weights & Biases report of a table: its values, curve, learning curves and images, with rows side by side."""
 
 import shlex
 from pathlib import Path
@@ -9,119 +9,134 @@ import wandb
 from lumen.config.schema import SLOTS
 from lumen.core.errors import Mistake
 from lumen.core.files import write
-from lumen.runs import directory as folder
-from lumen.sweeps.reports.text import markdown
-from lumen.sweeps.results import BESIDE, Results
+from lumen.runs.directory import load_results, run_id
+from lumen.sweeps.reports.text import to_markdown
+from lumen.sweeps.results import LEARNING_CURVES, Results
+from lumen.sweeps.table import Table
 from lumen.training import loggers as tracking
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import PanelGrid, Report
     from wandb_workspaces.reports.v2.interface import Panel
 
-NEEDED = "W&B's reports need a library that is not installed; `pip install wandb-workspaces` brings it."
+MISSING_LIBRARY = "reports in W&B need a library that is not installed; install it with: pip install wandb-workspaces."
+MAX_TITLE_LENGTH = 128  # characters that W&B accepts
 
 
 def publish(results: Results) -> bool:
-    """Puts the table's report into W&B, the same one again when the command is repeated; says where it is.
+    """Send the table's report to W&B and print its address. A repeated command replaces the same report.
+
+    Returns:
+        Whether W&B has the report.
 
     Raises:
-        Mistake: no row is finished, or the library is not there.
+        Mistake: No row has finished, or the library is not installed.
     """
-    page = results.table.file
-    later = f"{page}.html is there, and the same command puts it into W&B later."
+    table = results.table
+    later = f"{table.output_path('.html')} exists; repeat the command to send it to W&B later."
     if not tracking.has_key():
-        print(f"W&B has no key here (`wandb login` asks for one); {later}")
+        print(f"W&B has no key on this machine; log in with `wandb login`. {later}")
         return False
-    known = page.with_name(f"{page.name}.wandb-report")  # holds its id
+    id_file = table.output_path(".wandb-report")
     try:
         server = wandb.Api(timeout=30)
-        made = report(results, server.settings["entity"] or server.default_entity)
-        made.id = known.read_text() if known.exists() else ""
-        made.save()
+        report = build_report(results, server.settings["entity"] or server.default_entity)
+        report.id = id_file.read_text() if id_file.exists() else ""
+        report.save()
     except Mistake:
         raise
-    except Exception as error:  # whatever a server answers, the page is there
-        print(f"W&B did not take the report ({str(error).partition(chr(10))[0]}); {later}")
+    except Exception as error:  # an answer of the server must not fail the command: the HTML page is written
+        print(f"W&B did not accept the report ({str(error).partition(chr(10))[0]}); {later}")
         return False
-    write(known, made.id)
-    print(f"report: {made.url}")
-    if unsent := _unsent(results):
-        print(f"{len(unsent)} of its runs were logged offline; `wandb sync {shlex.join(map(str, unsent))}` sends them.")
+    write(id_file, report.id)
+    print(f"report: {report.url}")
+    if offline := _unsynced_logs(table):
+        command = f"wandb sync {shlex.join(map(str, offline))}"
+        print(f"{len(offline)} of its runs were logged offline; send them with `{command}`.")
     return True
 
 
-def report(results: Results, entity: str) -> "Report":
-    """The report as W&B's own objects; nothing is sent.
+def build_report(results: Results, entity: str) -> "Report":
+    """Return the report as W&B's own objects, without sending it.
 
     Raises:
-        Mistake: no row is finished, or the library is not there.
+        Mistake: No row has finished, or the library is not installed.
     """
     try:
         import wandb_workspaces.reports.v2 as wr
     except ImportError:
-        raise Mistake(NEEDED) from None
+        raise Mistake(MISSING_LIBRARY) from None
     table = results.table
-    if not any(results.done.values()):
-        raise Mistake(f"no row of {table.name} is finished, so there is nothing to send; `{table.command}` runs them.")
-    figures = [f"test/{column}" for column in results.columns if column not in BESIDE]
-    bars = [wr.BarPlot(title=name, metrics=[name]) for name in figures]
-    if results.curve:
-        x, y = (wr.SummaryMetric(f"test/{column}") for column in results.curve)
-        bars.append(wr.ScatterPlot(title=" and ".join(results.curve), x=x, y=y))
-    lines = [wr.LinePlot(title=key, x="trainer/global_step", y=[key]) for key in BESIDE[:2]]
-    pictures = wr.MediaBrowser(
+    if not any(results.num_finished.values()):
+        raise Mistake(f"no row of {table.name} has finished, so there is nothing to send; run `{table.command}`.")
+    plots = [wr.LinePlot(title=key, x="trainer/global_step", y=[key]) for key in LEARNING_CURVES]
+    images = wr.MediaBrowser(
         title="grid", media_keys=["grid"], grid_x_axis="run", grid_y_axis="step", layout=wr.Layout(w=24, h=14)
     )
-    project = table.config(table.rows[0], 0).project
+    evaluated = _finished_runs(table)
     return wr.Report(
-        project=project,
+        project=table.config(table.rows[0], 0).project,
         entity=entity,
-        title=f"{table.name} on {table.base}"[:128],  # as long as W&B takes
+        title=f"{table.name} on {table.base}"[:MAX_TITLE_LENGTH],
         description=table.title,
         width="fluid",
         blocks=[
-            wr.MarkdownBlock(markdown(results)),
-            _grid(results, "measured", _measured(results), bars),
-            _grid(results, "trained", _trained(results), lines),
-            _grid(results, "painted", _measured(results), [pictures], grouped=False),
+            wr.MarkdownBlock(to_markdown(results)),
+            _panel_grid(table, "evaluated", evaluated, _metric_panels(results)),
+            _panel_grid(table, "trained", _training_runs(table), plots),
+            _panel_grid(table, "generated", evaluated, [images], grouped=False),
         ],
     )
 
 
-def _grid(results: Results, name: str, places: list[Path], panels: list["Panel"], grouped: bool = True) -> "PanelGrid":
-    """Panels of the runs in these folders; grouped, the seeds of a row are one."""
+def _metric_panels(results: Results) -> list["Panel"]:
+    """Return a bar plot for each metric, and the curve."""
+    import wandb_workspaces.reports.v2 as wr
+
+    names = [str(key) for key in results.keys if key.kind == "test"]
+    panels = [wr.BarPlot(title=name, metrics=[name]) for name in names]
+    if results.curve_columns:
+        x, y = (wr.SummaryMetric(f"test/{column}") for column in results.curve_columns)
+        panels.append(wr.ScatterPlot(title=" and ".join(results.curve_columns), x=x, y=y))
+    return panels
+
+
+def _panel_grid(
+    table: Table, name: str, directories: list[Path], panels: list["Panel"], grouped: bool = True
+) -> "PanelGrid":
+    """Return panels of the runs in some directories. Grouped, the seeds of a row are shown as one."""
     import wandb_workspaces.reports.v2 as wr
     from wandb_workspaces import expr
 
     runs = wr.Runset(
         name=name,
-        filters=[expr.Metric("ID").isin([folder.identity(place) for place in places])],
-        groupby=_keys(results) if grouped else [],
+        filters=[expr.Metric("ID").isin([run_id(directory) for directory in directories])],
+        groupby=_group_keys(table) if grouped else [],
         order=[wr.OrderBy("CreatedTimestamp", ascending=True)],
     )
     return wr.PanelGrid(runsets=[runs], panels=panels)
 
 
-def _keys(results: Results) -> list[str]:
-    """What the rows differ in, as W&B names what is in a run's config."""
-    flags = [flag for row in results.table.rows for flag in shlex.split(f"{row.flag} {row.eval}")]
-    keys = dict.fromkeys(flag.partition("=")[0] for flag in flags)
+def _group_keys(table: Table) -> list[str]:
+    """Return the keys in which the rows differ, as W&B names those of a run's config."""
+    overrides = [override for row in table.rows for override in shlex.split(f"{row.flag} {row.eval}")]
+    keys = dict.fromkeys(override.partition("=")[0] for override in overrides)
     return [f"config.{key}.name" if key in SLOTS else f"config.{key}" for key in keys]
 
 
-def _measured(results: Results) -> list[Path]:
-    """The folders of all finished runs, each once."""
-    return list(dict.fromkeys(place for row in results.table.rows for place in results.table.places(row)))
+def _finished_runs(table: Table) -> list[Path]:
+    """Return the directories of all finished runs, as evaluated for the table."""
+    return list(dict.fromkeys(directory for row in table.rows for directory in table.finished_runs(row)))
 
 
-def _trained(results: Results) -> list[Path]:
-    """The folders that those runs were trained in: another than where they were measured, if that was done anew."""
-    made = [results.table.commands(row, seed) for row in results.table.rows for seed in range(results.table.seeds)]
-    return list(dict.fromkeys(next(iter(each)) for each in made if folder.figures(list(each)[-1]) is not None))
+def _training_runs(table: Table) -> list[Path]:
+    """Return the directories in which the finished runs were trained."""
+    commands = [list(table.commands(row, seed)) for row in table.rows for seed in range(table.seeds)]
+    return list(dict.fromkeys(paths[0] for paths in commands if load_results(paths[-1]) is not None))
 
 
-def _unsent(results: Results) -> list[Path]:
-    """What was logged offline and has not been sent."""
-    places = dict.fromkeys([*_trained(results), *_measured(results)])
-    files = [file for place in places for file in sorted(place.glob("wandb/offline-run-*/*.wandb"))]
-    return [file.parent for file in files if not file.with_suffix(".wandb.synced").exists()]
+def _unsynced_logs(table: Table) -> list[Path]:
+    """Return the offline logs of finished runs that were not sent to W&B."""
+    directories = dict.fromkeys([*_training_runs(table), *_finished_runs(table)])
+    logs = [file for path in directories for file in sorted(path.glob("wandb/offline-run-*/*.wandb"))]
+    return [file.parent for file in logs if not file.with_suffix(".wandb.synced").exists()]

@@ -1,4 +1,4 @@
-"""Trials that are over in no time: a script that does what its arguments say."""
+"""Trials that end at once: their command is a script that does what its arguments say."""
 
 import os
 import time
@@ -8,85 +8,86 @@ from typing import Any
 
 import pytest
 
-from lumen.sweeps import table as tables
+from lumen.sweeps.table import read_table
 from lumen.sweeps.trial import Trial
 
 QUICK = """
 import json, os, pathlib, signal, sys, time
-place, *words = sys.argv[1:]
-place = pathlib.Path(place)
-place.mkdir(parents=True, exist_ok=True)
-tries = place / "tries"
-count = len(tries.read_text()) if tries.exists() else 0
-with open(tries, "a") as file:
+directory, *actions = sys.argv[1:]
+directory = pathlib.Path(directory)
+directory.mkdir(parents=True, exist_ok=True)
+attempts = directory / "attempts"
+count = len(attempts.read_text()) if attempts.exists() else 0
+with open(attempts, "a") as file:
     file.write("x")
 with open("order", "a") as file:
-    file.write(f"+{place.name} ")
-    file.flush()
-    word = words[min(count, len(words) - 1)]
-    if word == "saves":  # until a signal comes; then says so, as lumen train does
-        def save(number, _):
-            (place / "saved").write_text(signal.Signals(number).name)
-            sys.exit(130 if number == signal.SIGINT else 75)
+    file.write(f"+{directory.name} ")
+action = actions[min(count, len(actions) - 1)]
+if action == "save_on_signal":  # as lumen train does
+    def save(number, _):
+        (directory / "saved").write_text(signal.Signals(number).name)
+        sys.exit(130 if number == signal.SIGINT else 75)
 
-        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, save)
-        (place / "launcher").write_text(str(os.getppid()))
-        (place / "ready").touch()
-        time.sleep(60)
-        sys.exit(3)
-    if word == "meets":  # ends when another trial has begun
-        while len(pathlib.Path("order").read_text().split("+")) < 3:
-            time.sleep(0.02)
-    if word == "keeps":
-        print("cache: 13.6 MB are made in about 6 s; stopped, it goes on.\\rEpoch 0\\ncache: which saves about 47 s.")
-    if word in ("done", "meets", "keeps"):
-        figures = {"share": os.environ.get("OMP_NUM_THREADS"), "run": os.environ.get("WANDB_RUN_ID")}
-        (place / "metrics.json").write_text(json.dumps(figures))
-        sys.exit(0)
-    print("working\\rworking\\rRuntimeError: out of luck" if word == "1" else "lumen: nothing is called so.")
-    print("a line after it")
-    sys.exit(int(word))
+    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, save)
+    (directory / "launcher").write_text(str(os.getppid()))
+    (directory / "ready").touch()
+    time.sleep(60)
+    sys.exit(3)
+if action == "wait_for_another":  # until two trials have started
+    while len(pathlib.Path("order").read_text().split("+")) < 3:
+        time.sleep(0.02)
+if action == "cache":
+    record = {"cached": ["latents", "layouts"], "images": 6, "views": 2, "seconds": 3.2, "saved_seconds": 47.0}
+    (directory / "cache.json").write_text(json.dumps(record | {"reason": None}))
+if action in ("finish", "wait_for_another", "cache"):
+    values = {"share": os.environ.get("OMP_NUM_THREADS"), "run": os.environ.get("WANDB_RUN_ID")}
+    (directory / "metrics.json").write_text(json.dumps(values))
+    sys.exit(0)
+print("working\\rworking\\rRuntimeError: out of luck" if action == "1" else "lumen: no such name.")
+print("a line after it")
+sys.exit(int(action))
 """
 
 
 @pytest.fixture(scope="session")
 def scripts(tmp_path_factory):
-    """PYTHONPATH as it must be for `python -m quick`."""
-    folder = tmp_path_factory.mktemp("scripts")
-    (folder / "quick.py").write_text(QUICK)
-    return os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    """PYTHONPATH under which `python -m quick` runs the script."""
+    directory = tmp_path_factory.mktemp("scripts")
+    (directory / "quick.py").write_text(QUICK)
+    return os.pathsep.join([str(directory), os.environ.get("PYTHONPATH", "")])
 
 
 @pytest.fixture
 def quick(place, scripts, monkeypatch):
-    """Makes a trial whose first command ends as each word says, try by try."""
+    """Function that makes a trial; each attempt of its first command performs the next action."""
     monkeypatch.setenv("PYTHONPATH", scripts)
 
-    def make(name: str, *words: str, then: str = "") -> Trial:
-        home = Path("runs") / name
-        commands = {home: f"quick {home} {' '.join(words)}"}
-        commands |= {home / "eval" / f"{name}-anew": f"quick {home / 'eval' / f'{name}-anew'} {then}"} if then else {}
-        return Trial(name, commands, 4, 2)
+    def make(name: str, *actions: str, evaluation: str = "") -> Trial:
+        run_dir = Path("runs") / name
+        eval_dir = run_dir / "eval" / f"{name}-eval"
+        commands = {run_dir: f"quick {run_dir} {' '.join(actions)}"}
+        commands |= {eval_dir: f"quick {eval_dir} {evaluation}"} if evaluation else {}
+        return Trial(name, commands, steps=4, images_per_step=2)
 
     return make
 
 
 @pytest.fixture
 def wait_for():
-    """Waits until a look is not in vain, and gives what was seen."""
+    """Function that calls another one until its result is true, and returns it."""
 
-    def wait(look: Callable[[], Any]) -> Any:
+    def wait(condition: Callable[[], Any]) -> Any:
         for _ in range(12000):
-            if seen := look():
-                return seen
+            if result := condition():
+                return result
             time.sleep(0.05)
-        raise AssertionError("waited for in vain")
+        raise AssertionError("the condition did not become true")
 
     return wait
 
 
 @pytest.fixture
 def table(place):
-    """A table that launchers ask for a config; its rows are not run."""
-    return tables.read("table1", base="scenes", flags=["accelerator=cpu", "wandb=disabled"])
+    """A table whose config launchers read; its rows are not run."""
+    return read_table("table1", base="scenes", overrides=["accelerator=cpu", "wandb=disabled"])

@@ -1,4 +1,4 @@
-"""launcher=ray on a cluster of this machine: real tasks, real workers, and what becomes of runs when those end."""
+"""Launcher on a Ray cluster of this machine: real tasks and workers, and runs when those end."""
 
 import os
 import signal
@@ -8,12 +8,12 @@ import threading
 
 import pytest
 
-# Read when ray is imported; without a token Ray would keep one in the home folder.
+# Read when ray is imported; without a token Ray would write one to the home directory.
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 32, "RAY_worker_niceness": "0"}
 pytest.importorskip("ray")
 
 from lumen.__main__ import main
-from lumen.core.signals import Stopped
+from lumen.core.signals import SignalInterrupt
 from lumen.sweeps.launchers import ray
 
 pytestmark = pytest.mark.long
@@ -31,7 +31,7 @@ sys.stdin.read()
 
 @pytest.fixture(scope="module")
 def cluster(scripts):
-    """The address of a cluster with two CPUs."""
+    """Address of a cluster with two CPUs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", scripts)
         holder = subprocess.Popen(
@@ -43,51 +43,51 @@ def cluster(scripts):
         holder.wait()
 
 
-def test_two_real_runs_of_which_one_fails(cluster, place, capsys):
-    flags = ["base=scenes", "rows=CLIP,DINO", *TINY, "CLIP.backbone.weights=/nowhere"]
-    assert main(["ablate", "table1", *flags, "launcher=ray", f"ray.address={cluster}"]) == 1
-    told = capsys.readouterr()
-    assert "| CLIP | 0/1 |" in told.out and "| DINO | 1/1 |" in told.out and "[2/2] " in told.out
-    assert "CLIP failed: lumen: " in told.err and "/nowhere" in told.err
-    assert "to repeat: lumen train scenes backbone=clip backbone.weights=/nowhere" in told.err
+def test_ray_runs_two_trainings_of_which_one_fails(cluster, place, capsys):
+    overrides = ["base=scenes", "rows=CLIP,DINO", *TINY, "CLIP.backbone.weights=/nowhere"]
+    assert main(["ablate", "table1", *overrides, "launcher=ray", f"ray.address={cluster}"]) == 1
+    output = capsys.readouterr()
+    assert "| CLIP | 0/1 |" in output.out and "| DINO | 1/1 |" in output.out and "[2/2] " in output.out
+    assert "CLIP failed: lumen: " in output.err and "/nowhere" in output.err
+    assert "to repeat: lumen train scenes backbone=clip backbone.weights=/nowhere" in output.err
     assert next(place.glob("runs/scenes/*dino*/seed0/metrics.json"))
 
 
-def test_what_was_told_to_stop_is_not_tried_again_and_goes_on_later(cluster, quick, table):
-    trials = [quick("a", "75", "done"), quick("b", "done")]
+def test_ray_resumes_a_stopped_trial_only_when_repeated(cluster, quick, table):
+    trials = [quick("a", "75", "finish"), quick("b", "finish")]
     ray.ray(cluster, table=table, trials=trials)
-    assert [t.state for t in trials] == ["stopped", "done"] and (trials[0].home / "tries").read_text() == "x"
+    assert [t.state for t in trials] == ["stopped", "done"] and (trials[0].run_dir / "attempts").read_text() == "x"
     ray.ray(cluster, table=table, trials=trials[:1])
     assert trials[0].state == "done"
 
 
-def test_a_run_whose_worker_is_lost_is_begun_again_by_ray(cluster, quick, table, wait_for):
-    trial = quick("a", "saves", "done")
+def test_ray_restarts_a_trial_whose_worker_is_killed(cluster, quick, table, wait_for):
+    trial = quick("a", "save_on_signal", "finish")
 
     def kill():
-        wait_for((trial.home / "ready").exists)
-        os.kill(int((trial.home / "launcher").read_text()), signal.SIGKILL)
+        wait_for((trial.run_dir / "ready").exists)
+        os.kill(int((trial.run_dir / "launcher").read_text()), signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
     ray.ray(cluster, table=table, trials=[trial])
     killer.join()
-    assert trial.state == "done" and (trial.home / "tries").read_text() == "xx"
-    wait_for((trial.home / "saved").exists)
+    assert trial.state == "done" and (trial.run_dir / "attempts").read_text() == "xx"
+    wait_for((trial.run_dir / "saved").exists)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_has_every_run_save_and_starts_no_other(cluster, quick, table, wait_for, number):
-    trials = [quick(name, "saves") for name in "abc"]
+def test_ray_passes_a_signal_to_every_run_and_starts_no_other(cluster, quick, table, wait_for, number):
+    trials = [quick(name, "save_on_signal") for name in "abc"]
 
-    def tell():
-        wait_for(lambda: sum((trial.home / "ready").exists() for trial in trials) == 2)
+    def send():
+        wait_for(lambda: sum((trial.run_dir / "ready").exists() for trial in trials) == 2)
         os.kill(os.getpid(), number)
 
-    teller = threading.Thread(target=tell)
-    teller.start()
-    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else Stopped):
+    sender = threading.Thread(target=send)
+    sender.start()
+    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SignalInterrupt):
         ray.ray(cluster, table=table, trials=trials)
-    teller.join()
-    assert sorted((trial.home / "saved").exists() for trial in trials) == [False, True, True]
-    assert [len((trial.home / "tries").read_text()) for trial in trials if trial.home.exists()] == [1, 1]
+    sender.join()
+    assert sorted((trial.run_dir / "saved").exists() for trial in trials) == [False, True, True]
+    assert [len((trial.run_dir / "attempts").read_text()) for trial in trials if trial.run_dir.exists()] == [1, 1]

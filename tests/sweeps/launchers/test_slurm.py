@@ -1,4 +1,4 @@
-"""Jobs of SLURM: what sbatch is given, and what a job does, run by submitit on this machine."""
+"""Launcher on SLURM: the file that sbatch gets, and its jobs, which submitit runs on this machine."""
 
 import json
 import os
@@ -10,15 +10,15 @@ import pytest
 import submitit
 
 from lumen.__main__ import main
-from lumen.sweeps.ablate import trials
+from lumen.sweeps.ablate import list_trials
 from lumen.sweeps.launchers import slurm
-from lumen.sweeps.table import read
+from lumen.sweeps.table import read_table
 
 
 @pytest.fixture
 def sbatch(place, monkeypatch):
-    """A cluster as far as sbatch."""
-    for name, text in {"sbatch": 'cp "$1" given; echo Submitted batch job 12', "srun": "exit 1"}.items():
+    """Cluster that accepts a job and never runs it; sbatch copies its file to `submitted`."""
+    for name, text in {"sbatch": 'cp "$1" submitted; echo Submitted batch job 12', "srun": "exit 1"}.items():
         script = place / "bin" / name
         script.parent.mkdir(exist_ok=True)
         script.write_text(f"#!/bin/sh\n{text}\n")
@@ -27,37 +27,38 @@ def sbatch(place, monkeypatch):
     return place
 
 
-def test_a_sweep_is_one_array_of_jobs(sbatch, capsys):
+def test_slurm_gets_one_array_of_jobs(sbatch, capsys):
     command = ["ablate", "table1", "base=scenes", "devices=2", "workers=3", "launcher=slurm", "slots=2"]
     assert main([*command, "slurm.partition=gpu", "slurm.hours=1.5"]) == 0
-    given = dict(re.findall(r"#SBATCH --([\w-]+)=(.*)", (sbatch / "given").read_text()))
-    assert given["array"] == "0-3%2" and given["signal"] == "USR1@180" and given["time"] == "90"
-    assert "#SBATCH --requeue\n" in (sbatch / "given").read_text()
-    assert given["gpus-per-node"] == "2" and given["cpus-per-task"] == "8" and given["partition"] == "gpu"
-    told = capsys.readouterr().out
-    assert "job 12: 4 runs" in told and "scancel 12" in told and "`lumen table table1 base=scenes" in told
+    options = dict(re.findall(r"#SBATCH --([\w-]+)=(.*)", (sbatch / "submitted").read_text()))
+    assert options["array"] == "0-3%2" and options["signal"] == "USR1@180" and options["time"] == "90"
+    assert "#SBATCH --requeue\n" in (sbatch / "submitted").read_text()
+    assert options["gpus-per-node"] == "2" and options["cpus-per-task"] == "8" and options["partition"] == "gpu"
+    output = capsys.readouterr().out
+    assert "job 12: 4 runs" in output and "scancel 12" in output and "`lumen table table1 base=scenes" in output
     assert len(list((sbatch / "runs" / "slurm").glob("12_*/*_submitted.pkl"))) == 4
 
 
-def test_a_job_on_a_cpu_asks_for_no_gpu(sbatch):
+def test_slurm_job_on_a_cpu_requests_no_gpu(sbatch):
     assert main(["ablate", "table1", "base=scenes", "accelerator=cpu", "launcher=slurm", "rows=CLIP"]) == 0
-    assert "gpus" not in (sbatch / "given").read_text()
+    assert "gpus" not in (sbatch / "submitted").read_text()
 
 
-def test_what_slurm_refuses_is_told(sbatch, capsys):
+def test_slurm_refusal_is_printed(sbatch, capsys):
     (sbatch / "bin" / "sbatch").write_text("#!/bin/sh\necho sbatch: error: no such partition >&2; exit 1\n")
     assert main(["ablate", "table1", "base=scenes", "launcher=slurm", "slurm.partition=gpuu"]) == 2
-    assert "lumen: SLURM takes no job: sbatch: error: no such partition" in capsys.readouterr().err
+    assert "sbatch: error: no such partition" in capsys.readouterr().err
 
 
-def test_without_slurm_the_next_step_is_said(place, monkeypatch, capsys):
+def test_slurm_without_sbatch_names_the_next_step(place, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(place))
     assert main(["ablate", "table1", "base=scenes", "launcher=slurm"]) == 2
-    assert "repeat this on a login node" in capsys.readouterr().err
+    assert "login node" in capsys.readouterr().err
 
 
 @pytest.fixture
 def submit(place, monkeypatch):
+    """Function that runs a trial as a job of submitit on this machine."""
     monkeypatch.setattr(submitit.JobEnvironment, "USR_SIG", "USR1")  # submitit may have been imported before
     monkeypatch.setenv("SUBMITIT_PREEMPT_SIGNAL", "USR1")
     executor = submitit.LocalExecutor(place / "jobs" / "%j")
@@ -65,33 +66,37 @@ def submit(place, monkeypatch):
     return lambda trial: executor.submit(slurm.Job(trial))
 
 
-def test_a_job_runs_its_trial_and_is_queued_again_when_preempted(quick, submit):
-    trials = [quick("done", "1", "done", then="done"), quick("preempted", "75", "done"), quick("told", "saves", "done")]
+def test_slurm_job_runs_its_trial_and_is_requeued_when_preempted(quick, submit):
+    trials = [
+        quick("repeated", "1", "finish", evaluation="finish"),
+        quick("preempted", "75", "finish"),
+        quick("timed_out", "save_on_signal", "finish"),
+    ]
     jobs = [submit(trial) for trial in trials]
-    while not (trials[2].home / "ready").exists():
+    while not (trials[2].run_dir / "ready").exists():
         time.sleep(0.05)
-    os.kill(int((trials[2].home / "launcher").read_text()), signal.SIGUSR1)  # as SLURM does before the time is up
+    os.kill(int((trials[2].run_dir / "launcher").read_text()), signal.SIGUSR1)  # as SLURM does before the time is up
     assert [job.result() for job in jobs] == ["done"] * 3
-    assert not any(trial.left() for trial in trials)
-    assert [(trial.home / "tries").read_text() for trial in trials] == ["xx"] * 3
+    assert not any(trial.pending_commands() for trial in trials)
+    assert [(trial.run_dir / "attempts").read_text() for trial in trials] == ["xx"] * 3
 
 
-def test_a_job_that_is_cancelled_saves_and_is_not_queued_again(quick, submit):
-    trial = quick("a", "saves", "done")
+def test_slurm_job_that_is_cancelled_saves_and_is_not_requeued(quick, submit):
+    trial = quick("a", "save_on_signal", "finish")
     job = submit(trial)
-    while not (trial.home / "ready").exists():
+    while not (trial.run_dir / "ready").exists():
         time.sleep(0.05)
     job._process.send_signal(signal.SIGTERM)
     assert "a stopped: exit code 75" in str(job.exception())
-    assert (trial.home / "tries").read_text() == "x"
+    assert (trial.run_dir / "attempts").read_text() == "x"
 
 
-def test_a_job_that_fails_says_what_and_how_to_repeat_it(quick, submit):
-    said = str(submit(quick("a", "1")).exception())
-    assert "a failed: RuntimeError: out of luck" in said and "to repeat: quick runs/a 1" in said
+def test_slurm_job_that_fails_says_why_and_how_to_repeat_it(quick, submit):
+    message = str(submit(quick("a", "1")).exception())
+    assert "a failed: RuntimeError: out of luck" in message and "to repeat: quick runs/a 1" in message
 
 
-# A cluster of one machine: sbatch runs the tasks of an array at once, and again where scontrol says so.
+# A cluster of one machine: sbatch runs the tasks of an array at once, and again if scontrol requeues them.
 CLUSTER = {
     "sbatch": """
 count=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\)%.*/\\1/p' "$1")
@@ -107,12 +112,13 @@ while [ "${1#-}" != "$1" ]; do case $1 in --output|--error) shift 2;; *) shift;;
 echo $$ >"task$SLURM_ARRAY_TASK_ID"
 exec "$@"
 """,
-    "scontrol": '[ "$1" = requeue ] && touch "again$2"; echo "$@" >>controlled',
+    "scontrol": '[ "$1" = requeue ] && touch "again$2"; echo "$@" >>scontrol_calls',
 }
 
 
 @pytest.fixture
 def cluster(place, monkeypatch):
+    """Directory whose commands sbatch, srun and scontrol are on the PATH."""
     for name, text in CLUSTER.items():
         script = place / "bin" / name
         script.parent.mkdir(exist_ok=True)
@@ -123,24 +129,24 @@ def cluster(place, monkeypatch):
 
 
 @pytest.mark.long
-def test_real_runs_of_an_sbatch_file_of_which_one_is_preempted(cluster, wait_for, capsys):
-    """From the command to the figures: sbatch, srun, submitit, lumen train; SLURM's signal, scontrol, on it goes."""
+def test_slurm_resumes_a_preempted_run(cluster, wait_for, capsys):
+    """From the command to the results: sbatch, srun, submitit, lumen train; then SLURM's signal, scontrol, resume."""
     small = ["size=32", "diffusion.weights=none", "batch=2", "data.images=6", "conditioning.vectors=60", "workers=0"]
     small += ["validation=2", "metrics=[]", "wandb=disabled", "sampling.steps=1", "sampling.images=1"]
     steps = ["steps=12", "every.log=1", "every.checkpoint=100", "every.validate=100", "accelerator=cpu"]
     command = ["ablate", "table1", "base=scenes", "rows=CLIP,DINO", *small, *steps, "launcher=slurm"]
     assert main(command) == 0
-    table = read("table1", "scenes", flags=[*small, *steps], only=["CLIP", "DINO"])
-    homes = [trial.home for trial in trials(table)]
-    journal = homes[0] / "metrics.jsonl"
-    wait_for(lambda: journal.exists() and len(journal.read_text().splitlines()) > 1)
+    table = read_table("table1", "scenes", overrides=[*small, *steps], only=["CLIP", "DINO"])
+    run_dirs = [trial.run_dir for trial in list_trials(table)]
+    log_file = run_dirs[0] / "metrics.jsonl"
+    wait_for(lambda: log_file.exists() and len(log_file.read_text().splitlines()) > 1)
     os.kill(int((cluster / "task0").read_text()), signal.SIGUSR1)
-    wait_for(lambda: all((home / "metrics.json").exists() for home in homes))
-    assert (cluster / "controlled").read_text() == "requeue 12_0\n"
-    log, other = ((home / "log.txt").read_text() for home in homes)
-    assert "stopped by SIGUSR1 at step" in log and "continues at step" in log and other.count("$ lumen train") == 1
-    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    wait_for(lambda: all((run_dir / "metrics.json").exists() for run_dir in run_dirs))
+    assert (cluster / "scontrol_calls").read_text() == "requeue 12_0\n"
+    log, other = ((run_dir / "log.txt").read_text() for run_dir in run_dirs)
+    assert "stopped by SIGUSR1 at step" in log and "resumes at step" in log and other.count("$ lumen train") == 1
+    lines = [json.loads(line) for line in log_file.read_text().splitlines()]
     assert [line["step"] for line in lines if "train/loss" in line] == list(range(12))
     capsys.readouterr()
     assert main(command) == 0
-    assert "2 runs, 2 of them done before" in capsys.readouterr().out
+    assert "2 runs, 2 of them finished before" in capsys.readouterr().out

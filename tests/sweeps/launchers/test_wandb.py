@@ -1,4 +1,4 @@
-"""The sweep that launcher=wandb writes: valid by wandb's schema, dealt out by its grid, run by its agent."""
+"""Launcher on W&B: its sweep file is valid by wandb's schema, expanded by its grid, and run by its agent."""
 
 import os
 import shlex
@@ -15,7 +15,7 @@ from lumen.__main__ import main
 
 ROOTS = [f"{name}.data.root=/nowhere" for name in ("ade20k", "cityscapes", "bdd100k")]
 
-# In place of W&B's server one that deals out a grid, and wandb's own agent, which runs what it is dealt.
+# wandb's own agent, with a server in this process that gives it the values of the grid.
 AGENT = """
 import pathlib, queue, sys
 import wandb
@@ -42,35 +42,36 @@ wandb_agent.Agent.POLL_INTERVAL = 0.1
 wandb_agent.Agent(None, queue.Queue(), sweep_id="sweep", forward_signals=True).run()
 """
 
-# The command line as it is, but for what a trial does.
+# The command line of LUMEN, with other commands of a trial.
 LUMEN = """#!{python}
 import sys
 from pathlib import Path
 from lumen.sweeps import table
 from lumen.__main__ import main
-home = lambda row: Path("runs") / row.name
-commands = lambda self, row, seed: {{home(row): f"quick {{home(row)}} {words}"}}
+run_dir = lambda row: Path("runs") / row.name
+commands = lambda self, row, seed: {{run_dir(row): f"quick {{run_dir(row)}} {words}"}}
 table.Table.commands = commands
 sys.exit(main())
 """
 
 
-def sweep_of(*words: str) -> tuple[Path, dict]:
+def write_sweep(*words: str) -> tuple[Path, dict]:
+    """Write the sweep file of a command, and return it with its content."""
     assert main(["ablate", *words, "launcher=wandb"]) == 0
     (file,) = Path.cwd().glob("*/tables/*.sweep.yaml")
     return file, load_sweep_config(str(file))
 
 
 def commands(sweep: dict) -> list[list[str]]:
-    """What an agent makes of each value that the grid deals out."""
-    made, dealt = [], []
-    while (run := sweeps.next_run(sweep, dealt)) is not None:
-        dealt.append(run)
-        given = create_sweep_command_args({"args": run.config})
-        given |= {"env": ["/usr/bin/env"], "program": [sweep["program"]]}
+    """Return the command that an agent makes of each value of the grid."""
+    result, runs = [], []
+    while (run := sweeps.next_run(sweep, runs)) is not None:
+        runs.append(run)
+        arguments = create_sweep_command_args({"args": run.config})
+        arguments |= {"env": ["/usr/bin/env"], "program": [sweep["program"]]}
         words = create_sweep_command(list(sweep["command"]))
-        made.append([word for c in words for word in (given[c[2:-1]] if c.startswith("${") else [c])])
-    return made
+        result.append([part for word in words for part in (arguments[word[2:-1]] if word.startswith("${") else [word])])
+    return result
 
 
 @pytest.mark.parametrize(
@@ -82,77 +83,77 @@ def commands(sweep: dict) -> list[list[str]]:
     ],
     ids=lambda words: words[0],
 )
-def test_agents_run_the_very_commands(words, place, capsys):
+def test_wandb_agent_runs_the_printed_commands(words, place, capsys):
     assert main(["ablate", *words, "--print"]) == 0
-    wanted = capsys.readouterr().out.splitlines()
-    file, sweep = sweep_of(*words)
-    said = capsys.readouterr().out
-    assert f"wandb sweep {shlex.quote(str(file.relative_to(place)))}" in said
-    assert "wandb agent --forward-signals lumen/ID" in said
+    expected = capsys.readouterr().out.splitlines()
+    file, sweep = write_sweep(*words)
+    output = capsys.readouterr().out
+    assert f"wandb sweep {shlex.quote(str(file.relative_to(place)))}" in output
+    assert "wandb agent --forward-signals lumen/ID" in output
     assert sweep["method"] == "grid" and sweep["project"] == "lumen"
     for env, program, *rest in commands(sweep):
         assert (env, program) == ("/usr/bin/env", "lumen") and main([*rest, "--print"]) == 0
-    assert capsys.readouterr().out.splitlines() == wanted
+    assert capsys.readouterr().out.splitlines() == expected
 
 
-def test_the_file_is_valid_by_the_schema_of_wandb(place):
-    _, sweep = sweep_of("table1", "base=scenes", "seeds=2")
+def test_wandb_sweep_file_is_valid_by_its_schema(place):
+    _, sweep = write_sweep("table1", "base=scenes", "seeds=2")
     violations = sweeps.schema_violations_from_proposed_config
     assert violations(sweep) == []
-    for wrong in ({"methods": "grid"}, {"command": "lumen"}, {"parameters": {"trial": {"of": ["CLIP"]}}}):
-        assert violations(sweep | wrong)
+    for mistake in ({"methods": "grid"}, {"command": "lumen"}, {"parameters": {"trial": {"of": ["CLIP"]}}}):
+        assert violations(sweep | mistake)
 
 
-def test_only_what_is_left_is_in_the_sweep(place):
-    done = Path("runs/scenes/backbone=clip/seed0/metrics.json")
-    done.parent.mkdir(parents=True)
-    done.write_text("{}")
-    _, sweep = sweep_of("table1", "base=scenes")
+def test_wandb_sweep_holds_unfinished_trials_only(place):
+    results = Path("runs/scenes/backbone=clip/seed0/metrics.json")
+    results.parent.mkdir(parents=True)
+    results.write_text("{}")
+    _, sweep = write_sweep("table1", "base=scenes")
     assert sweep["parameters"]["trial"]["values"] == ["DINO", "DINOv2", "SD"]
 
 
-def test_a_trial_that_is_not_there_is_answered_with_the_nearest(place, capsys):
+def test_unknown_trial_is_answered_with_the_nearest(place, capsys):
     assert main(["ablate", "table1", "base=scenes", "seeds=2", "trial=CLIP seed3"]) == 2
     assert "table1 has no trial 'CLIP seed3'; did you mean 'CLIP seed" in capsys.readouterr().err
 
 
 @pytest.fixture
 def agent(quick, place, monkeypatch):
-    """Starts an agent on three trials, each of which ends as the words say, try by try."""
+    """Function that starts an agent on three trials; each attempt of a trial performs the next action."""
 
-    def start(words: str) -> subprocess.Popen:
+    def start(actions: str) -> subprocess.Popen:
         script = place / "bin" / "lumen"
         script.parent.mkdir()
-        script.write_text(LUMEN.format(python=sys.executable, words=words))
+        script.write_text(LUMEN.format(python=sys.executable, words=actions))
         script.chmod(0o755)
         monkeypatch.setenv("PATH", f"{script.parent}{os.pathsep}{os.environ['PATH']}")
-        file, _ = sweep_of("table1", "base=scenes", "rows=CLIP,DINO,SD", "accelerator=cpu")
+        file, _ = write_sweep("table1", "base=scenes", "rows=CLIP,DINO,SD", "accelerator=cpu")
         return subprocess.Popen([sys.executable, "-W", "ignore", "-c", AGENT, str(file)])
 
     return start
 
 
-def tries(place: Path) -> dict[str, str]:
-    return {path.parent.name: path.read_text() for path in place.glob("runs/*/tries")}
+def attempts(place: Path) -> dict[str, str]:
+    return {path.parent.name: path.read_text() for path in place.glob("runs/*/attempts")}
 
 
 @pytest.mark.long
-def test_an_agent_has_every_trial_run_once(agent, place):
-    assert agent("done").wait(120) == 0
-    assert tries(place) == {"CLIP": "x", "DINO": "x", "SD": "x"}
+def test_wandb_agent_runs_every_trial_once(agent, place):
+    assert agent("finish").wait(120) == 0
+    assert attempts(place) == {"CLIP": "x", "DINO": "x", "SD": "x"}
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("how", ["told", "over"])
-def test_an_agent_that_ends_leaves_no_training_unattended(agent, place, wait_for, how):
-    """It hands TERM on, and where the sweep is ended on the server it kills what it has started."""
-    process = agent("saves done")
-    home = place / "runs" / "CLIP"
-    wait_for((home / "ready").exists)
-    if how == "told":
+@pytest.mark.parametrize("cause", ["signal", "server"])
+def test_wandb_agent_that_ends_leaves_no_process(agent, place, wait_for, cause):
+    """It passes SIGTERM on, and kills its processes if the sweep is ended on the server."""
+    process = agent("save_on_signal finish")
+    run_dir = place / "runs" / "CLIP"
+    wait_for((run_dir / "ready").exists)
+    if cause == "signal":
         process.send_signal(signal.SIGTERM)
     else:
         (place / "over").touch()
     process.wait(60)
-    assert wait_for(lambda: (home / "saved").exists() and (home / "saved").read_text()) == "SIGTERM"
-    assert tries(place) == {"CLIP": "x"}
+    assert wait_for(lambda: (run_dir / "saved").exists() and (run_dir / "saved").read_text()) == "SIGTERM"
+    assert attempts(place) == {"CLIP": "x"}

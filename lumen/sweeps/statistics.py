@@ -1,0 +1,74 @@
+"""Bootstrap statistics of a table: confidence intervals of its cells, and paired tests against the best row."""
+
+from functools import cache
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lumen.core.bootstrap import percentile_interval
+from lumen.core.random import generator
+from lumen.core.registry import metrics
+from lumen.evaluation.keys import MetricKey
+from lumen.evaluation.scores import load_scores
+from lumen.sweeps.results import Cell
+
+
+def add_statistics(cells: dict[str, list[Cell]], keys: list[MetricKey], score_files: dict[str, list[Path]]) -> None:
+    """Set the interval of each cell, and mark those that differ from the best of their column.
+
+    Args:
+        cells: Cells of each row, in the order of `keys`.
+        score_files: Per-image scores of each row, one file per seed.
+    """
+    bootstrap = Bootstrap(score_files)
+    for column, key in enumerate(keys):
+        column_cells = {row: row_cells[column] for row, row_cells in cells.items()}
+        best = next((row for row, cell in column_cells.items() if cell.best), None)
+        for row, cell in column_cells.items():
+            if cell.value is None:
+                continue
+            cell.interval = bootstrap.interval(row, key) or cell.interval
+            cell.significant = best not in (None, row) and bootstrap.differ(best, row, key)
+
+
+class Bootstrap:
+    """Bootstrap resamples of the metric values of each row.
+
+    Args:
+        score_files: Per-image scores of each row, one file per seed.
+    """
+
+    def __init__(self, score_files: dict[str, list[Path]]):
+        self.scores = {
+            row: [load_scores(file).scores if file.exists() else {} for file in files]
+            for row, files in score_files.items()
+        }
+        self.resamples = cache(self._resamples)
+
+    def interval(self, row: str, key: MetricKey) -> tuple[float, float] | None:
+        """Return the 95 % confidence interval; None for values that are not made of per-image scores."""
+        resamples = self.resamples(row, key)
+        return None if resamples is None else tuple(percentile_interval(resamples))
+
+    def differ(self, row: str, other: str, key: MetricKey) -> bool:
+        """Return whether two rows differ with 95 % confidence.
+
+        The test is paired: both are resampled on the same images, so the difficulty of an image cancels.
+        """
+        first, second = self.resamples(row, key), self.resamples(other, key)
+        if first is None or second is None:
+            return False
+        low, high = percentile_interval(first - second)
+        return low > 0 or high < 0
+
+    def _resamples(self, row: str, key: MetricKey) -> Float[Tensor, " draws"] | None:
+        """Return values of resampled images and seeds; rows on the same images resample the same ones."""
+        scores = [seed.get(key.column) for seed in self.scores[row]] if key.kind == "test" else []
+        if not scores or any(rows is None for rows in scores):
+            return None
+        metric = metrics.factory(key.registry_name)
+        resamples = torch.stack([metric.bootstrap_resamples(rows) for rows in scores])
+        seeds = torch.randint(len(scores), resamples.shape, generator=generator("bootstrap seeds"))
+        return resamples.gather(0, seeds).mean(0) if len(scores) > 1 else resamples[0]
