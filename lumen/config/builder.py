@@ -172,7 +172,9 @@ class ConfigBuilder:
                 if row not in rows:
                     self.errors.append(f"measure.anchors: task '{name}' has no row '{row}'; {suggestion(row, rows)}")
         else:
-            self.tree.measure.anchors = [row for row in self.tree.measure.anchors if row in rows]
+            shared = [row for row in self.tree.measure.anchors if row in rows]
+            # An experiment names the rows of the task that it was written for; another task has all of its own.
+            self.tree.measure.anchors = shared or (list(rows) if self.tree.measure.anchors else [])
 
     def _check_ranges(self) -> None:
         for key in sorted(POSITIVE_KEYS):

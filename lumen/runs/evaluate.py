@@ -126,7 +126,9 @@ def evaluate_task(
         write_json(directory / "metrics.json", result)
         shutil.rmtree(partial_scores_directory(directory), ignore_errors=True)
         print("\n".join(filter(None, [f"val/loss  {result['val/loss']:.4f}", summarize(result, task)])))
-        print(f"pictures: {directory / 'grid.png'}\nfigures:  {directory / 'metrics.json'}")
+        if (directory / "grid.png").exists():
+            print(f"preview:  {directory / 'grid.png'}")
+        print(f"metrics:  {directory / 'metrics.json'}")
     return result
 
 

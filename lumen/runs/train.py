@@ -34,7 +34,7 @@ def train(config: Config, observers: Sequence[Callback] = ()) -> dict[str, Any]:
         Content of metrics.json. If it exists already, nothing is done.
 
     Raises:
-        Stopped: A signal asked the run to stop while it trained, and a checkpoint was written.
+        SignalInterrupt: A signal asked the run to stop while it trained, and a checkpoint was written.
     """
     directory = run_dirs.run_directory(config)
     if (results := run_dirs.load_finished(directory)) is not None:
@@ -89,10 +89,14 @@ def _announce(config: Config, data: LightningDataModule, task: Task, directory: 
     images = config.batch * config.accumulate * config.devices * config.nodes
     start = f"resumes at step {checkpoint_io.step_of(resume)}" if resume else "starts"
     print(
-        f"{directory} {start}: {describe(config)}, {parameters / 1e6:.1f} M trainable parameters, {images} images a "
+        f"{directory} {start}: {describe(config)}, {_millions(parameters)} trainable parameters, {images} images a "
         f"step, {config.steps} steps, {len(data.source.records('train'))} training images.",
         flush=True,
     )
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.1f} M" if count >= 1e5 else f"{count:,}"
 
 
 def describe(config: Config) -> str:

@@ -1,5 +1,6 @@
 """Task: what a run learns, as a LightningModule, and what of it is scored."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -74,6 +75,8 @@ class Task(LightningModule):
         optimization: Options of AdamW.
         seed: Seed of all randomness of training. Randomness is keyed by (seed, image id, step), so one process and
             eight sample the same.
+        frozen: Frozen networks by name. They follow the task to its device, but are neither trained nor stored in
+            checkpoints.
 
     Attributes:
         predicts: What `outputs` returns; metrics whose `scores` is the same can score it.
@@ -97,16 +100,18 @@ class Task(LightningModule):
     }
     trainable = "task"
 
-    def __init__(self, optimization: Optimization, seed: int = 0):
+    def __init__(self, optimization: Optimization, seed: int = 0, **frozen: nn.Module):
         super().__init__()
         self.optimization, self.seed = optimization, seed
+        # A plain dict keeps them out of state_dict, DDP buckets, EMA and train mode.
+        self._frozen = {name: network.requires_grad_(False).eval() for name, network in frozen.items()}
 
     # ---- networks
 
     @property
     def frozen_networks(self) -> dict[str, nn.Module]:
         """Networks that training must not change, by name."""
-        return {}
+        return self._frozen
 
     @cached_property
     def identity(self) -> dict[str, str]:
@@ -195,7 +200,9 @@ class Task(LightningModule):
 
     def stages(self, image: Tensor) -> Iterator[Stage]:
         """Run a training step on images without values, and yield each stage when it has run; the last has the loss."""
-        loss = self.training_step(Batch(image, [""] * len(image), ["image"] * len(image)), 0)
+        warnings.filterwarnings("ignore", message=".*self.log")  # there is no trainer
+        mask = torch.zeros(len(image), *image.shape[-2:], dtype=torch.long)
+        loss = self.training_step(Batch(image, [""] * len(image), ["image"] * len(image), mask), 0)
         yield Stage("forward", "forward", loss=loss)
 
     def preview_stages(self, image: Tensor, guidance: float) -> Iterator[Stage]:
@@ -264,6 +271,11 @@ class Task(LightningModule):
                     f"this checkpoint was trained on another {name} (weights {before}, here {now}); give the same "
                     "diffusion.weights, revision and vae."
                 )
+
+    def _apply(self, fn, recurse: bool = True):
+        for network in self._frozen.values():
+            network._apply(fn)
+        return super()._apply(fn, recurse)
 
 
 def trainable_parameters(module: nn.Module) -> list[nn.Parameter]:

@@ -69,7 +69,7 @@ def _disk(config: Config, cost: Cost) -> list[list[str]]:
     checkpoints = config.keep + 1 + (config.best is not None)  # the new one is there before an old one goes
     return [
         ["disk", "GB"],
-        [f"cache of latents and layouts: {number} {whose}{views}", _gb(cost.cache_bytes * cost.views * number)],
+        [f"cache: {number} {whose}{views}", _gb(cost.cache_bytes * cost.views * number)],
         [f"checkpoints: {checkpoints} of {_gb(cost.checkpoint)}", _gb(checkpoints * cost.checkpoint)],
     ]
 

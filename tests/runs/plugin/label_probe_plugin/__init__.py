@@ -1,0 +1,1 @@
+"""Package outside of LUMEN with a task and a metric."""
