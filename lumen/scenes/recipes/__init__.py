@@ -1,9 +1,9 @@
-"""How the small networks of the offline world are trained, `python -m lumen.scenes.recipes NAME`, and their goals."""
+"""Recipes that trained the small networks of the offline world: `python -m lumen.scenes.recipes NAME`."""
 
-NAMES = ("clip", "depth", "dino", "dinov2", "edges", "features", "midas", "segmenter", "unet", "vae", "vqa")
-"""Every recipe is a module of this package with `train` and `measure`."""
+NAMES = ("clip", "depth", "dino", "dinov2", "features", "hed", "midas", "segmenter", "unet", "vae", "vqa")
+"""Recipes; each is a module of this package with `train` and `evaluate`."""
 
 
-def home(name: str) -> str:
-    """The folder of a recipe's network among the weights; the autoencoder and the U-Net are of one pipeline."""
+def weights_subdirectory(name: str) -> str:
+    """Return the directory of a recipe's network among the weights; autoencoder and U-Net share one pipeline."""
     return "sd" if name in ("unet", "vae") else name

@@ -1,4 +1,4 @@
-"""The depth estimator that judges: a small GLPN (Kim et al. 2022, arXiv:2201.07436), metres along the optical axis."""
+"""Depth estimator for evaluation: a small GLPN (Kim et al. 2022, arXiv:2201.07436), metres along the optical axis."""
 
 import math
 from pathlib import Path
@@ -19,118 +19,123 @@ from transformers import (
 
 from lumen.core.errors import WeightsMissing
 from lumen.scenes.recipes import segmenter
-from lumen.scenes.recipes.augmentations import MEAN, STD, flipped, reconstructed, softened
-from lumen.scenes.recipes.model_card import card, on_held_out
-from lumen.scenes.recipes.rendered_dataset import drawn
-from lumen.scenes.recipes.trainer import DEVICE, Course
-from lumen.scenes.recipes.vae import SIZE, pixels
+from lumen.scenes.recipes.augmentations import MEAN, STD, blur_and_noise, flip, reconstruct
+from lumen.scenes.recipes.model_card import evaluate_held_out, write_card
+from lumen.scenes.recipes.rendered_dataset import render_dataset
+from lumen.scenes.recipes.trainer import DEVICE, ResumableTraining
+from lumen.scenes.recipes.vae import SIZE, split_batches, to_pixels
 
-FARTHEST = 80
-"""Metres: the ground beyond, and the sky, are all as far as this."""
-LEARNT = """\
-What was learnt: from nothing 1,400 steps end at an error of 14.5; from the segmenter's encoder the same loss takes 470,
-and 1,400 end at 10.7. Of what is left (val seeds) three quarters lie within a pixel of an outline, where a sixth of the
-pixels are: from sky or ground to a thing is a large step, and which side a mixed pixel is on decides. Inside things the
-error is 9, on open ground 4. The answer is made at twice the image's size and shrunk by a cubic; trained through that
-rule it never came near zero. It says 80 m of the sky.
+MAX_DEPTH_M = 80
+"""Depth in metres of the sky and of all ground beyond."""
+TRAINING_NOTES = """\
+Training notes: from random weights 1,400 steps end at an error of 14.5. From the segmenter's encoder 470 steps reach
+the same loss, and 1,400 end at 10.7. Three quarters of the remaining error (val seeds) lie within a pixel of a
+boundary, where a sixth of the pixels are: from sky or ground to an object the depth has a large step, and the network
+must choose a side for mixed pixels. Inside objects the error is 9, on open ground 4. The prediction has twice the
+image's size and is downscaled by bicubic interpolation; trained through that interpolation it never came near zero. The
+prediction for the sky is 80 m.
 """
 
 
-def config() -> GLPNConfig:
-    """GLPN's encoder is SegFormer's: with the numbers of the segmenter, it can begin with the weights of that one."""
+def build_config() -> GLPNConfig:
+    """Return a config whose encoder has the shape of the segmenter's, so it can start from the same weights."""
     return GLPNConfig(
         hidden_sizes=list(segmenter.WIDTHS), depths=list(segmenter.DEPTHS), strides=[2, 2, 2, 2],
         patch_sizes=[5, 3, 3, 3], sr_ratios=[4, 2, 1, 1], num_attention_heads=[1, 2, 4, 4], mlp_ratios=[3, 3, 3, 3],
         decoder_hidden_size=16, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, drop_path_rate=0.0,
-        max_depth=FARTHEST,
+        max_depth=MAX_DEPTH_M,
     )  # fmt: skip
 
 
-def begun(folder: Path) -> GLPNForDepthEstimation:
-    """With the encoder of the segmenter in `folder`, which has seen where things begin and end.
+def initialize_from_segmenter(directory: Path) -> GLPNForDepthEstimation:
+    """Return a network with the encoder of the segmenter in a directory, which knows object boundaries.
 
     Raises:
-        WeightsMissing: it is not there.
+        WeightsMissing: There is no segmenter.
     """
-    if not folder.is_dir():
-        raise WeightsMissing(f"recipe depth: {folder} is not there; run the recipe segmenter first.")
-    # in files both encoders have the same names, in memory each its own: transformers translates
-    learnt = load_file(folder / "model.safetensors")
-    encoder = {name.replace("segformer.", "glpn."): x.float() for name, x in learnt.items() if "segformer." in name}
-    return GLPNForDepthEstimation.from_pretrained(None, config=config(), state_dict=encoder, dtype=torch.float32)
+    if not directory.is_dir():
+        raise WeightsMissing(f"recipe depth: {directory} does not exist; run the recipe segmenter first.")
+    # In files both encoders have the same names, in memory each its own: transformers translates them.
+    weights = load_file(directory / "model.safetensors")
+    encoder = {name.replace("segformer.", "glpn."): x.float() for name, x in weights.items() if "segformer." in name}
+    return GLPNForDepthEstimation.from_pretrained(None, config=build_config(), state_dict=encoder, dtype=torch.float32)
 
 
-def processor() -> DPTImageProcessor:
-    """GLPN's own knows no mean and no deviation; this one does all that it does, and those."""
+def build_processor() -> DPTImageProcessor:
+    """Return an image processor that also normalises by mean and deviation, which GLPN's own does not."""
     size = {"height": SIZE, "width": SIZE}
     return DPTImageProcessor(size=size, image_mean=list(MEAN), image_std=list(STD))
 
 
-def resized(depth: Float[Tensor, "b h w"], size: tuple[int, int]) -> Float[Tensor, "b H W"]:
-    """At the size of the image, of which GLPN's answer here has twice: by `post_process_depth_estimation`'s own rule.
+def resize_prediction(depth: Float[Tensor, "b h w"], size: tuple[int, int]) -> Float[Tensor, "b H W"]:
+    """Return the prediction at the size of the image, as `post_process_depth_estimation` resizes it.
 
-    A cubic rings. Between sky and something near it can fall below zero, so the network learns what is left of it.
+    GLPN predicts at twice that size here. Bicubic interpolation overshoots, between sky and a near object even below
+    zero, so the network is trained on the result of the interpolation.
     """
     return F.interpolate(depth[:, None], size, mode="bicubic", align_corners=False)[:, 0]
 
 
-def logarithm(depth: Float[Tensor, "b H W"]) -> Float[Tensor, "b H W"]:
-    """Below 1 m, where nothing is, the tangent: it says which way is up even to what rang below zero."""
+def safe_log(depth: Float[Tensor, "b H W"]) -> Float[Tensor, "b H W"]:
+    """Return the logarithm, and its tangent below 1 m, which has a gradient even below zero. No object is so near."""
     return torch.where(depth > 1, depth.clamp(min=1).log(), depth - 1)
 
 
-def loss(found: Float[Tensor, "b H W"], truth: Float[Tensor, "b H W"]) -> Float[Tensor, ""]:
-    """Eigen's error with a little of the common scale (0.15, as in AdaBins), and how near the sky is taken to be.
+def depth_loss(predicted: Float[Tensor, "b H W"], truth: Float[Tensor, "b H W"]) -> Float[Tensor, ""]:
+    """Return Eigen's error with a little of the common scale (0.15, as in AdaBins), plus the error of the sky.
 
-    The sky has no depth. Every network says something there, and two predictions are later compared over all pixels:
-    so it learns to say the farthest it can.
+    The sky has no depth, but every network predicts one, and later two predictions are compared over all pixels.
+    So the network learns to predict its largest depth there.
     """
     ground = truth.isfinite()
-    d = logarithm(found) - truth.clamp(max=FARTHEST).log()
+    d = safe_log(predicted) - truth.clamp(max=MAX_DEPTH_M).log()
     count = ground.sum((1, 2)).clamp(min=1)
     mean = (d * ground).sum((1, 2)) / count
     square = (d.square() * ground).sum((1, 2)) / count
     return (square - 0.85 * mean.square() + 1e-6).sqrt().mean() + 0.3 * (d.abs() * ~ground).mean()
 
 
-def si(found: Float[np.ndarray, "n H W"], truth: Float[np.ndarray, "n H W"]) -> float:
-    """Eigen's scale-invariant error (2014) in per cent: 100 times the deviation of the log error, mean over images.
+def si_error(predicted: Float[np.ndarray, "n H W"], truth: Float[np.ndarray, "n H W"]) -> float:
+    """Return Eigen's scale-invariant error (2014) in per cent: 100 times the deviation of the log error, image mean.
 
-    Pixels of the sky, and those beyond `FARTHEST`, are left out.
+    Pixels of the sky, and those beyond `MAX_DEPTH_M`, are excluded.
     """
     errors = []
-    for f, t in zip(found, truth, strict=True):
-        near = t < FARTHEST
+    for p, t in zip(predicted, truth, strict=True):
+        near = t < MAX_DEPTH_M
         if near.any():
-            # a cubic that rings can touch zero, where a logarithm ends
-            errors.append(np.std(np.log(f[near].clip(min=1e-3 * f.mean())) - np.log(t[near])))
+            # Bicubic overshoot can reach zero, where there is no logarithm.
+            errors.append(np.std(np.log(p[near].clip(min=1e-3 * p.mean())) - np.log(t[near])))
     return 100 * float(np.mean(errors))
 
 
 @torch.no_grad()
-def estimated(folder: Path, images: UInt8[np.ndarray, "n H W 3"]) -> Float32[np.ndarray, "n H W"]:
-    """What the network in `folder` predicts, loaded like any other of transformers, at the size of the images."""
-    network = AutoModelForDepthEstimation.from_pretrained(folder, dtype=torch.float32).eval()
-    prepare = AutoImageProcessor.from_pretrained(folder)
-    found = []
-    for some in np.array_split(images, math.ceil(len(images) / 64)):
-        said = network(prepare(list(some), return_tensors="pt").pixel_values)
-        each = prepare.post_process_depth_estimation(said, [images.shape[1:3]] * len(some))
-        found += [one["predicted_depth"].numpy() for one in each]
-    return np.stack(found)
+def predict_depth(directory: Path, images: UInt8[np.ndarray, "n H W 3"]) -> Float32[np.ndarray, "n H W"]:
+    """Return predictions of the network in a directory, loaded with transformers, at the size of the images."""
+    network = AutoModelForDepthEstimation.from_pretrained(directory, dtype=torch.float32).eval()
+    processor = AutoImageProcessor.from_pretrained(directory)
+    depth = []
+    for batch in split_batches(images):
+        output = network(processor(list(batch), return_tensors="pt").pixel_values)
+        results = processor.post_process_depth_estimation(output, [images.shape[1:3]] * len(batch))
+        depth += [result["predicted_depth"].numpy() for result in results]
+    return np.stack(depth)
 
 
-def measure(folder: Path, work: Path, split: str = "test", count: int = 512) -> dict[str, float]:
-    """Scale-invariant error of the saved network on scenes it has not seen, what it says of the sky, and how far its
-    predictions for autoencoder round trips are from those for the scenes themselves, over all pixels."""
-    scenes = drawn(work, split, count, SIZE)
-    found = estimated(folder, scenes.image)
-    again = estimated(folder, reconstructed(scenes.image))
+def evaluate(directory: Path, work: Path, split: str = "test", count: int = 512) -> dict[str, float]:
+    """Return metrics of the saved network on held-out scenes.
+
+    They are the scale-invariant error before and after the autoencoder, that between the two predictions over all
+    pixels, and the predicted depth of the sky.
+    """
+    scenes = render_dataset(work, split, count, SIZE)
+    plain = predict_depth(directory, scenes.image)
+    round_trip = predict_depth(directory, reconstruct(scenes.image))
     return {
-        "SI": si(found, scenes.depth),
-        "SI after the autoencoder": si(again, scenes.depth),
-        "SI of round trip against scene": si(again, found.clip(0.001 * FARTHEST, 0.999 * FARTHEST)),
-        "median metres in the sky": float(np.median(found[np.isinf(scenes.depth)])),
+        "SI": si_error(plain, scenes.depth),
+        "SI after the autoencoder": si_error(round_trip, scenes.depth),
+        "SI of round trip against scene": si_error(round_trip, plain.clip(0.001 * MAX_DEPTH_M, 0.999 * MAX_DEPTH_M)),
+        "median metres in the sky": float(np.median(plain[np.isinf(scenes.depth)])),
     }
 
 
@@ -138,22 +143,26 @@ def train(
     out: Path, work: Path, steps: int = 1_400, batch: int = 32, minutes: float = math.inf, seed: int = 0,
     images: int = 16_384, held_out: int = 512, rate: float = 1.5e-3,
 ) -> dict:  # fmt: skip
-    """Draws, trains, saves to out and measures what was saved; the segmenter must be there already, beside out."""
-    scenes = drawn(work, "train", images, SIZE)
+    """Train the network, save it to out and evaluate what was saved. Return the rows of the model card.
+
+    The segmenter must exist beside `out`.
+    """
+    scenes = render_dataset(work, "train", images, SIZE)
     torch.manual_seed(seed)
-    network = begun(out.parent / "segmenter").to(memory_format=torch.channels_last)
-    course = Course(work / f"depth-{seed}.pt", steps, batch, rate, minutes, seed)
+    network = initialize_from_segmenter(out.parent / "segmenter").to(memory_format=torch.channels_last)
+    training = ResumableTraining(work / f"depth-{seed}.pt", steps, batch, rate, minutes, seed)
 
-    def of_batch() -> Tensor:
-        some = torch.randint(images, (batch,)).numpy()
-        truth = torch.tensor(scenes.depth[some])
-        image, truth = flipped(torch.rand(batch) < 0.5, pixels(scenes.image[some]), truth)
-        found = network(softened(image.to(DEVICE))).predicted_depth
-        return loss(resized(found, truth.shape[1:]), truth.to(DEVICE))
+    def batch_loss() -> Tensor:
+        index = torch.randint(images, (batch,)).numpy()
+        truth = torch.tensor(scenes.depth[index])
+        image, truth = flip(torch.rand(batch) < 0.5, to_pixels(scenes.image[index]), truth)
+        predicted = network(blur_and_noise(image.to(DEVICE))).predicted_depth
+        return depth_loss(resize_prediction(predicted, truth.shape[1:]), truth.to(DEVICE))
 
-    figures = course.train(network, of_batch)
+    metrics = training.run(network, batch_loss)
     network.half().save_pretrained(out)
-    processor().save_pretrained(out)
-    figures |= on_held_out(lambda split: measure(out, work, split, held_out))
-    card(out, __doc__, f"depth {steps=} {batch=} {minutes=} {seed=} {images=} {rate=}", [network], figures, LEARNT)
-    return figures
+    build_processor().save_pretrained(out)
+    metrics |= evaluate_held_out(lambda split: evaluate(out, work, split, held_out))
+    command = f"depth {steps=} {batch=} {minutes=} {seed=} {images=} {rate=}"
+    write_card(out, __doc__, command, [network], metrics, TRAINING_NOTES)
+    return metrics

@@ -1,4 +1,4 @@
-"""What a frozen backbone knows of the classes of the scenes: a linear classifier of its cells, judged in pixels."""
+"""Linear probe of a frozen backbone: mean IoU in pixels of a linear classifier of its cells."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -14,62 +14,63 @@ from torch import Tensor
 from lumen.core.interfaces import Backbone
 from lumen.core.registry import backbones
 from lumen.core.resize import resize
-from lumen.evaluation import probe_dataset as cells
-from lumen.evaluation.linear_probe import classifier
-from lumen.features.pretrained import folder
-from lumen.scenes.recipes.rendered_dataset import Drawn, drawn
-from lumen.scenes.recipes.segmenter import confusion, miou
-from lumen.scenes.recipes.vae import SIZE, pixels
+from lumen.evaluation import probe_dataset
+from lumen.evaluation.linear_probe import fit_classifier
+from lumen.features.pretrained import resolve_weights
+from lumen.scenes.recipes.rendered_dataset import RenderedScenes, render_dataset
+from lumen.scenes.recipes.segmenter import confusion_matrix, mean_iou
+from lumen.scenes.recipes.vae import SIZE, split_batches, to_pixels
 from lumen.scenes.world import CLASSES
 
-SEEN = 2048  # train scenes that the classifier learns from
+NUM_TRAIN_SCENES = 2048
 
 Features = Callable[[Float[Tensor, "b 3 H W"]], Float[Tensor, "b c h w"]]
 
 
-def measure(
+def evaluate(
     name: str, work: Path, split: str = "test", weights: str = "scenes", count: int = 512, **arguments
 ) -> dict[str, float]:
-    """The probe of a backbone, of the same network before it learnt anything, and what learning gained.
+    """Return the probe of a backbone, that of the same network before training, and their difference.
 
-    `arguments` are the backbone's own, such as its layer.
+    Args:
+        name: Name of the backbone.
+        arguments: Arguments of the backbone, such as its layer.
     """
-    learnt = backbones.build(name, weights=weights, **arguments)
-    figures = {
-        "probe mIoU": probe(learnt, work, split, count),
-        "untrained": probe(untrained(name, learnt, weights), work, split, count),
-    }
-    return figures | {"gain": figures["probe mIoU"] - figures["untrained"]}
+    backbone = backbones.build(name, weights=weights, **arguments)
+    trained = probe_miou(backbone, work, split, count)
+    untrained = probe_miou(reinitialize(name, backbone, weights), work, split, count)
+    return {"probe mIoU": trained, "untrained": untrained, "gain": trained - untrained}
 
 
-def probe(backbone: Backbone, work: Path, split: str = "test", count: int = 512) -> float:
-    """Mean IoU in pixels over `count` scenes of a split, of a linear classifier taught on the cells of train scenes.
+def probe_miou(backbone: Backbone, work: Path, split: str = "test", count: int = 512) -> float:
+    """Return the mean IoU in pixels, over `count` scenes of a split, of a classifier fitted on cells of train scenes.
 
-    Those are the first `SEEN` of what is drawn of train in `work`, so that a recipe's own scenes do.
+    It is fitted on the first `NUM_TRAIN_SCENES` of the largest train set in `work`, so a recipe's own scenes serve.
     """
-    there = [int(words.parent.name.split("-")[1]) for words in work.glob(f"train-*-{SIZE}/words.json")]
-    taught, asked = drawn(work, "train", max([SEEN, *there]), SIZE), drawn(work, split, count, SIZE)
-    x = _seen(backbone.features, taught)
-    found = classify(x, shares(taught.semantic[:SEEN], x.shape[-2:]))
-    return judged(found(_seen(backbone.features, asked)), asked.semantic)
+    counts = [int(words.parent.name.split("-")[1]) for words in work.glob(f"train-*-{SIZE}/words.json")]
+    train_scenes = render_dataset(work, "train", max([NUM_TRAIN_SCENES, *counts]), SIZE)
+    scenes = render_dataset(work, split, count, SIZE)
+    x = _extract_features(backbone.features, train_scenes)
+    classify = fit_cell_classifier(x, class_shares(train_scenes.semantic[:NUM_TRAIN_SCENES], x.shape[-2:]))
+    return pixel_miou(classify(_extract_features(backbone.features, scenes)), scenes.semantic)
 
 
-def ceiling(work: Path, cells: int = 8, split: str = "test", count: int = 512) -> float:
-    """What a grid of cells x cells allows: the mean IoU of the true shares of the classes in each cell."""
-    truth = drawn(work, split, count, SIZE).semantic
-    return judged(shares(truth, (cells, cells)), truth)
+def grid_ceiling(work: Path, cells: int = 8, split: str = "test", count: int = 512) -> float:
+    """Return the mean IoU of the true class shares on a grid of cells x cells: the most that the grid allows."""
+    truth = render_dataset(work, split, count, SIZE).semantic
+    return pixel_miou(class_shares(truth, (cells, cells)), truth)
 
 
 @torch.no_grad()
-def untrained(name: str, learnt: Backbone, weights: str = "scenes") -> Backbone:
-    """A twin of a backbone whose network is as it was before training; of `sd`, the U-Net alone."""
-    path = folder(weights, name, None, None, [])
-    twin = deepcopy(learnt)  # networks may be shared
+def reinitialize(name: str, backbone: Backbone, weights: str = "scenes") -> Backbone:
+    """Return a copy of a backbone with the network as before training; of `sd`, the U-Net alone."""
+    path = resolve_weights(weights, name, None, None, [])
+    twin = deepcopy(backbone)  # networks may be shared
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         match name:
             case "sd":
-                twin.unet = type(learnt.unet).from_config(learnt.unet.config)
+                twin.unet = type(backbone.unet).from_config(backbone.unet.config)
             case "clip":
                 twin.net = open_clip.create_model(f"local-dir:{path}", load_weights=False).visual
             case "dino" | "dinov2":
@@ -77,33 +78,37 @@ def untrained(name: str, learnt: Backbone, weights: str = "scenes") -> Backbone:
     return twin.freeze()
 
 
-def shares(semantic: UInt8[np.ndarray, "n H W"], grid: tuple[int, int]) -> Float[Tensor, "n k h w"]:
-    """The share of every class in every cell."""
-    some = np.array_split(semantic, -(-len(semantic) // 64))
-    return torch.cat([cells.shares(torch.tensor(each).long(), grid, len(CLASSES))[:, :-1] for each in some])
+def class_shares(semantic: UInt8[np.ndarray, "n H W"], grid: tuple[int, int]) -> Float[Tensor, "n k h w"]:
+    """Return the share of every class in every cell."""
+    batches = [torch.tensor(batch).long() for batch in split_batches(semantic)]
+    return torch.cat([probe_dataset.class_shares(batch, grid, len(CLASSES))[:, :-1] for batch in batches])
 
 
-def classify(
+def fit_cell_classifier(
     x: Float[Tensor, "n c h w"], y: Float[Tensor, "n k h w"]
 ) -> Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b k h w"]]:
-    """A linear classifier of cells, taught on the shares of the classes in each; gives logits."""
-    found = classifier(_rows(x), _rows(y))
-    return lambda maps: found(_rows(maps)).unflatten(0, (len(maps), *maps.shape[-2:])).permute(0, 3, 1, 2)
+    """Return a linear classifier of cells, as a function from features to logits.
+
+    Args:
+        x: Features of the cells.
+        y: Shares of the classes in the cells.
+    """
+    classify = fit_classifier(_flatten_cells(x), _flatten_cells(y))
+    return lambda maps: classify(_flatten_cells(maps)).unflatten(0, (len(maps), *maps.shape[-2:])).permute(0, 3, 1, 2)
 
 
-def judged(logits: Float[Tensor, "n k h w"], semantic: UInt8[np.ndarray, "n H W"]) -> float:
-    """Mean IoU over all pixels of all scenes, the logits resized to theirs."""
-    found = [resize(some, semantic.shape[1:]).argmax(1).byte() for some in logits.split(64)]
-    return miou(confusion(semantic, torch.cat(found).numpy()))
+def pixel_miou(logits: Float[Tensor, "n k h w"], semantic: UInt8[np.ndarray, "n H W"]) -> float:
+    """Return the mean IoU over all pixels of all scenes, with the logits resized to the images."""
+    labels = [resize(batch, semantic.shape[1:]).argmax(1).byte() for batch in logits.split(64)]
+    return mean_iou(confusion_matrix(semantic, torch.cat(labels).numpy()))
 
 
 @torch.no_grad()
-def _seen(features: Features, scenes: Drawn) -> Float[Tensor, "n c h w"]:
-    """Of the first `SEEN` scenes at most."""
-    images = scenes.image[:SEEN]
-    batches = np.array_split(images, -(-len(images) // 64))
-    return torch.cat([features(pixels(some)) for some in batches])
+def _extract_features(features: Features, scenes: RenderedScenes) -> Float[Tensor, "n c h w"]:
+    """Return the features of the first `NUM_TRAIN_SCENES` scenes at most."""
+    batches = split_batches(scenes.image[:NUM_TRAIN_SCENES])
+    return torch.cat([features(to_pixels(batch)) for batch in batches])
 
 
-def _rows(maps: Float[Tensor, "n c h w"]) -> Float[Tensor, "cells c"]:
+def _flatten_cells(maps: Float[Tensor, "n c h w"]) -> Float[Tensor, "cells c"]:
     return maps.permute(0, 2, 3, 1).flatten(0, 2)

@@ -1,4 +1,4 @@
-"""The depth estimator that conditions: MiDaS' architecture (DPT, Ranftl et al. 2021, arXiv:2103.13413), very small."""
+"""Depth estimator for conditioning: MiDaS' architecture (DPT, Ranftl et al. 2021, arXiv:2103.13413), very small."""
 
 import math
 from pathlib import Path
@@ -9,23 +9,26 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import DPTConfig, DPTForDepthEstimation
 
-from lumen.scenes.recipes.augmentations import flipped, softened
-from lumen.scenes.recipes.depth import estimated, processor
-from lumen.scenes.recipes.model_card import card, on_held_out
-from lumen.scenes.recipes.rendered_dataset import drawn
-from lumen.scenes.recipes.trainer import DEVICE, Course
-from lumen.scenes.recipes.vae import SIZE, pixels
+from lumen.scenes.recipes.augmentations import blur_and_noise, flip
+from lumen.scenes.recipes.depth import build_processor, predict_depth
+from lumen.scenes.recipes.model_card import evaluate_held_out, write_card
+from lumen.scenes.recipes.rendered_dataset import render_dataset
+from lumen.scenes.recipes.trainer import DEVICE, ResumableTraining
+from lumen.scenes.recipes.vae import SIZE, to_pixels
 
 WIDTH, LAYERS = 96, 4
-LEARNT = """\
-What was learnt: a trial of 3,300 images reached a correlation of 0.93; the loss was 0.28 after 500 steps and 0.21 at
-the end, where it fell no more. Patches of 8 pixels leave outlines soft. Inverse depth is largest at the lower edge of a
-picture, so that the ground decides the correlation; that the nearer of two pixels is known says more of things.
+TRAINING_NOTES = """\
+Training notes: a trial of 3,300 images reached a correlation of 0.93. The loss was 0.28 after 500 steps and 0.21 at the
+end, where it fell no more. Patches of 8 pixels leave boundaries soft. Inverse depth is largest at the lower edge of an
+image, so the correlation depends mostly on the ground; the accuracy of depth order says more about objects.
 """
 
 
-def untrained(width: int = WIDTH) -> DPTForDepthEstimation:
-    """Patches of 8 pixels; the scales of the neck are half of DPT's, so that it answers at the size of the image."""
+def build_network(width: int = WIDTH) -> DPTForDepthEstimation:
+    """Return an untrained DPT with patches of 8 pixels.
+
+    The scales of its neck are half of DPT's, so that it predicts at the size of the image.
+    """
     network = DPTForDepthEstimation(
         DPTConfig(
             image_size=SIZE, patch_size=8, hidden_size=width, intermediate_size=3 * width, num_hidden_layers=LAYERS,
@@ -34,48 +37,53 @@ def untrained(width: int = WIDTH) -> DPTForDepthEstimation:
             attention_probs_dropout_prob=0.0, use_auxiliary_head=False, is_hybrid=False, readout_type="project",
         )
     )  # fmt: skip
-    # the head ends in a ReLU, which would stay shut if it began below zero
+    # The head ends in a ReLU, which would stay at zero if it began below zero.
     torch.nn.init.constant_(network.head.head[-2].bias, 1.0)
     return network
 
 
-def inverse(depth: Float[Tensor, "b H W"]) -> Float[Tensor, "b H W"]:
-    """1 / metres, 0 in the sky."""
+def inverse_depth(depth: Float[Tensor, "b H W"]) -> Float[Tensor, "b H W"]:
+    """Return 1 / metres, 0 in the sky."""
     return 1 / depth
 
 
-def normalised(x: Float[Tensor, "b H W"]) -> Float[Tensor, "b H W"]:
-    """Without the scale and shift that MiDaS leaves open: median 0, mean absolute value 1, in each image."""
+def normalize_scale_shift(x: Float[Tensor, "b H W"]) -> Float[Tensor, "b H W"]:
+    """Return each image with median 0 and mean absolute value 1: without the scale and shift that MiDaS leaves open."""
     x = x - x.flatten(1).median(1).values[:, None, None]
     return x / x.abs().mean((1, 2), keepdim=True).clamp(min=1e-4)
 
 
-def loss(found: Float[Tensor, "b H W"], truth: Float[Tensor, "b H W"]) -> Float[Tensor, ""]:
-    """Scale- and shift-invariant error of inverse depth and of its differences between neighbours (as MiDaS')."""
-    error = normalised(found) - normalised(inverse(truth))
+def midas_loss(predicted: Float[Tensor, "b H W"], truth: Float[Tensor, "b H W"]) -> Float[Tensor, ""]:
+    """Return the scale- and shift-invariant error of inverse depth and of its differences between neighbours.
+
+    Args:
+        predicted: Inverse depth up to scale and shift.
+        truth: Depth in metres.
+    """
+    error = normalize_scale_shift(predicted) - normalize_scale_shift(inverse_depth(truth))
     return error.abs().mean() + 0.5 * (error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean())
 
 
-def correlation(found: Float[np.ndarray, "n H W"], truth: Float[np.ndarray, "n H W"]) -> float:
-    """Pearson's, of each image, mean over images: 1 where found is truth up to scale and shift."""
-    pairs = zip(found.reshape(len(found), -1), truth.reshape(len(truth), -1), strict=True)
-    # a prediction that is the same everywhere says nothing
-    return float(np.mean([np.corrcoef(f, t)[0, 1] if f.std() > 1e-6 else 0.0 for f, t in pairs]))
+def correlation(predicted: Float[np.ndarray, "n H W"], truth: Float[np.ndarray, "n H W"]) -> float:
+    """Return Pearson's correlation, averaged over images: 1 if the prediction is right up to scale and shift."""
+    pairs = zip(predicted.reshape(len(predicted), -1), truth.reshape(len(truth), -1), strict=True)
+    # A constant prediction has no correlation.
+    return float(np.mean([np.corrcoef(p, t)[0, 1] if p.std() > 1e-6 else 0.0 for p, t in pairs]))
 
 
-def measure(folder: Path, work: Path, split: str = "test", count: int = 512) -> dict[str, float]:
-    """Of scenes it has not seen: correlation with inverse depth, and how often it knows the nearer of two pixels.
+def evaluate(directory: Path, work: Path, split: str = "test", count: int = 512) -> dict[str, float]:
+    """Return correlation with inverse depth, and how often the nearer of two pixels is right, on held-out scenes.
 
-    The pairs are drawn from those of the whole image whose depths differ by a tenth or more.
+    The pairs are sampled from those of the whole image whose depths differ by a tenth or more.
     """
-    scenes = drawn(work, split, count, SIZE)
-    found, truth = estimated(folder, scenes.image), 1 / scenes.depth
-    places = np.random.RandomState(0).randint(SIZE * SIZE, size=(2, count, 1000))
-    f, t = ([np.take_along_axis(x.reshape(count, -1), p, 1) for p in places] for x in (found, truth))
-    told: Bool[np.ndarray, "n pairs"] = np.maximum(*t) > 1.1 * np.minimum(*t)
+    scenes = render_dataset(work, split, count, SIZE)
+    predicted, truth = predict_depth(directory, scenes.image), 1 / scenes.depth
+    pixels = np.random.RandomState(0).randint(SIZE * SIZE, size=(2, count, 1000))
+    p, t = ([np.take_along_axis(x.reshape(count, -1), index, 1) for index in pixels] for x in (predicted, truth))
+    distinct: Bool[np.ndarray, "n pairs"] = np.maximum(*t) > 1.1 * np.minimum(*t)
     return {
-        "correlation": correlation(found, truth),
-        "nearer of two": float(((f[0] > f[1]) == (t[0] > t[1]))[told].mean()),
+        "correlation": correlation(predicted, truth),
+        "accuracy of depth order": float(((p[0] > p[1]) == (t[0] > t[1]))[distinct].mean()),
     }
 
 
@@ -83,21 +91,22 @@ def train(
     out: Path, work: Path, steps: int = 1_600, batch: int = 32, minutes: float = math.inf, seed: int = 0,
     images: int = 16_384, held_out: int = 512, rate: float = 1e-3,
 ) -> dict:  # fmt: skip
-    """Draws, trains, saves to out and measures what was saved; the figures are those of the card."""
-    scenes = drawn(work, "train", images, SIZE)
+    """Train the network, save it to out and evaluate what was saved. Return the rows of the model card."""
+    scenes = render_dataset(work, "train", images, SIZE)
     torch.manual_seed(seed)
-    network = untrained().to(memory_format=torch.channels_last)
-    course = Course(work / f"midas-{seed}.pt", steps, batch, rate, minutes, seed)
+    network = build_network().to(memory_format=torch.channels_last)
+    training = ResumableTraining(work / f"midas-{seed}.pt", steps, batch, rate, minutes, seed)
 
-    def of_batch() -> Tensor:
-        some = torch.randint(images, (batch,)).numpy()
-        truth = torch.tensor(scenes.depth[some])
-        image, truth = flipped(torch.rand(batch) < 0.5, pixels(scenes.image[some]), truth)
-        return loss(network(softened(image.to(DEVICE))).predicted_depth, truth.to(DEVICE))
+    def batch_loss() -> Tensor:
+        index = torch.randint(images, (batch,)).numpy()
+        truth = torch.tensor(scenes.depth[index])
+        image, truth = flip(torch.rand(batch) < 0.5, to_pixels(scenes.image[index]), truth)
+        return midas_loss(network(blur_and_noise(image.to(DEVICE))).predicted_depth, truth.to(DEVICE))
 
-    figures = course.train(network, of_batch)
+    metrics = training.run(network, batch_loss)
     network.half().save_pretrained(out)
-    processor().save_pretrained(out)
-    figures |= on_held_out(lambda split: measure(out, work, split, held_out))
-    card(out, __doc__, f"midas {steps=} {batch=} {minutes=} {seed=} {images=} {rate=}", [network], figures, LEARNT)
-    return figures
+    build_processor().save_pretrained(out)
+    metrics |= evaluate_held_out(lambda split: evaluate(out, work, split, held_out))
+    command = f"midas {steps=} {batch=} {minutes=} {seed=} {images=} {rate=}"
+    write_card(out, __doc__, command, [network], metrics, TRAINING_NOTES)
+    return metrics

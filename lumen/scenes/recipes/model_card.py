@@ -1,4 +1,4 @@
-"""The model card beside the weights: what it is, how it was made, what it reaches."""
+"""Model card beside the weights: the network, the command that trained it, and its metrics."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,29 +13,39 @@ license: apache-2.0
 ---
 # {title}
 
-Trained on the train seeds of LUMEN's `scenes` and nothing else, by
+Trained on the train seeds of LUMEN's `scenes` alone, by
 
-    python -m lumen.scenes.recipes {recipe}
+    python -m lumen.scenes.recipes {command}
 
-Where `minutes` ended it, a faster machine takes more steps. {parameters:,} parameters, stored in half precision.
+If `minutes` ended the training, a faster machine makes more steps. {parameters:,} parameters, stored in half precision.
 
 | | |
 |---|---|
 {rows}
 
-{learnt}"""
+{notes}"""
 
 
-def card(folder: Path, summary: str, recipe: str, networks: list[nn.Module], figures: dict, learnt: str) -> None:
-    """Writes folder/README.md; `learnt` says what the next one to train it should know."""
+def write_card(
+    directory: Path, summary: str, command: str, networks: list[nn.Module], metrics: dict, notes: str
+) -> None:
+    """Write directory/README.md.
+
+    Args:
+        summary: Docstring of the recipe; its first line is the title.
+        command: Name and flags of the recipe.
+        networks: Networks whose parameters are counted.
+        metrics: Rows of the table.
+        notes: Advice for the next training.
+    """
     title = summary.splitlines()[0].rstrip(".")
-    rows = "\n".join(f"| {name} | {value} |" for name, value in figures.items())
+    rows = "\n".join(f"| {name} | {value} |" for name, value in metrics.items())
     parameters = sum(p.numel() for network in networks for p in network.parameters())
-    text = CARD.format(title=title, recipe=recipe, parameters=parameters, rows=rows, learnt=learnt)
-    write(folder / "README.md", text)
+    text = CARD.format(title=title, command=command, parameters=parameters, rows=rows, notes=notes)
+    write(directory / "README.md", text)
 
 
-def on_held_out(measure: Callable[[str], dict[str, float]]) -> dict[str, float]:
-    """What `measure` finds on the val and on the test seeds, by names that say which."""
-    found = [(name, split, value) for split in ("val", "test") for name, value in measure(split).items()]
-    return {f"{name}, {split} seeds": round(value, 4) for name, split, value in found}
+def evaluate_held_out(evaluate: Callable[[str], dict[str, float]]) -> dict[str, float]:
+    """Return the metrics of the val and of the test seeds, each under a name with its split."""
+    metrics = [(name, split, value) for split in ("val", "test") for name, value in evaluate(split).items()]
+    return {f"{name}, {split} seeds": round(value, 4) for name, split, value in metrics}

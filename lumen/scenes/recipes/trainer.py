@@ -1,120 +1,157 @@
-"""A training that can be stopped and gone on with: state beside the weights, progress, time left."""
+"""Resumable training of a small network: state file, progress report, time limit."""
 
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from lumen.core.errors import Diverged
-from lumen.core.files import beside
+from lumen.core.files import atomic_path
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-EVERY = 30  # seconds between lines of progress
-KEEP = 120  # seconds between states: what a power cut costs
+PROGRESS_INTERVAL_S = 30  # seconds between progress reports
+SAVE_INTERVAL_S = 120  # seconds between saved states, lost at most when the power fails
+
+
+@dataclass
+class Progress:
+    """Progress of a training: steps, images and seconds of all its runs, and the loss of every step."""
+
+    step: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the part of the state file that `load_state_dict` reads."""
+        return {"step": self.step, "seen": self.images, "spent": self.seconds, "losses": self.losses}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from the progress of a state file."""
+        self.step, self.images, self.seconds = state["step"], state["seen"], state["spent"]
+        self.losses = state["losses"]
+
+    def mean_loss(self, count: int) -> float:
+        """Return the mean of the last `count` losses."""
+        last = self.losses[-count:]
+        return sum(last) / len(last)
 
 
 @dataclass(frozen=True)
-class Course:
-    """How long and how fast to learn. It ends at `steps` or after `minutes` of work, whichever comes first.
+class ResumableTraining:
+    """Training with AdamW, EMA and a cosine schedule that the same command resumes.
 
-    The same command goes on where it was stopped; with more steps or minutes, beyond where it had ended.
+    It ends at `steps` or after `minutes` of work, whichever comes first. With more steps or minutes the same command
+    continues a finished training.
+
+    Args:
+        state_file: File from which the training resumes.
+        steps: Optimiser steps.
+        batch: Images per step.
+        learning_rate: Highest learning rate.
+        minutes: Limit of the time spent, over all runs of the command.
+        seed: Seed of every random number.
+        ema_decay: Decay of the moving average of the weights.
+        warmup_steps: Steps to the full learning rate.
     """
 
-    state: Path
+    state_file: Path
     steps: int
     batch: int
-    rate: float
+    learning_rate: float
     minutes: float = math.inf
     seed: int = 0
-    decay: float = 0.999  # of the average of the weights
-    warm: int = 200  # steps to the full learning rate
+    ema_decay: float = 0.999
+    warmup_steps: int = 200
 
-    def train(self, network: nn.Module, loss: Callable[[], Tensor]) -> dict:
-        """Teaches `network` on `DEVICE` until the end and leaves its averaged weights in it, on the CPU.
+    def run(self, network: nn.Module, loss: Callable[[], Tensor]) -> dict:
+        """Train a network on `DEVICE` to the end, and leave its averaged weights in it, on the CPU.
 
-        `loss` draws its batch and its noise from torch's own generator, seeded anew at every step, so a
-        training that was stopped sees what an undisturbed one sees.
+        `loss` samples its batch and its noise from torch's global generator. That is seeded again at every step, so a
+        resumed training has the same batches as an uninterrupted one.
 
         Returns:
-            what the model card tells: steps, samples seen, minutes, mean loss of the last twentieth of them.
+            Steps, images seen, minutes, and mean loss of the last twentieth of the steps, for the model card.
 
         Raises:
-            Diverged: the loss is not finite.
+            Diverged: The loss is not finite.
         """
         weights = list(network.to(DEVICE).parameters())
-        optimizer = torch.optim.AdamW(weights, lr=self.rate, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
-        mean = EMAModel(weights, decay=self.decay, use_ema_warmup=True, power=0.75)
-        parts = {"network": network, "optimizer": optimizer, "mean": mean}
-        count = self._resume(parts)
-        first, start = count["step"], time.monotonic() - count["spent"]
-        told = kept = time.monotonic()
+        optimizer = torch.optim.AdamW(weights, lr=self.learning_rate, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
+        ema = EMAModel(weights, decay=self.ema_decay, use_ema_warmup=True, power=0.75)
+        progress = Progress()
+        state = {"network": network, "optimizer": optimizer, "mean": ema, "count": progress}
+        self._resume(state)
+        first_step, start = progress.step, time.monotonic() - progress.seconds
+        reported = saved = time.monotonic()
         network.train()
-        while (done := max(count["step"] / self.steps, count["spent"] / 60 / self.minutes)) < 1:
-            torch.manual_seed(self.seed * 10**8 + count["step"])
+        while (share := max(progress.step / self.steps, progress.seconds / 60 / self.minutes)) < 1:
+            torch.manual_seed(self.seed * 10**8 + progress.step)
             for group in optimizer.param_groups:
-                group["lr"] = self._rate(count["step"], done)
-            count["losses"].append(self._learn(loss, weights, optimizer, count["step"]))
-            mean.step(weights)
+                group["lr"] = self._learning_rate(progress.step, share)
+            progress.losses.append(self._step(loss, weights, optimizer, progress.step))
+            ema.step(weights)
             now = time.monotonic()
-            count |= {"step": count["step"] + 1, "seen": count["seen"] + self.batch, "spent": now - start}
-            if now - told > EVERY:
-                told = now
-                self._tell(**count)
-            if now - kept > KEEP:
-                kept = now
-                self._keep(parts, count)
-        if count["step"] > first:
-            self._keep(parts, count)
-        mean.copy_to(weights)
+            progress.step, progress.images = progress.step + 1, progress.images + self.batch
+            progress.seconds = now - start
+            if now - reported > PROGRESS_INTERVAL_S:
+                reported = now
+                self._report(progress)
+            if now - saved > SAVE_INTERVAL_S:
+                saved = now
+                self._save(state)
+        if progress.step > first_step:
+            self._save(state)
+        ema.copy_to(weights)
         network.eval().cpu()
-        return self._figures(**count)
+        return _summarize(progress)
 
-    def _rate(self, step: int, done: float) -> float:
-        """Rises over the warm-up, then falls along half a cosine to nothing."""
-        return self.rate * min(1, (step + 1) / self.warm) * (0.5 + 0.5 * math.cos(math.pi * done))
+    def _learning_rate(self, step: int, share: float) -> float:
+        """Return the learning rate: it rises over the warm-up, then falls along half a cosine to zero."""
+        return self.learning_rate * min(1, (step + 1) / self.warmup_steps) * (0.5 + 0.5 * math.cos(math.pi * share))
 
-    def _learn(self, loss: Callable[[], Tensor], weights: list[Tensor], optimizer, step: int) -> float:
+    def _step(self, loss: Callable[[], Tensor], weights: list[Tensor], optimizer, step: int) -> float:
         value = loss()
         if not math.isfinite(value.item()):
-            raise Diverged(f"{self.state.stem}: the loss is {value.item()} at step {step}; give a lower rate=.")
+            raise Diverged(f"{self.state_file.stem}: the loss is {value.item()} at step {step}; give a lower rate=.")
         value.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         return value.item()
 
-    def _figures(self, step: int, seen: int, spent: float, losses: list[float]) -> dict:
-        last = losses[-max(1, step // 20) :]
-        return {
-            "steps": step,
-            "samples seen": seen,
-            "minutes": round(spent / 60, 1),
-            "training loss, last twentieth": round(sum(last) / len(last), 4),
-        }
+    def _resume(self, state: dict[str, Any]) -> None:
+        if not self.state_file.exists():
+            return
+        content = torch.load(self.state_file, map_location=DEVICE, weights_only=True)
+        for name, part in state.items():
+            part.load_state_dict(content[name])
+        print(f"{self.state_file.stem}: resumed at step {state['count'].step}", flush=True)
 
-    def _resume(self, parts: dict) -> dict:
-        if not self.state.exists():
-            return {"step": 0, "seen": 0, "spent": 0.0, "losses": []}
-        state = torch.load(self.state, map_location=DEVICE, weights_only=True)
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        print(f"{self.state.stem}: goes on at step {state['count']['step']}", flush=True)
-        return state["count"]
+    def _save(self, state: dict[str, Any]) -> None:
+        with atomic_path(self.state_file) as path:
+            torch.save({name: part.state_dict() for name, part in state.items()}, path)
 
-    def _keep(self, parts: dict, count: dict) -> None:
-        with beside(self.state) as draft:
-            torch.save({name: part.state_dict() for name, part in parts.items()} | {"count": count}, draft)
-
-    def _tell(self, step: int, seen: int, spent: float, losses: list[float]) -> None:
-        left = min(spent * (self.steps / step - 1) / 60, self.minutes - spent / 60)
-        recent = losses[-100:]
+    def _report(self, progress: Progress) -> None:
+        seconds = progress.seconds
+        minutes_left = min(seconds * (self.steps / progress.step - 1) / 60, self.minutes - seconds / 60)
         print(
-            f"{self.state.stem}: step {step}/{self.steps}, loss {sum(recent) / len(recent):.4f}, "
-            f"{seen / spent:.1f} images/s, {left:.0f} min left",
+            f"{self.state_file.stem}: step {progress.step}/{self.steps}, loss {progress.mean_loss(100):.4f}, "
+            f"{progress.images / seconds:.1f} images/s, {minutes_left:.0f} min left",
             flush=True,
         )
+
+
+def _summarize(progress: Progress) -> dict:
+    return {
+        "steps": progress.step,
+        "images seen": progress.images,
+        "minutes": round(progress.seconds / 60, 1),
+        "training loss, last twentieth": round(progress.mean_loss(max(1, progress.step // 20)), 4),
+    }

@@ -1,4 +1,4 @@
-"""The text-to-image model of the offline world: a U-Net over the autoencoder's latents, and its text encoder."""
+"""Text-to-image model of the offline world: a U-Net on the autoencoder's latents, and its text encoder."""
 
 import hashlib
 import math
@@ -14,51 +14,53 @@ from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from lumen.core.errors import WeightsMissing
-from lumen.core.files import beside
-from lumen.diffusion.stable_diffusion import load
-from lumen.evaluation.vqa import Answerer
-from lumen.features.pretrained import SCENES
-from lumen.generators.controlnet import ControlledDiffusion
-from lumen.scenes.questions import questions
-from lumen.scenes.recipes import linear_probe as probe
-from lumen.scenes.recipes.model_card import card, on_held_out
-from lumen.scenes.recipes.rendered_dataset import drawn
-from lumen.scenes.recipes.trainer import DEVICE, Course
-from lumen.scenes.recipes.vae import SIZE, encoded
+from lumen.core.files import atomic_path
+from lumen.diffusion.loading import load
+from lumen.evaluation.vqa import MultipleChoiceVQA
+from lumen.features.pretrained import SCENES_WEIGHTS
+from lumen.generators.controlnet import ControlNet
+from lumen.scenes.questions import compose_questions
+from lumen.scenes.recipes import linear_probe
+from lumen.scenes.recipes.model_card import evaluate_held_out, write_card
+from lumen.scenes.recipes.rendered_dataset import render_dataset
+from lumen.scenes.recipes.trainer import DEVICE, ResumableTraining
+from lumen.scenes.recipes.vae import SIZE, encode_images
 
 CHANNELS = (32, 64, 96, 128)
 HEADS = (2, 2, 4, 4)  # four on the finest level would spend a third of the time on a CPU in its softmax
-WIDTH = 64  # of the text
-TOKENS = 48  # the longest caption takes 43
-DROPPED = 0.1  # share of empty prompts, for classifier-free guidance
-GUIDANCE = 3.0  # of the samples that are judged
-PAINTED = 256  # of them
-GAMMA = 5  # of min-SNR weighting (Hang et al. 2023, arXiv:2303.09556)
-LEARNT = """\
-What was learnt: at 20,000 samples there is a horizon and a sky; at 37,000 sky and ground follow the caption; at 89,000
-things are coloured shapes on the ground, few of a clear kind; at 144,000 kinds and most colours follow the caption. The
-loss was still falling at the end, and is no higher on held-out seeds: more samples first, then a larger network.
-Attention over 16 x 16 cells was a third of the work with four heads, hence two. `torch.compile` gains nothing on a CPU.
+TEXT_WIDTH = 64
+MAX_TOKENS = 48  # the longest caption has 43
+CAPTION_DROPOUT = 0.1  # share of empty prompts, for classifier-free guidance
+GUIDANCE = 3.0  # of the samples that are evaluated
+MAX_SAMPLES = 256  # that are evaluated
+SNR_GAMMA = 5  # of min-SNR weighting (Hang et al. 2023, arXiv:2303.09556)
+TRAINING_NOTES = """\
+Training notes: after 20,000 images there is a horizon and a sky; after 37,000 sky and ground follow the caption; after
+89,000 there are coloured shapes on the ground, few of a clear kind; after 144,000 kinds and most colours follow the
+caption. The loss was still falling at the end, and is no higher on held-out seeds, so train longer before you enlarge
+the network. Attention over 16 x 16 cells took a third of the time with four heads, hence two. `torch.compile` did not
+help on a CPU.
 """
 
 
-class Painter(nn.Module):
-    """The two networks that learn together, and the noise schedule they learn by."""
+class TextToImage(nn.Module):
+    """U-Net and text encoder that are trained together, with their noise schedule."""
 
-    def __init__(self, words: CLIPTokenizer, channels: tuple[int, ...] = CHANNELS):
+    def __init__(self, tokenizer: CLIPTokenizer, channels: tuple[int, ...] = CHANNELS):
         super().__init__()
         self.unet = UNet2DConditionModel(
-            sample_size=SIZE // 4, block_out_channels=channels, cross_attention_dim=WIDTH, attention_head_dim=HEADS,
-            norm_num_groups=16,
+            sample_size=SIZE // 4, block_out_channels=channels, cross_attention_dim=TEXT_WIDTH,
+            attention_head_dim=HEADS, norm_num_groups=16,
         )  # fmt: skip
         self.text = CLIPTextModel(
             CLIPTextConfig(
-                vocab_size=len(words), hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=2,
-                num_attention_heads=4, max_position_embeddings=TOKENS, bos_token_id=words.bos_token_id,
-                eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id,
+                vocab_size=len(tokenizer), hidden_size=TEXT_WIDTH, intermediate_size=4 * TEXT_WIDTH,
+                num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=MAX_TOKENS,
+                bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
             )
         )  # fmt: skip
-        # Stable Diffusion's; the published 1.5 and 2.1 have the same
+        # The schedule of Stable Diffusion 1.5 and 2.1.
         self.schedule = DDPMScheduler(
             beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, clip_sample=False
         )
@@ -70,49 +72,53 @@ class Painter(nn.Module):
         t: Int[Tensor, " b"],
         tokens: Int[Tensor, "b l"],
     ) -> Float[Tensor, " b"]:
-        """The weighted denoising error of each latent."""
+        """Return the weighted denoising error of each latent."""
         noisy = self.schedule.add_noise(z, noise, t)
         predicted = self.unet(noisy, t, self.text(tokens).last_hidden_state, return_dict=False)[0]
         snr = compute_snr(self.schedule, t)
-        return F.mse_loss(predicted, noise, reduction="none").mean((1, 2, 3)) * snr.clamp(max=GAMMA) / snr
+        return F.mse_loss(predicted, noise, reduction="none").mean((1, 2, 3)) * snr.clamp(max=SNR_GAMMA) / snr
 
 
-def vocabulary(folder: Path, captions: list[list[str]]) -> CLIPTokenizer:
-    """The tokenizer kept in a folder, made of these captions if there is none.
+def load_or_build_tokenizer(directory: Path, captions: list[list[str]]) -> CLIPTokenizer:
+    """Return the tokenizer of a directory, built from the captions and saved there if it does not exist.
 
-    Two makings number single letters differently, and a training that goes on needs the numbers it began with.
+    Two builds number single letters differently, and a resumed training needs the numbers that it began with.
     """
-    if not folder.is_dir():
-        tokenizer(captions).save_pretrained(folder)
-    return CLIPTokenizer.from_pretrained(folder)
+    if not directory.is_dir():
+        build_tokenizer(captions).save_pretrained(directory)
+    return CLIPTokenizer.from_pretrained(directory)
 
 
-def tokenizer(captions: list[list[str]]) -> CLIPTokenizer:
-    """CLIP's kind, whose words are those of the captions; any other text it spells, byte by byte."""
+def build_tokenizer(captions: list[list[str]]) -> CLIPTokenizer:
+    """Return a tokenizer of CLIP's type with the words of the captions; other words are split into bytes."""
     letters = sorted(ByteLevel.alphabet())
     alphabet = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    spelling = CLIPTokenizer(vocab={word: i for i, word in enumerate(alphabet)}, merges=[], model_max_length=TOKENS)
-    # these letters end in every byte that a word can end in, so that none of them is unknown later
-    alone = " ".join(map(chr, range(33, 0x180)))
-    return spelling.train_new_from_iterator([alone, *(c for each in captions for c in each)], vocab_size=1024)
+    speller = CLIPTokenizer(vocab={word: i for i, word in enumerate(alphabet)}, merges=[], model_max_length=MAX_TOKENS)
+    # These letters cover every byte that a word can end in, so that none of them is unknown later.
+    single_letters = " ".join(map(chr, range(33, 0x180)))
+    texts = [single_letters, *(caption for group in captions for caption in group)]
+    return speller.train_new_from_iterator(texts, vocab_size=1024)
 
 
-def tokenized(words: CLIPTokenizer, captions: list[list[str]]) -> Int[Tensor, "n captions l"]:
-    """Every caption of every image."""
-    flat = [caption for each in captions for caption in each]
-    ids = words(flat, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt").input_ids
-    return ids.view(len(captions), -1, TOKENS)
+def tokenize(tokenizer: CLIPTokenizer, captions: list[list[str]]) -> Int[Tensor, "n captions l"]:
+    """Return the token ids of every caption of every image."""
+    flat = [caption for group in captions for caption in group]
+    ids = tokenizer(flat, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
+    return ids.view(len(captions), -1, MAX_TOKENS)
 
 
-def latents(work: Path, vae: AutoencoderKL, split: str, count: int) -> tuple[Tensor, Tensor, list[list[str]]]:
-    """Mean and deviation of every image's latents, scaled; encoded once for one autoencoder."""
-    scenes = drawn(work, split, count, SIZE)
+def encode_dataset(work: Path, vae: AutoencoderKL, split: str, count: int) -> tuple[Tensor, Tensor, list[list[str]]]:
+    """Return mean and standard deviation of every image's scaled latents, and the captions.
+
+    The latents are stored in `work`, by the hash of the autoencoder.
+    """
+    scenes = render_dataset(work, split, count, SIZE)
     digest = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in vae.parameters())).hexdigest()[:8]
     file = work / f"latents-{split}-{count}-{digest}.pt"
     if not file.exists():
         print(f"encoding {count} scenes of {split}", flush=True)
-        with beside(file) as draft:
-            torch.save(encoded(vae, scenes.image), draft)
+        with atomic_path(file) as path:
+            torch.save(encode_images(vae, scenes.image), path)
     mean, std = torch.load(file, weights_only=True)
     return mean.float() * vae.config.scaling_factor, std.float() * vae.config.scaling_factor, scenes.captions
 
@@ -121,72 +127,77 @@ def train(
     out: Path, work: Path, steps: int = 20_000, batch: int = 32, minutes: float = math.inf, seed: int = 0,
     images: int = 16_384, held_out: int = 512, rate: float = 1e-3,
 ) -> dict:  # fmt: skip
-    """Encodes, trains, measures and saves a whole pipeline to out; the autoencoder must be there already."""
+    """Train, evaluate and save a pipeline to out, which must hold the autoencoder. Return the rows of the card."""
     if not (out / "vae").is_dir():
-        raise WeightsMissing(f"recipe unet: {out / 'vae'} is not there; run the recipe vae with the same out= first.")
+        raise WeightsMissing(f"recipe unet: {out / 'vae'} does not exist; run the recipe vae with the same out= first.")
     vae = AutoencoderKL.from_pretrained(out / "vae").eval()
-    mean, std, captions = latents(work, vae, "train", images)
-    words = vocabulary(work / f"unet-{seed}-words", captions)
-    tokens, empty = tokenized(words, captions), tokenized(words, [[""]])[0, 0]
+    mean, std, captions = encode_dataset(work, vae, "train", images)
+    tokenizer = load_or_build_tokenizer(work / f"unet-{seed}-words", captions)
+    tokens, empty = tokenize(tokenizer, captions), tokenize(tokenizer, [[""]])[0, 0]
     torch.manual_seed(seed)
-    painter = Painter(words).to(memory_format=torch.channels_last)
-    course = Course(work / f"unet-{seed}.pt", steps, batch, rate, minutes, seed)
+    model = TextToImage(tokenizer).to(memory_format=torch.channels_last)
+    training = ResumableTraining(work / f"unet-{seed}.pt", steps, batch, rate, minutes, seed)
 
-    def loss() -> Tensor:
-        some = torch.randint(images, (batch,))
-        z = mean[some] + std[some] * torch.randn_like(mean[some])
-        said = tokens[some, torch.randint(tokens.shape[1], (batch,))]
-        said = torch.where(torch.rand(batch, 1) < DROPPED, empty, said)
-        parts = (z, torch.randn_like(z), torch.randint(1000, (batch,)), said)
-        return painter(*(part.to(DEVICE) for part in parts)).mean()
+    def batch_loss() -> Tensor:
+        index = torch.randint(images, (batch,))
+        z = mean[index] + std[index] * torch.randn_like(mean[index])
+        prompt = tokens[index, torch.randint(tokens.shape[1], (batch,))]
+        prompt = torch.where(torch.rand(batch, 1) < CAPTION_DROPOUT, empty, prompt)
+        inputs = (z, torch.randn_like(z), torch.randint(1000, (batch,)), prompt)
+        return model(*(tensor.to(DEVICE) for tensor in inputs)).mean()
 
-    figures = course.train(painter, loss)
+    metrics = training.run(model, batch_loss)
     for split in ("val", "test"):
-        figures[f"loss, {split} seeds"] = round(error(painter, words, *latents(work, vae, split, held_out)), 4)
-    save(out, painter, words, vae)
-    figures |= on_held_out(lambda split: measure(out, work, split, held_out))
-    recipe = f"unet {steps=} {batch=} {minutes=} {seed=} {images=} {rate=}"
-    card(out, __doc__, recipe, [painter.unet, painter.text], figures, LEARNT)
-    return figures
+        loss = held_out_loss(model, tokenizer, *encode_dataset(work, vae, split, held_out))
+        metrics[f"loss, {split} seeds"] = round(loss, 4)
+    save_pipeline(out, model, tokenizer, vae)
+    metrics |= evaluate_held_out(lambda split: evaluate(out, work, split, held_out))
+    command = f"unet {steps=} {batch=} {minutes=} {seed=} {images=} {rate=}"
+    write_card(out, __doc__, command, [model.unet, model.text], metrics, TRAINING_NOTES)
+    return metrics
 
 
-def measure(folder: Path, work: Path, split: str = "test", count: int = 512) -> dict[str, float]:
-    """What the features know of the classes, and how many questions about a caption its sample answers rightly."""
-    return probe.measure("sd", work, split, str(folder), count) | obeyed(folder, work, split, count)
+def evaluate(directory: Path, work: Path, split: str = "test", count: int = 512) -> dict[str, float]:
+    """Return the probe of the U-Net's features, and the accuracy of answers to questions about samples."""
+    probe = linear_probe.evaluate("sd", work, split, str(directory), count)
+    return probe | sample_accuracy(directory, work, split, count)
 
 
-def obeyed(folder: Path, work: Path, split: str, count: int) -> dict[str, float]:
-    """The share of right answers about samples of first captions, in all and by the kind of question."""
-    scenes, painted = drawn(work, split, count, SIZE), min(count, PAINTED)
-    diffusion = ControlledDiffusion(load(str(folder), "tiny"), channels=1)
-    answerer = Answerer(SCENES / "vqa")
-    right: dict[str, list[bool]] = {}
-    for first in range(0, painted, 32):
-        some = range(first, min(first + 32, painted))
-        captions = [scenes.captions[i][0] for i in some]
-        shown = diffusion.sample(captions, None, list(some), (SIZE, SIZE), "dpm", 15, GUIDANCE)
-        asked = [questions(scenes.graphs[i]) for i in some]
-        for about, answers in zip(asked, answerer.answer(shown, asked), strict=True):
-            for question, said in zip(about, answers, strict=True):
-                right.setdefault(question.kind, []).append(said == question.answer)
-    means = {kind: sum(hits) / len(hits) for kind, hits in sorted(right.items())}
-    share = sum(means.values()) / len(means)
-    return {"answers right of samples": share} | {f"of {kind}": value for kind, value in means.items()}
+def sample_accuracy(directory: Path, work: Path, split: str, count: int) -> dict[str, float]:
+    """Return the share of right answers about samples of first captions: the mean over kinds, and each kind."""
+    scenes, count = render_dataset(work, split, count, SIZE), min(count, MAX_SAMPLES)
+    generator = ControlNet(base=load(str(directory), "tiny"), channels=1)
+    vqa = MultipleChoiceVQA(SCENES_WEIGHTS / "vqa")
+    correct: dict[str, list[bool]] = {}
+    for first in range(0, count, 32):
+        index = range(first, min(first + 32, count))
+        captions = [scenes.captions[i][0] for i in index]
+        generated = generator.sample(captions, None, list(index), (SIZE, SIZE), "dpm", 15, GUIDANCE)
+        questions = [compose_questions(scenes.graphs[i]) for i in index]
+        for image_questions, answers in zip(questions, vqa.answer(generated, questions), strict=True):
+            for question, answer in zip(image_questions, answers, strict=True):
+                correct.setdefault(question.kind, []).append(answer == question.answer)
+    accuracy = {kind: sum(hits) / len(hits) for kind, hits in sorted(correct.items())}
+    name = "VQA accuracy of samples"
+    mean = sum(accuracy.values()) / len(accuracy)
+    return {name: mean} | {f"{name}, {kind}": value for kind, value in accuracy.items()}
 
 
 @torch.no_grad()
-def error(painter: Painter, words: CLIPTokenizer, mean: Tensor, _: Tensor, captions: list[list[str]]) -> float:
-    """The training loss on other scenes: their first captions, timesteps spread evenly, one fixed draw of noise."""
+def held_out_loss(
+    model: TextToImage, tokenizer: CLIPTokenizer, mean: Tensor, _: Tensor, captions: list[list[str]]
+) -> float:
+    """Return the training loss on other scenes: first captions, evenly spaced timesteps, fixed noise."""
     torch.manual_seed(0)
     t = torch.linspace(0, 999, len(mean)).long()
-    tokens = tokenized(words, captions)[:, 0]
-    parts = zip(*(x.split(64) for x in (mean, torch.randn_like(mean), t, tokens)), strict=True)
-    return torch.cat([painter(*part) for part in parts]).mean().item()
+    tokens = tokenize(tokenizer, captions)[:, 0]
+    batches = zip(*(x.split(64) for x in (mean, torch.randn_like(mean), t, tokens)), strict=True)
+    return torch.cat([model(*batch) for batch in batches]).mean().item()
 
 
-def save(out: Path, painter: Painter, words: CLIPTokenizer, vae: AutoencoderKL) -> None:
-    """An ordinary diffusers folder in half precision."""
+def save_pipeline(out: Path, model: TextToImage, tokenizer: CLIPTokenizer, vae: AutoencoderKL) -> None:
+    """Write a diffusers pipeline in half precision."""
     StableDiffusionPipeline(
-        vae.half(), painter.text.half(), words, painter.unet.half(), painter.schedule, None, None,
+        vae.half(), model.text.half(), tokenizer, model.unet.half(), model.schedule, None, None,
         requires_safety_checker=False,
     ).save_pretrained(out)  # fmt: skip

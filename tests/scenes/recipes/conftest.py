@@ -1,10 +1,10 @@
-"""The probe is taught on as few scenes as the recipes draw in tests."""
+"""Linear probes fitted on as few scenes as the recipes render in tests."""
 
 import pytest
 
 
 @pytest.fixture(scope="session", autouse=True)
-def few():
+def small_train_set():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lumen.scenes.recipes.linear_probe.SEEN", 8)
+        patch.setattr("lumen.scenes.recipes.linear_probe.NUM_TRAIN_SCENES", 8)
         yield
