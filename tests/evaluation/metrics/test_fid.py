@@ -23,7 +23,7 @@ from lumen.evaluation.metrics.fid import FrechetDistance, frechet_distance
 from lumen.evaluation.metrics.kid import KernelDistance
 from lumen.features.pretrained import SCENES_WEIGHTS
 from lumen.runs.build import build_data, build_metrics
-from lumen.scenes.recipes.features import network_of, seen
+from lumen.scenes.recipes.features import extract_features, load_network
 
 PUBLISHED = "weights-inception-2015-12-05-6726825d.pth"
 BOTH = pytest.mark.parametrize("metric", [FrechetDistance, KernelDistance])
@@ -117,7 +117,7 @@ def test_distance_of_another_network_has_its_own_key(name, tmp_path):
     metric = built([f"metrics=[{name}]", "measure.images=256"])[name]
     assert metric.key == f"{name}-scenes"
     image, signed = random_images(3, 64)
-    expected, _ = seen(network_of(SCENES_WEIGHTS / "features"), image.permute(0, 2, 3, 1).numpy())
+    expected, _ = extract_features(load_network(SCENES_WEIGHTS / "features"), image.permute(0, 2, 3, 1).numpy())
     assert np.allclose(metric.evaluator(signed), expected, atol=1e-5)
     assert key_suffix(str(tmp_path / "my net, v1")) == "-my_net__v1" and key_suffix("org/model") == "-model"
 
