@@ -59,8 +59,7 @@ def format_cache(record: dict[str, Any]) -> str:
     kinds, reason = record.get("cached") or [], record.get("reason")
     if not kinds:
         return f"nothing cached: {reason}" if reason else ""
-    views = f" in {record['views']} views" if record.get("views", 1) > 1 else ""
-    text = f"cached {' and '.join(kinds)} of {record.get('images', 0)} images{views}"
+    text = f"cached {' and '.join(kinds)} of {record.get('images', 0)} images"
     if record.get("seconds"):
         text += f" in {format_duration(record['seconds'])}"
     if (saved := record.get("saved_seconds")) is not None:

@@ -8,7 +8,7 @@ import pytest
 from lumen.sweeps.progress import format_cache, format_duration
 from lumen.sweeps.trial import Trial
 
-RECORD = {"cached": ["latents"], "images": 6, "views": 1, "seconds": 0.0, "saved_seconds": 47.4, "reason": None}
+RECORD = {"cached": ["latents"], "images": 6, "views": None, "seconds": 0.0, "saved_seconds": 47.4, "reason": None}
 
 
 @pytest.mark.parametrize(
@@ -16,10 +16,7 @@ RECORD = {"cached": ["latents"], "images": 6, "views": 1, "seconds": 0.0, "saved
     [
         ({}, "cached latents of 6 images, saved about 47 s"),
         ({"seconds": 600.0}, "cached latents of 6 images in 10 min, saved about 47 s"),
-        (
-            {"cached": ["latents", "layouts"], "views": 2},
-            "cached latents and layouts of 6 images in 2 views, saved about 47 s",
-        ),
+        ({"cached": ["latents", "layouts"]}, "cached latents and layouts of 6 images, saved about 47 s"),
         ({"saved_seconds": -2.0}, "cached latents of 6 images, saved about 0 s"),
         ({"reason": "no room for layouts"}, "cached latents of 6 images, saved about 47 s (no room for layouts)"),
         ({"cached": [], "reason": "one epoch"}, "nothing cached: one epoch"),

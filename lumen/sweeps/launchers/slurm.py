@@ -71,10 +71,15 @@ def slurm(
         raise Mistake(f"SLURM refuses the jobs: {' '.join(str(error).split())}") from None
     for trial in trials:
         trial.state = "submitted"
-    number = jobs[0].job_id.partition("_")[0]
-    print(
-        f"job {number}: {len(trials)} runs; `squeue -j {number}` lists them, `scancel {number}` stops them.\n"
-        f"Each run writes log.txt in its run directory; {jobs[0].paths.folder.parent}/{number}* tell why one failed.\n"
+    print(_next_steps(jobs[0], len(trials), table))
+
+
+def _next_steps(job: Any, count: int, table: Table) -> str:
+    """Return a message about the array that a job belongs to, and the commands to follow it."""
+    number = job.job_id.partition("_")[0]
+    return (
+        f"job {number}: {count} runs; `squeue -j {number}` lists them, `scancel {number}` stops them.\n"
+        f"Each run writes log.txt in its run directory; {job.paths.folder.parent}/{number}* tell why one failed.\n"
         f"`{table.command.replace('lumen ablate', 'lumen table', 1)}` prints the finished rows; repeat this command to "
         "submit the others again."
     )

@@ -131,7 +131,7 @@ def _provenance(table: Table) -> Iterator[dict[str, Any]]:
                 if (directory / "provenance.json").exists():
                     facts = _facts(json.loads((directory / "provenance.json").read_text()))
                     verb = facts["command"].split()[1]  # train or eval
-                    facts |= {"folder": str(directory)}
+                    facts |= {"directory": str(directory)}
                     yield {"name": f"{row.name}, seed {seed}: lumen {verb}", "facts": facts}
 
 

@@ -76,7 +76,7 @@ def test_cache_savings_of_each_trial_are_printed(quick, table, capsys):
     run(table, [quick("a", "1", "cache"), quick("b", "finish")])
     output = capsys.readouterr().out
     (line,) = [line for line in output.splitlines() if "a: done" in line]
-    assert "latents and layouts of 6 images in 2 views in 3 s, saved about 47 s" in line
+    assert "latents and layouts of 12 images in 3 s, saved about 47 s" in line
     assert output.endswith("b: done\n")
 
 
