@@ -1,1 +1,1 @@
-"""Where time goes, measured beside nothing but itself or a peer in the same process; never part of the tests."""
+"""Benchmarks: where time goes, measured beside a peer in the same process; never part of the tests."""

@@ -1,7 +1,7 @@
-"""Rows: something of ours timed beside a peer's in one process. python -m benchmarks [row ...], all without a name.
+"""Benchmarks beside a peer in one process: python -m benchmarks [row ...]; without names all rows.
 
---peer PATH times a user's own train_controlnet.py of diffusers in the place of the peer that is written out here, where
-a row has one; `python -m benchmarks readme` puts the table of the results into the README.
+--peer PATH times a user's own copy of diffusers' train_controlnet.py instead of the peer that is written out here, for
+rows that support it. `python -m benchmarks readme` writes the table of results into docs/performance.md.
 """
 
 import os
@@ -16,35 +16,36 @@ from pathlib import Path
 import torch
 
 from benchmarks import _table
-from benchmarks._rows import keep, measured, rows
+from benchmarks._rows import load_rows, measure, save_result
 from lumen.core.errors import Mistake
 
 
-def main(words: list[str]) -> int:
-    if words == ["readme"]:
-        _table.write()
+def main(arguments: list[str]) -> int:
+    """Time rows, store and print their results, and return 1 if one fails."""
+    if arguments == ["readme"]:
+        _table.write_section()
         return 0
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     parser.add_argument("rows", nargs="*")
     parser.add_argument("--peer", type=Path)
-    asked = parser.parse_args(words)
-    if asked.peer and not asked.peer.is_file():
-        parser.error(f"there is no {asked.peer}; --peer takes diffusers' examples/controlnet/train_controlnet.py.")
-    known = {name: row for name, row in rows().items() if asked.peer is None or hasattr(row, "script")}
-    failed = []
-    if unknown := set(asked.rows) - known.keys():
-        kind = "row with a script" if asked.peer else "row"
-        print(f"no {kind} is called '{unknown.pop()}'; there are: {', '.join(known)}.", file=sys.stderr)
+    options = parser.parse_args(arguments)
+    if options.peer and not options.peer.is_file():
+        parser.error(f"there is no {options.peer}; --peer takes diffusers' examples/controlnet/train_controlnet.py.")
+    rows = {name: row for name, row in load_rows().items() if options.peer is None or hasattr(row, "script")}
+    if unknown := set(options.rows) - rows.keys():
+        kind = "row with a script" if options.peer else "row"
+        print(f"no {kind} is called '{unknown.pop()}'; available: {', '.join(rows)}.", file=sys.stderr)
         return 2
     torch.set_num_threads(1)
+    failed = []
     print(_table.HEAD)
-    for name in asked.rows or known:
-        found = measured(known[name], asked.peer)
-        keep(name if asked.peer is None else f"{name}_script", found)
-        print(_table.line(name, found), flush=True)
-        failed += [] if found["passed"] else [name]
+    for name in options.rows or rows:
+        result = measure(rows[name], options.peer)
+        save_result(name if options.peer is None else f"{name}_script", result)
+        print(_table.format_row(name, result), flush=True)
+        failed += [] if result["passed"] else [name]
     if failed:
-        print(f"results differ by too much, or operations were not saved, in: {', '.join(failed)}.", file=sys.stderr)
+        print(f"results differ by too much, or too few operations are saved, in: {', '.join(failed)}.", file=sys.stderr)
     return 1 if failed else 0
 
 

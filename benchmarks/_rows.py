@@ -1,4 +1,4 @@
-"""What a row is, how it is timed, and where its figures are kept."""
+"""Rows of the benchmark table: discovery, comparison, timing, stored results."""
 
 import cProfile
 import json
@@ -23,103 +23,115 @@ from torch.utils.flop_counter import FlopCounterMode
 from lumen.core.files import write_json
 
 HERE = Path(__file__).parent
-SHOWN = 4  # functions of a profile
+PROFILE_LENGTH = 4  # functions
 
 
-def rows() -> dict[str, ModuleType]:
-    """Every file here that has a peer, by name.
+def load_rows() -> dict[str, ModuleType]:
+    """Return the rows by name: the modules of this package that have a peer.
 
-    It has PEER (in words), LIBRARIES (whose versions matter), ROUNDS, APART (how far the results may be apart, as a
-    share; 0 is bit by bit), TARGET (how many times faster it should be; never a condition), FLOPS where the operations
-    are counted (how many times fewer it must be), and `inputs(small=False)`, `peer` and `ours` of them, which give a
-    number, a tensor or several. Where both are approximations, `exact` of the inputs gives what they are compared with,
-    and `apart(result, exact)` may say how. Where a script of the peer's is to be had, `script` of its path and the
-    inputs gives the seconds that it takes instead. MISSED says why a target is missed, should it be.
+    A row has these constants:
+
+    - PEER: description of the peer.
+    - LIBRARIES: packages whose versions are recorded.
+    - ROUNDS: repetitions.
+    - TOLERANCE: largest relative difference of the results; 0 means bit by bit.
+    - TARGET_SPEEDUP: desired speed-up, which is never a condition.
+    - MIN_FLOP_RATIO (optional): least ratio of the peer's operations to ours.
+    - BOTTLENECK (optional): reason why the target is missed.
+
+    It has these functions:
+
+    - `inputs(small=False)`: arguments of `peer` and `ours`, which return a number, a tensor or several.
+    - `exact` (optional): result that both approximate.
+    - `difference(result, exact)` (optional): instead of the relative difference.
+    - `script(path, *inputs)` (optional): seconds that the peer's own script takes.
     """
     names = [m.name for m in iter_modules([str(HERE)]) if not m.name.startswith("_")]
-    found = {name: import_module(f"benchmarks.{name}") for name in names}
-    return {name: module for name, module in found.items() if hasattr(module, "peer")}
+    modules = {name: import_module(f"benchmarks.{name}") for name in names}
+    return {name: module for name, module in modules.items() if hasattr(module, "peer")}
 
 
-def apart(one: Any, other: Any) -> float:
-    """The largest difference as a share of the largest value, of numbers, tensors or several of them."""
-    if isinstance(one, Sequence):
-        return max(apart(*pair) for pair in zip(one, other, strict=True))
-    one, other = (torch.as_tensor(each).detach().double() for each in (one, other))
-    return float((one - other).abs().max() / other.abs().max().clamp(min=1e-300))
+def relative_difference(a: Any, b: Any) -> float:
+    """Return the largest difference of numbers, tensors or several of them, as a share of the largest value of `b`."""
+    if isinstance(a, Sequence):
+        return max(relative_difference(*pair) for pair in zip(a, b, strict=True))
+    a, b = (torch.as_tensor(x).detach().double() for x in (a, b))
+    return float((a - b).abs().max() / b.abs().max().clamp(min=1e-300))
 
 
-def compared(row: ModuleType, inputs: tuple) -> dict[str, Any]:
-    """How far the results are apart, and how many times fewer operations ours takes, with `passed` of both."""
+def compare(row: ModuleType, inputs: tuple) -> dict[str, Any]:
+    """Return the difference of the results, the ratio of operations, and whether both are as required."""
     results, operations = {}, {}
-    for who in ("peer", "ours"):
+    for side in ("peer", "ours"):
         with FlopCounterMode(display=False) as counter:
-            results[who] = getattr(row, who)(*inputs)
-        operations[who] = counter.get_total_flops()
-    measure, exact = getattr(row, "apart", apart), getattr(row, "exact", lambda *_: results["peer"])(*inputs)
-    found = {"relative_difference": measure(results["ours"], exact), "allowed_difference": row.APART}
-    passed = found["relative_difference"] <= row.APART
+            results[side] = getattr(row, side)(*inputs)
+        operations[side] = counter.get_total_flops()
+    difference = getattr(row, "difference", relative_difference)
+    exact = getattr(row, "exact", lambda *_: results["peer"])(*inputs)
+    comparison = {"relative_difference": difference(results["ours"], exact), "allowed_difference": row.TOLERANCE}
+    passed = comparison["relative_difference"] <= row.TOLERANCE
     if hasattr(row, "exact"):
-        found["relative_difference_of_peer"] = measure(results["peer"], exact)
-    if hasattr(row, "FLOPS"):
-        found["times_fewer_flops"] = operations["peer"] / operations["ours"]
-        found["least_times_fewer_flops"] = row.FLOPS
-        passed = passed and found["times_fewer_flops"] >= row.FLOPS
-    return found | {"passed": passed}
+        comparison["relative_difference_of_peer"] = difference(results["peer"], exact)
+    if hasattr(row, "MIN_FLOP_RATIO"):
+        comparison["times_fewer_flops"] = operations["peer"] / operations["ours"]
+        comparison["least_times_fewer_flops"] = row.MIN_FLOP_RATIO
+        passed = passed and comparison["times_fewer_flops"] >= row.MIN_FLOP_RATIO
+    return comparison | {"passed": passed}
 
 
-def measured(row: ModuleType, script: Path | None = None) -> dict[str, Any]:
-    """compared(), the median CPU seconds of both in turn, and where it misses its target a profile of ours.
+def measure(row: ModuleType, script: Path | None = None) -> dict[str, Any]:
+    """Return the comparison and the median CPU seconds of both sides, and a profile of ours if the target is missed.
 
     Args:
-        script: the peer's own, timed in its place.
+        script: The peer's own script, timed instead of `peer`.
     """
-    inputs, spent = row.inputs(), {"peer": [], "ours": []}
-    found = compared(row, inputs)  # which warms up
+    inputs, times = row.inputs(), {"peer": [], "ours": []}
+    result = compare(row, inputs)  # warms up too
     for _ in range(row.ROUNDS):
-        for who in spent:
+        for side in times:
             start = time.process_time()
-            getattr(row, who)(*inputs)
-            spent[who].append(time.process_time() - start)
-    seconds = {who: median(times) for who, times in spent.items()}
+            getattr(row, side)(*inputs)
+            times[side].append(time.process_time() - start)
+    seconds = {side: median(values) for side, values in times.items()}
     if script:
         seconds["peer"] = row.script(script, *inputs)
-    faster = seconds["peer"] / seconds["ours"]
-    if faster < row.TARGET:
-        found["profile"] = profile(row.ours, inputs)
-    return found | {
+    speedup = seconds["peer"] / seconds["ours"]
+    if speedup < row.TARGET_SPEEDUP:
+        result["profile"] = profile(row.ours, inputs)
+    return result | {
         "what": row.__doc__.partition("\n")[0],
         "peer": f"{script.name}, the script itself" if script else row.PEER,
         "cpu_seconds": seconds,
-        "times_faster": faster,
-        "target": row.TARGET,
+        "times_faster": speedup,
+        "target": row.TARGET_SPEEDUP,
         "rounds": row.ROUNDS,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in row.LIBRARIES},
         "date": date.today().isoformat(),
     }
 
 
-def profile(work: Callable[..., Any], inputs: tuple) -> dict[str, float]:
-    """What share of its time is spent in which functions themselves, those with most of it."""
+def profile(function: Callable[..., Any], inputs: tuple) -> dict[str, float]:
+    """Return the functions with the largest shares of the time, without the time of functions that they call."""
     profiler = cProfile.Profile()
-    profiler.runcall(work, *inputs)
-    own = Counter()
+    profiler.runcall(function, *inputs)
+    own_seconds = Counter()
     for (file, _, name), (_, _, seconds, _, _) in pstats.Stats(profiler).stats.items():
         builtin = re.match(r"<(?:built-in )?method '?(?:\w+\.)*(\w+)", name)
-        own[builtin[1] if builtin else f"{Path(file).stem}.{name}"] += seconds
-    return {name: seconds / own.total() for name, seconds in own.most_common(SHOWN)}
+        own_seconds[builtin[1] if builtin else f"{Path(file).stem}.{name}"] += seconds
+    total = own_seconds.total()
+    return {name: seconds / total for name, seconds in own_seconds.most_common(PROFILE_LENGTH)}
 
 
-def device() -> str:
-    """The processor's name."""
+def processor_name() -> str:
+    """Return the name of the CPU."""
     cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    return found[1] if found else platform.processor() or platform.machine()
+    match = re.search(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return match[1] if match else platform.processor() or platform.machine()
 
 
-def keep(name: str, figures: dict[str, Any]) -> None:
-    """Writes the figures of a row into the file of this device, beside those of other rows."""
-    path = HERE / "results" / f"{re.sub(r'[^A-Za-z0-9.]+', '-', device()).strip('-')}.json"
-    kept = json.loads(path.read_text()) if path.exists() else {"device": device(), "rows": {}}
-    kept["rows"][name] = figures
-    write_json(path, kept)
+def save_result(name: str, result: dict[str, Any]) -> None:
+    """Write the result of a row into the file of this CPU, beside those of other rows."""
+    path = HERE / "results" / f"{re.sub(r'[^A-Za-z0-9.]+', '-', processor_name()).strip('-')}.json"
+    content = json.loads(path.read_text()) if path.exists() else {"device": processor_name(), "rows": {}}
+    content["rows"][name] = result
+    write_json(path, content)

@@ -1,67 +1,68 @@
-"""The table of results, as it is printed and as it stands in the README."""
+"""Table of results, as printed and as a section of docs/performance.md."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks._rows import rows
+from benchmarks._rows import load_rows
 
 HEAD = """\
 | row | peer | peer, CPU s | ours, CPU s | times faster | target | FLOPs | difference |
 |---|---|---|---|---|---|---|---|"""
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 RESULTS = Path(__file__).parent / "results"
 BEGIN, END = "<!-- benchmarks: python -m benchmarks readme -->", "<!-- end of benchmarks -->"
 
 
-def line(name: str, figures: dict[str, Any]) -> str:
-    """A row of the table."""
-    seconds, fewer = figures["cpu_seconds"], figures.get("times_fewer_flops")
-    difference = f"{figures['relative_difference']:.0e}" if figures["relative_difference"] else "none"
-    if (peer := figures.get("relative_difference_of_peer")) is not None:
+def format_row(name: str, result: dict[str, Any]) -> str:
+    """Return a row of the table."""
+    seconds, flop_ratio = result["cpu_seconds"], result.get("times_fewer_flops")
+    difference = f"{result['relative_difference']:.0e}" if result["relative_difference"] else "none"
+    if (peer := result.get("relative_difference_of_peer")) is not None:
         difference += f" (peer {peer:.0e})"
     cells = [
         f"`{name}`",
-        figures["peer"],
+        result["peer"],
         f"{seconds['peer']:.3g}",
         f"{seconds['ours']:.3g}",
-        f"**{figures['times_faster']:.3g}**",
-        f"{figures['target']:g}",
-        f"÷ {fewer:.3g}" if fewer else "",
-        difference if figures["passed"] else f"{difference}: FAILED",
+        f"**{result['times_faster']:.3g}**",
+        f"{result['target']:g}",
+        f"÷ {flop_ratio:.3g}" if flop_ratio else "",
+        difference if result["passed"] else f"{difference}: FAILED",
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def section() -> str:
-    """What stands between the two marks of the README: a table per device, and what each row times."""
+def format_section() -> str:
+    """Return the section between the two markers: a table per device, and a description of each row."""
     parts = []
     for path in sorted(RESULTS.glob("*.json")):
-        kept = json.loads(path.read_text())
-        every = sorted(kept["rows"].items())
-        lines = [line(name, figures) for name, figures in every]
-        days = sorted({figures["date"] for figures in kept["rows"].values()})
-        when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
-        what = [f"- `{name}`: {figures['what']}{_missed(name, figures)}" for name, figures in every]
-        parts.append("\n".join([f"{kept['device']}, one thread, {when}:", "", HEAD, *lines, "", *what]))
+        content = json.loads(path.read_text())
+        rows = sorted(content["rows"].items())
+        dates = sorted({result["date"] for _, result in rows})
+        period = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+        table = [format_row(name, result) for name, result in rows]
+        descriptions = [f"- `{name}`: {result['what']}{_explain_missed_target(name, result)}" for name, result in rows]
+        parts.append("\n".join([f"{content['device']}, one thread, {period}:", "", HEAD, *table, "", *descriptions]))
     return "\n\n".join(parts)
 
 
-def _missed(name: str, figures: dict[str, Any]) -> str:
-    """Why a row does not reach its target, and where its time goes."""
-    if "profile" not in figures:
+def _explain_missed_target(name: str, result: dict[str, Any]) -> str:
+    """Return why a row misses its target, and its profile."""
+    if "profile" not in result:
         return ""
-    spent = sorted(figures["profile"].items(), key=lambda part: -part[1])
-    times = ", ".join(f"`{function}` {share:.0%}" for function, share in spent)
-    return f" Missed: {getattr(rows()[name.removesuffix('_script')], 'MISSED', 'by little')} (its time: {times})."
+    shares = sorted(result["profile"].items(), key=lambda item: -item[1])
+    times = ", ".join(f"`{function}` {share:.0%}" for function, share in shares)
+    reason = getattr(load_rows()[name.removesuffix("_script")], "BOTTLENECK", "by little")
+    return f" Target missed: {reason} (profile: {times})."
 
 
-def inside(text: str) -> str:
-    """What a README has between the two marks."""
+def extract_section(text: str) -> str:
+    """Return the text of a page between the two markers."""
     return text.partition(BEGIN)[2].partition(END)[0].strip()
 
 
-def write() -> None:
-    """Puts the table of the results into the README."""
-    before, _, rest = README.read_text().partition(BEGIN)
-    README.write_text(f"{before}{BEGIN}\n\n{section()}\n\n{END}{rest.partition(END)[2]}")
+def write_section() -> None:
+    """Replace the section of the page."""
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    PAGE.write_text(f"{before}{BEGIN}\n\n{format_section()}\n\n{END}{rest.partition(END)[2]}")

@@ -1,4 +1,4 @@
-"""How time and memory grow with what is asked for, on the small models of `scenes`: python -m benchmarks.growth"""
+"""Growth of time and memory with the size of a task, on the small models of `scenes`: python -m benchmarks.growth."""
 
 import os
 
@@ -20,76 +20,83 @@ from matplotlib.figure import Figure
 from lumen.config.experiment import load
 from lumen.core.files import write_json
 from lumen.core.interfaces import Batch
-from lumen.evaluation.scores import Samples, save_samples
-from lumen.runs.build import build_data, build_module
-from lumen.sweeps.reports.plots import image
+from lumen.evaluation.scores import PerImageScores, save_scores
+from lumen.runs.build import build_task
+from lumen.runs.data import build_data
+from lumen.sweeps.reports.plots import to_image
 from lumen.sweeps.results import collect
 from lumen.sweeps.table import Row, Table
 
-PLACE = Path(__file__).parent / "results" / "growth.png"
+OUTPUT = Path(__file__).parent / "results" / "growth.png"
 ROUNDS = 2
-IMAGES = 8  # of a batch, unless it is the batch that grows
+BATCH_SIZE = 8  # unless the batch grows
 
-Work = Iterator[None]  # a generator: up to its first yield it prepares, then each step is a round
+Work = Iterator[None]  # a generator: preparation up to the first yield, then one round per step
 
 
-def training(batch: int = IMAGES, size: int = 64, components: int = 20) -> Work:
-    """Steps of training: layout, noise, loss, gradients."""
+def train_steps(batch: int = BATCH_SIZE, size: int = 64, components: int = 20) -> Work:
+    """Run training steps: layout, noise, loss, gradients."""
     config = load("scenes", [f"size={size}", f"batch={batch}", f"conditioning.components={components}"])
-    module = build_module(config, build_data(config))
-    shown = _images(batch, size)
-    module.conditioning.fit([shown], batch, 0, "")
+    task = build_task(config, build_data(config))
+    images = _sample_images(batch, size)
+    task.conditioning.fit([images], batch, 0, "")
+    keys = [(0, image_id, 0) for image_id in images.id]
     yield
     while True:
-        layout = module.conditioning(shown)
-        module.diffusion.loss(shown.image, shown.caption, layout, [(0, i, 0) for i in shown.id]).mean().backward()
+        latent_moments, layout = task.encode_batch(images)
+        task.generator.loss(latent_moments, images.caption, layout, keys).mean().backward()
         yield
 
 
-def fitting(images: int) -> Work:
-    """Fits of the axes on 40 cells of each image."""
+def fit_pca(images: int) -> Work:
+    """Fit PCA on 40 cells of each image."""
     config = load("scenes", [f"conditioning.vectors={40 * images}"])
-    conditioning = build_module(config, build_data(config)).conditioning
+    conditioning = build_task(config, build_data(config)).conditioning
     yield
     while True:
-        conditioning.fit((_images(IMAGES, 64, first) for first in range(0, images, IMAGES)), images, 0, "")
+        batches = (_sample_images(BATCH_SIZE, 64, first) for first in range(0, images, BATCH_SIZE))
+        conditioning.fit(batches, images, 0, "")
         yield
 
 
-def table(rows: int) -> Work:
-    """A table of one metric, 1000 images of each row, with its intervals and what differs from the best."""
+def collect_table(num_rows: int) -> Work:
+    """Collect a table of one metric with 1000 images per row, its intervals and its significant differences."""
     with tempfile.TemporaryDirectory() as runs:
-        every = [Row(f"row {n}", f"lr={n + 1}e-4", "", {}) for n in range(rows)]
-        rules = {"images": 1000, "samples": 1, "sampling": {"sampler": "dpm", "steps": 15, "guidance": 2.0}, "hash": ""}
-        made = Table("growth", "", "scenes", every, [f"runs={runs}", "metrics=[lpips]"], [], 1, [])
-        for n, row in enumerate(every):
-            place, title = next(iter(made.commands(row, 0))), "lpips-scenes"
-            values = torch.randn(1000, generator=torch.Generator().manual_seed(n))
-            names = [str(i) for i in range(1000)]
-            save_samples(place / "samples.parquet", {"test": Samples(names, [""] * 1000, {title: values})})
-            write_json(place / "metrics.json", {f"test/{title}": float(values.mean()), "protocol": rules})
+        rows = [Row(f"row {n}", f"lr={n + 1}e-4", "", {}) for n in range(num_rows)]
+        table = Table("growth", "", "scenes", rows, [f"runs={runs}", "metrics=[lpips]"], [], 1, [])
+        for n, row in enumerate(rows):
+            _write_run(next(iter(table.commands(row, 0))), "lpips-scenes", n)
         yield
         while True:
-            collect(made)
+            table.cache_path(".json").unlink(missing_ok=True)  # or only the first round would resample
+            collect(table)
             yield
 
 
-def _images(count: int, size: int, first: int = 0) -> Batch:
+def _write_run(directory: Path, key: str, seed: int) -> None:
+    protocol = {"images": 1000, "samples": 1, "sampling": {"sampler": "dpm", "steps": 15, "guidance": 2.0}, "hash": ""}
+    scores = torch.randn(1000, generator=torch.Generator().manual_seed(seed))
+    ids = [str(i) for i in range(1000)]
+    save_scores(directory / "samples.parquet", {"test": PerImageScores(ids, [""] * 1000, {key: scores})})
+    write_json(directory / "metrics.json", {f"test/{key}": float(scores.mean()), "protocol": protocol})
+
+
+def _sample_images(count: int, size: int, first: int = 0) -> Batch:
     pixels = torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(first)) * 2 - 1
     return Batch(pixels, ["a house under a blue sky"] * count, [str(first + i) for i in range(count)])
 
 
 PANELS: dict[str, tuple[Callable[[int], Work], list[int]]] = {
-    "images of a batch: a training step": (training, [1, 4, 8, 16]),
-    "pixels of a side: a training step": (lambda size: training(size=size), [32, 64, 96]),
-    "components: a training step": (lambda n: training(components=n), [1, 10, 20, 40]),
-    "images: a fit of the axes": (fitting, [50, 100, 200]),
-    "rows: a table": (table, [2, 4, 8]),
+    "images of a batch: a training step": (train_steps, [1, 4, 8, 16]),
+    "pixels of a side: a training step": (lambda size: train_steps(size=size), [32, 64, 96]),
+    "components: a training step": (lambda n: train_steps(components=n), [1, 10, 20, 40]),
+    "images: a PCA fit": (fit_pca, [50, 100, 200]),
+    "rows: a table": (collect_table, [2, 4, 8]),
 }
 
 
-def once(work: Work, answer: Connection) -> None:
-    """Median processor time of a round, and how far memory rose above what was there before."""
+def measure_rounds(work: Work, connection: Connection) -> None:
+    """Send the median CPU seconds of a round, and the rise of peak memory in MB."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     next(work)
     next(work)  # warms up
@@ -98,46 +105,47 @@ def once(work: Work, answer: Connection) -> None:
         start = time.process_time()
         next(work)
         seconds.append(time.process_time() - start)
-    answer.send((median(seconds), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
+    connection.send((median(seconds), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
 
 
-def measured(work: Work) -> tuple[float, float]:
-    """once(), in a process of its own, whose memory nothing else has used."""
+def measure(work: Work) -> tuple[float, float]:
+    """Return the result of `measure_rounds` in a process of its own, whose memory nothing else has used."""
     context = multiprocessing.get_context("fork")
-    here, there = context.Pipe()
-    process = context.Process(target=once, args=(work, there))
+    receiver, sender = context.Pipe()
+    process = context.Process(target=measure_rounds, args=(work, sender))
     process.start()
-    there.close()
-    found = here.recv()
+    sender.close()
+    result = receiver.recv()
     process.join()
-    return found
+    return result
 
 
-def drawn(found: dict[str, list[tuple[float, float]]]) -> Figure:
-    """Time above memory, a column for each thing that grows."""
+def plot(results: dict[str, list[tuple[float, float]]]) -> Figure:
+    """Return a figure with time above memory, and one column per panel."""
     figure = Figure(figsize=(11, 4.8), layout="constrained")
-    panels = figure.subplots(2, len(found), sharex="col")
-    for column, (name, figures) in zip(panels.T, found.items(), strict=True):
-        what, _, made = name.partition(": ")
+    axes = figure.subplots(2, len(results), sharex="col")
+    for column, (name, measurements) in zip(axes.T, results.items(), strict=True):
+        variable, _, title = name.partition(": ")
         sizes = PANELS[name][1]
-        for panel, values, colour in zip(column, zip(*figures, strict=True), ("C0", "C1"), strict=True):
-            panel.plot(sizes, values, "o-", color=colour, markersize=3)
-            panel.set(xticks=sizes, xlim=(0, 1.06 * sizes[-1]), ylim=(0, 1.2 * max(values)))
-        column[0].set_title(made, fontsize=9)
-        column[1].set_xlabel(what)
-    panels[0, 0].set_ylabel("processor time, s")
-    panels[1, 0].set_ylabel("further memory, MB")
+        for ax, values, colour in zip(column, zip(*measurements, strict=True), ("C0", "C1"), strict=True):
+            ax.plot(sizes, values, "o-", color=colour, markersize=3)
+            ax.set(xticks=sizes, xlim=(0, 1.06 * sizes[-1]), ylim=(0, 1.2 * max(values)))
+        column[0].set_title(title, fontsize=9)
+        column[1].set_xlabel(variable)
+    axes[0, 0].set_ylabel("processor time, s")
+    axes[1, 0].set_ylabel("additional memory, MB")
     return figure
 
 
 def main() -> None:
+    """Measure all panels and write the figure."""
     torch.set_num_threads(1)
-    found = {}
+    results = {}
     for name, (work, sizes) in PANELS.items():
-        found[name] = [measured(work(size)) for size in sizes]
-        for size, (seconds, megabytes) in zip(sizes, found[name], strict=True):
+        results[name] = [measure(work(size)) for size in sizes]
+        for size, (seconds, megabytes) in zip(sizes, results[name], strict=True):
             print(f"{name}: {size}: {seconds:.3g} s, {megabytes:.0f} MB", flush=True)
-    image(drawn(found)).quantize(64).save(PLACE, optimize=True)
+    to_image(plot(results)).quantize(64).save(OUTPUT, optimize=True)
 
 
 if __name__ == "__main__":

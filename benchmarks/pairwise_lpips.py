@@ -1,4 +1,4 @@
-"""LPIPS diversity of ten samples of each of two images, 128 px: 45 distances each."""
+"""LPIPS diversity of ten samples of each of two images at 128 px: 45 distances each."""
 
 import copy
 from itertools import combinations
@@ -14,13 +14,13 @@ from lumen.evaluation.metrics import lpips
 PEER = "torchmetrics' LPIPS network on every pair"
 LIBRARIES = ("torchmetrics", "torch")
 ROUNDS = 5
-APART = 1e-5
-TARGET = 8
-FLOPS = 8.0
+TOLERANCE = 1e-5
+TARGET_SPEEDUP = 8
+MIN_FLOP_RATIO = 8.0
 
 
 def inputs(small: bool = False) -> tuple:
-    """A trunk without weights: these would have to be fetched, and take as long."""
+    """Return the network, the metric and random images. The trunk is untrained: its weights would be a download."""
     torch.manual_seed(0)
     network = _LPIPS(pretrained=True, net="alex", pnet_rand=True).eval().requires_grad_(False)
     with patch.object(lpips, "_load_published", lambda _: copy.deepcopy(network)):
@@ -30,9 +30,11 @@ def inputs(small: bool = False) -> tuple:
 
 
 def peer(network: nn.Module, metric: lpips.Diversity, generated: Tensor) -> Tensor:
-    pairs = [network(one, other).flatten() for one, other in combinations(generated.unbind(1), 2)]
-    return torch.stack(pairs).mean(0)
+    """Return the mean distance by running the network on every pair."""
+    distances = [network(a, b).flatten() for a, b in combinations(generated.unbind(1), 2)]
+    return torch.stack(distances).mean(0)
 
 
 def ours(network: nn.Module, metric: lpips.Diversity, generated: Tensor) -> Tensor:
+    """Return the mean distance by running the network once per image."""
     return metric.per_image(Batch(generated[:, 0], ["", ""], ["a", "b"]), generated)

@@ -1,14 +1,15 @@
-"""The same latents where the layout steers the first half of the steps alone."""
+"""Latents as in `sampler`, with the layout in the first half of the steps alone."""
 
 from benchmarks.sampler import LIBRARIES, PEER, ROUNDS, ours, peer
-from benchmarks.sampler import inputs as whole
+from benchmarks.sampler import inputs as sampler_inputs
 
 __all__ = ["LIBRARIES", "PEER", "ROUNDS", "inputs", "ours", "peer"]
-APART = 1e-4
-TARGET = 1.3
-MISSED = "without the ControlNet in half of the steps there are 1.23 times fewer operations, and no faster ones"
-FLOPS = 1.17
+TOLERANCE = 1e-4
+TARGET_SPEEDUP = 1.3
+BOTTLENECK = "half of the steps without the ControlNet are 1.23 times fewer operations, and these are no faster"
+MIN_FLOP_RATIO = 1.17
 
 
 def inputs(small: bool = False) -> tuple:
-    return whole(small, control_end=0.5)
+    """Return the inputs of `sampler` with the layout in half of the steps."""
+    return sampler_inputs(small, control_end=0.5)

@@ -1,9 +1,10 @@
-"""Shares of a training step on `scenes`: python -m benchmarks.step [key=value ...]"""
+"""Profile of a training step on `scenes` by part: python -m benchmarks.step [key=value ...]."""
 
 import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lightning.pytorch import Trainer
@@ -11,51 +12,53 @@ from lightning.pytorch.loops.fetchers import _PrefetchDataFetcher
 
 from lumen.conditionings.neural_layout import NeuralLayout
 from lumen.config.experiment import load
-from lumen.generators.controlnet import ControlledDiffusion
-from lumen.runs import train as run
-from lumen.training.loggers import Journal, Tracker
-from lumen.training.tasks.layout_to_image import LayoutModule
+from lumen.generators.controlnet import ControlNet
+from lumen.runs.train import train
+from lumen.training.loggers import JSONLLogger, ResilientWandbLogger
+from lumen.training.tasks.layout_to_image import LayoutToImage
 
-spent: dict[str, float] = defaultdict(float)
+SECONDS: dict[str, float] = defaultdict(float)
 
 
-def timed(owner: type, method: str, part: str) -> None:
-    """Adds the time spent in a method to a part."""
-    plain = getattr(owner, method)
+def time_method(owner: type, method: str, part: str) -> None:
+    """Add the time spent in a method to a part."""
+    original = getattr(owner, method)
 
-    def wrapped(*args, **kwargs):
+    def timed(*args, **kwargs):
         with clock(part):
-            return plain(*args, **kwargs)
+            return original(*args, **kwargs)
 
-    setattr(owner, method, wrapped)
+    setattr(owner, method, timed)
 
 
 @contextmanager
-def clock(part: str):
+def clock(part: str) -> Iterator[None]:
+    """Add the time of the block to a part."""
     start = time.perf_counter()
     yield
-    spent[part] += time.perf_counter() - start
+    SECONDS[part] += time.perf_counter() - start
 
 
-def main(flags: list[str]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        flags = ["every.validate=1000", "validation=4", "sampling.images=1", f"runs={folder}", *flags]
-        config = load("scenes", flags)
-        timed(ControlledDiffusion, "loss", "forward")
-        timed(NeuralLayout, "forward", "layout")
-        timed(_PrefetchDataFetcher, "__next__", "data")
-        for logger in (Journal, Tracker):
-            timed(logger, "log_metrics", "logging")
-        timed(LayoutModule, "backward", "backward")
-        timed(LayoutModule, "optimizer_step", "whole step")
-        timed(Trainer, "fit", "training")
-        run.train(config)
-    # An optimiser step runs forward, layout and backward inside it; what is left is the optimiser's own.
-    step = spent["whole step"]
-    optimiser = step - spent["forward"] - spent["layout"] - spent["backward"]
-    total = step + spent["data"] + spent["logging"]
-    parts = {name: spent[name] for name in ("layout", "forward", "backward")} | {"optimiser": optimiser}
-    for name, seconds in (parts | {"data": spent["data"], "logging": spent["logging"]}).items():
+def main(overrides: list[str]) -> None:
+    """Train, and print seconds and share of every part of a step."""
+    with tempfile.TemporaryDirectory() as directory:
+        overrides = ["every.validate=1000", "validation=4", "sampling.images=1", f"runs={directory}", *overrides]
+        config = load("scenes", overrides)
+        time_method(ControlNet, "loss", "forward")
+        time_method(NeuralLayout, "forward", "layout")
+        time_method(_PrefetchDataFetcher, "__next__", "data")
+        for logger in (JSONLLogger, ResilientWandbLogger):
+            time_method(logger, "log_metrics", "logging")
+        time_method(LayoutToImage, "backward", "backward")
+        time_method(LayoutToImage, "optimizer_step", "whole step")
+        time_method(Trainer, "fit", "training")
+        train(config)
+    # An optimiser step contains forward, layout and backward; the remaining time is the optimiser's own.
+    step = SECONDS["whole step"]
+    optimiser = step - SECONDS["forward"] - SECONDS["layout"] - SECONDS["backward"]
+    total = step + SECONDS["data"] + SECONDS["logging"]
+    parts = {name: SECONDS[name] for name in ("layout", "forward", "backward")} | {"optimiser": optimiser}
+    for name, seconds in (parts | {"data": SECONDS["data"], "logging": SECONDS["logging"]}).items():
         print(f"{name:10s} {seconds:7.2f} s  {seconds / total:6.1%}")
 
 

@@ -1,7 +1,7 @@
-"""A training step of a small Stable Diffusion at 128 px, its latents and captions kept instead of encoded anew.
+"""Training steps of a small Stable Diffusion at 128 px, with cached latents and captions instead of encoding them.
 
 The peer is the step of diffusers' train_controlnet.py, written out with the classes that it uses. Both start from the
-same weights and draw the same noise, so after the last step the ControlNets must be equal bit by bit.
+same weights and use the same noise, so after the last step the ControlNets must be equal bit by bit.
 """
 
 import copy
@@ -15,27 +15,28 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmarks._script import seconds_per_step
 from lumen.core.random import keyed_normal, keyed_uniform
-from lumen.diffusion.stable_diffusion import Pipeline, load
-from lumen.generators.controlnet import ControlledDiffusion
+from lumen.diffusion.loading import load
+from lumen.diffusion.stable_diffusion import StableDiffusion
+from lumen.generators.controlnet import ControlNet
 
 PEER = "train_controlnet.py of diffusers: autoencoder and text encoder at every step"
 LIBRARIES = ("diffusers", "torch", "transformers")
 ROUNDS = 7
-APART = 0.0
-TARGET = 1.6
-FLOPS = 1.95
-MISSED = (
-    "half of the operations are spared, but a fifth of the time: attention over heads of 4 to 8 channels and a "
-    "thousand small calls take as long for few operations as the autoencoder's convolutions for many"
+TOLERANCE = 0.0
+TARGET_SPEEDUP = 1.6
+MIN_FLOP_RATIO = 1.95
+BOTTLENECK = (
+    "half of the operations are saved, but a fifth of the time: attention with heads of 4 to 8 channels and a thousand "
+    "small calls take as long for few operations as the autoencoder's convolutions for many"
 )
-STEPS = 8  # of one call, beside which its preparations are small
-DRAWS = ("posterior", "noise")
-Hint = Callable[[], torch.Tensor]
+STEPS = 8  # of one call, so that its preparation hardly counts
 CAPTIONS = ["a red ball on the grass", "a house under a night sky"]
 
+Hint = Callable[[], torch.Tensor]
 
-def pipeline() -> Pipeline:
-    """UNet of 3.3 M, autoencoder and text encoder in the proportions of Stable Diffusion 1.5."""
+
+def build_base() -> StableDiffusion:
+    """Return a U-Net of 3.3 M, autoencoder and text encoder in the proportions of Stable Diffusion 1.5."""
     torch.manual_seed(0)
     widths = (16, 32, 64, 64)
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
@@ -52,68 +53,75 @@ def pipeline() -> Pipeline:
     for part in parts.values():
         part.requires_grad_(False).eval()
     schedule = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
-    return Pipeline(**parts, tokenizer=tokenizer, scheduler=schedule, source="benchmark")
+    return StableDiffusion(**parts, tokenizer=tokenizer, scheduler=schedule, source="benchmark")
 
 
-def begun(channels: int, hint: str) -> ControlledDiffusion:
-    """A ControlNet in the middle of its training: at its start zeros leave most gradients at zero."""
-    diffusion = ControlledDiffusion(pipeline(), channels, hint, keep_text=True)
-    generator = torch.Generator().manual_seed(1)
-    for parameter in diffusion.controlnet.parameters():
+def build_generator(channels: int, hint: str) -> ControlNet:
+    """Return a ControlNet in the middle of its training: at the start, zero weights have mostly zero gradients."""
+    generator = ControlNet(base=build_base(), channels=channels, hint=hint, cache_text=True)
+    random = torch.Generator().manual_seed(1)
+    for parameter in generator.controlnet.parameters():
         if not parameter.any():
-            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.02
-    return diffusion
+            parameter.data = torch.randn(parameter.shape, generator=random) * 0.02
+    return generator
 
 
 def inputs(small: bool = False) -> tuple:
-    """A batch of two images and their hints, and the weights that both sides start from."""
-    diffusion, generator = begun(3, "image"), torch.Generator().manual_seed(2)
+    """Return networks, two images and their hints, and the weights that both sides start from."""
+    generator, random = build_generator(3, "image"), torch.Generator().manual_seed(2)
     size = 64 if small else 128
-    image = torch.rand((2, 3, size, size), generator=generator) * 2 - 1
-    hint = torch.rand((2, 3, size, size), generator=generator)
-    diffusion.loss(moments := diffusion.moments(image), CAPTIONS, hint, keys(0))  # embeds the captions
-    return diffusion, copy.deepcopy(diffusion.controlnet), image, moments, hint, 2 if small else STEPS
+    image = torch.rand((2, 3, size, size), generator=random) * 2 - 1
+    hint = torch.rand((2, 3, size, size), generator=random)
+    moments = generator.encode(image)
+    generator.loss(moments, CAPTIONS, hint, step_keys(0))  # encodes the captions
+    return generator, copy.deepcopy(generator.controlnet), image, moments, hint, 2 if small else STEPS
 
 
-def keys(step: int) -> list[tuple]:
+def step_keys(step: int) -> list[tuple]:
+    """Return the random keys of both images."""
     return [(0, i, step) for i in range(2)]
 
 
-def peer(diffusion: ControlledDiffusion, controlnet: ControlNetModel, image, moments, hint, steps: int) -> list:
+def peer(generator: ControlNet, controlnet: ControlNetModel, image, moments, hint, steps: int) -> list:
+    """Return the trained parameters of train_controlnet.py."""
     controlnet = copy.deepcopy(controlnet)
-    plain(diffusion.pipeline, controlnet, image, lambda: hint, steps)
+    train_plain(generator.base, controlnet, image, lambda: hint, steps)
     return list(controlnet.parameters())
 
 
-def ours(diffusion: ControlledDiffusion, controlnet: ControlNetModel, image, moments, hint, steps: int) -> list:
-    diffusion.controlnet.load_state_dict(controlnet.state_dict())
-    kept(diffusion, moments, lambda: hint, steps)
-    return [parameter.detach().clone() for parameter in diffusion.controlnet.parameters()]
+def ours(generator: ControlNet, controlnet: ControlNetModel, image, moments, hint, steps: int) -> list:
+    """Return the trained parameters of our generator."""
+    generator.controlnet.load_state_dict(controlnet.state_dict())
+    train_cached(generator, moments, lambda: hint, steps)
+    return [parameter.detach().clone() for parameter in generator.controlnet.parameters()]
 
 
-def script(path: Path, diffusion: ControlledDiffusion, controlnet, image, moments, hint, steps: int) -> float:
-    diffusion.controlnet.load_state_dict(controlnet.state_dict())
-    return steps * seconds_per_step(path, diffusion, image.shape[-1], len(image))
+def script(path: Path, generator: ControlNet, controlnet, image, moments, hint, steps: int) -> float:
+    """Return the seconds of as many steps of a user's train_controlnet.py."""
+    generator.controlnet.load_state_dict(controlnet.state_dict())
+    return steps * seconds_per_step(path, generator, image.shape[-1], len(image))
 
 
-def plain(
-    frozen: Pipeline, controlnet: ControlNetModel, image: torch.Tensor, hint: Hint, steps: int
+def train_plain(
+    base: StableDiffusion, controlnet: ControlNetModel, image: torch.Tensor, hint: Hint, steps: int
 ) -> list[torch.Tensor]:
-    """Some steps of train_controlnet.py; their losses."""
+    """Train as train_controlnet.py does. Return the losses."""
     optimizer = torch.optim.AdamW(controlnet.parameters(), lr=1e-3, weight_decay=1e-2)
     losses = []
     for step in range(steps):
-        distribution = frozen.vae.encode(image).latent_dist
-        posterior, noise = (keyed_normal(distribution.mean.shape[1:], [(*k, what) for k in keys(step)]) for what in DRAWS)
-        latents = (distribution.mean + distribution.std * posterior) * frozen.vae.config.scaling_factor
-        timesteps = (keyed_uniform([(*k, "timestep") for k in keys(step)]) * 1000).long()
-        noisy = frozen.scheduler.add_noise(latents, noise, timesteps)
-        ids = frozen.tokenizer(CAPTIONS, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
-        text = frozen.text_encoder(ids.input_ids, return_dict=False)[0]
+        keys = step_keys(step)
+        distribution = base.vae.encode(image).latent_dist
+        shape = distribution.mean.shape[1:]
+        posterior, noise = (keyed_normal(shape, [(*k, kind) for k in keys]) for kind in ("posterior", "noise"))
+        latents = (distribution.mean + distribution.std * posterior) * base.vae.config.scaling_factor
+        timesteps = (keyed_uniform([(*k, "timestep") for k in keys]) * 1000).long()
+        noisy = base.scheduler.add_noise(latents, noise, timesteps)
+        ids = base.tokenizer(CAPTIONS, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
+        text = base.text_encoder(ids.input_ids, return_dict=False)[0]
         down, middle = controlnet(
             noisy, timesteps, encoder_hidden_states=text, controlnet_cond=hint(), return_dict=False
         )
-        predicted = frozen.unet(
+        predicted = base.unet(
             noisy,
             timesteps,
             encoder_hidden_states=text,
@@ -122,20 +130,21 @@ def plain(
             return_dict=False,
         )[0]
         loss = F.mse_loss(predicted.float(), noise.float(), reduction="mean")
-        losses.append(stepped(loss, controlnet, optimizer))
+        losses.append(optimize(loss, controlnet, optimizer))
     return losses
 
 
-def kept(diffusion: ControlledDiffusion, moments: torch.Tensor, hint: Hint, steps: int) -> list[torch.Tensor]:
-    """As many of ours, from what a cache keeps; their losses."""
-    optimizer = torch.optim.AdamW(diffusion.controlnet.parameters(), lr=1e-3, weight_decay=1e-2)
+def train_cached(generator: ControlNet, moments: torch.Tensor, hint: Hint, steps: int) -> list[torch.Tensor]:
+    """Train our generator from cached moments. Return the losses."""
+    optimizer = torch.optim.AdamW(generator.controlnet.parameters(), lr=1e-3, weight_decay=1e-2)
     return [
-        stepped(diffusion.loss(moments, CAPTIONS, hint(), keys(step)).mean(), diffusion.controlnet, optimizer)
+        optimize(generator.loss(moments, CAPTIONS, hint(), step_keys(step)).mean(), generator.controlnet, optimizer)
         for step in range(steps)
     ]
 
 
-def stepped(loss: torch.Tensor, controlnet: ControlNetModel, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+def optimize(loss: torch.Tensor, controlnet: ControlNetModel, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+    """Make one optimiser step. Return the loss."""
     loss.backward()
     torch.nn.utils.clip_grad_norm_(controlnet.parameters(), 1.0)
     optimizer.step()

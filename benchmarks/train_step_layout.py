@@ -1,71 +1,74 @@
-"""The same step steered by layouts of the U-Net's own features, kept as well instead of extracted anew.
+"""Training steps as in `train_step_cached`, also with cached layouts of the U-Net's own features.
 
-The peer extracts them as it is commonly written: the whole U-Net with hooks, all features resized to the finest, put
-together, and only then projected to 20 components.
+The peer extracts them as it is commonly written: run the whole U-Net with hooks, resize all features to the finest,
+concatenate them, and project them to 20 components.
 """
 
 import torch
 import torch.nn.functional as F
 
 from backbones.sd import SD
-from benchmarks.train_step_cached import CAPTIONS, STEPS, begun, kept, keys, plain
+from benchmarks.train_step_cached import CAPTIONS, STEPS, build_generator, step_keys, train_cached, train_plain
 from lumen.features.pca import project
-from lumen.generators.controlnet import ControlledDiffusion
+from lumen.generators.controlnet import ControlNet
 
 PEER = "train_controlnet.py of diffusers, and layers 2, 5, 8 of the U-Net by hooks"
 LIBRARIES = ("diffusers", "torch", "transformers")
 ROUNDS = 7
-APART = 1e-4  # of losses: a projection after resizing rounds otherwise than one before
-TARGET = 2.0
-FLOPS = 2.3
-MISSED = (
-    "two thirds of the operations are spared, and they are the fast ones: convolutions at the size of the image; what "
-    "is left is attention over heads of 4 to 8 channels, and small calls"
+TOLERANCE = 1e-4  # of losses: rounding differs between projection before and after resizing
+TARGET_SPEEDUP = 2.0
+MIN_FLOP_RATIO = 2.3
+BOTTLENECK = (
+    "two thirds of the operations are saved, but they are the fast ones: convolutions at the size of the image; "
+    "attention with heads of 4 to 8 channels and small calls remain"
 )
 
 
 def inputs(small: bool = False) -> tuple:
-    diffusion = begun(20, "latent")
-    backbone = SD(diffusion.pipeline, [2, 5, 8], "entering", 100, "", 42, False)
-    size, generator = 64 if small else 128, torch.Generator().manual_seed(2)
-    image = torch.rand((2, 3, size, size), generator=generator) * 2 - 1
-    axes = torch.linalg.qr(torch.randn((backbone.channels, 20), generator=generator))[0]
+    """Return networks, images, their moments and layouts, and a PCA basis."""
+    generator = build_generator(20, "latent")
+    backbone = SD(generator.base, [2, 5, 8], "entering", 100, "", 42, False)
+    size, random = 64 if small else 128, torch.Generator().manual_seed(2)
+    image = torch.rand((2, 3, size, size), generator=random) * 2 - 1
+    axes = torch.linalg.qr(torch.randn((backbone.channels, 20), generator=random))[0]
     mean = backbone.features(image).mean((0, 2, 3))
     layout = project(backbone.feature_maps(image), mean, axes, torch.ones(20))
-    moments = diffusion.moments(image)
-    diffusion.loss(moments, CAPTIONS, layout, keys(0))  # embeds the captions
-    start = {name: tensor.clone() for name, tensor in diffusion.controlnet.state_dict().items()}
-    return diffusion, start, image, moments, layout, backbone, mean, axes, 2 if small else STEPS
+    moments = generator.encode(image)
+    generator.loss(moments, CAPTIONS, layout, step_keys(0))  # encodes the captions
+    start = {name: tensor.clone() for name, tensor in generator.controlnet.state_dict().items()}
+    return generator, start, image, moments, layout, backbone, mean, axes, 2 if small else STEPS
 
 
-def peer(diffusion: ControlledDiffusion, start: dict, image, moments, layout, backbone: SD, mean, axes, steps) -> list:
-    diffusion.controlnet.load_state_dict(start)
-    hint = lambda: extracted(backbone, image, mean, axes)  # noqa: E731
-    return plain(diffusion.pipeline, diffusion.controlnet, image, hint, steps)
+def peer(generator: ControlNet, start: dict, image, moments, layout, backbone: SD, mean, axes, steps) -> list:
+    """Return the losses with layouts that are extracted at every step."""
+    generator.controlnet.load_state_dict(start)
+    hint = lambda: extract_layout(backbone, image, mean, axes)  # noqa: E731
+    return train_plain(generator.base, generator.controlnet, image, hint, steps)
 
 
-def ours(diffusion: ControlledDiffusion, start: dict, image, moments, layout, backbone: SD, mean, axes, steps) -> list:
-    diffusion.controlnet.load_state_dict(start)
-    return kept(diffusion, moments, lambda: layout, steps)
+def ours(generator: ControlNet, start: dict, image, moments, layout, backbone: SD, mean, axes, steps) -> list:
+    """Return the losses with cached layouts."""
+    generator.controlnet.load_state_dict(start)
+    return train_cached(generator, moments, lambda: layout, steps)
 
 
 @torch.no_grad()
-def extracted(backbone: SD, image: torch.Tensor, mean: torch.Tensor, axes: torch.Tensor) -> torch.Tensor:
-    """The layout at the latents' size, features first and their projection last."""
+def extract_layout(backbone: SD, image: torch.Tensor, mean: torch.Tensor, axes: torch.Tensor) -> torch.Tensor:
+    """Return the layout at the latents' size: features are concatenated first and projected last."""
     vae, unet = backbone.vae, backbone.unet
     z = vae.encode(image).latent_dist.mean * vae.config.scaling_factor
     t = torch.full((len(z),), backbone.timestep, device=z.device)
-    found: list[torch.Tensor] = []
+    maps: list[torch.Tensor] = []
     hooks = [
         unet.get_submodule(tap).register_forward_hook(
-            lambda _, __, output: found.append(output[0] if isinstance(output, tuple) else output)
+            lambda _, __, output: maps.append(output[0] if isinstance(output, tuple) else output)
         )
-        for tap in backbone.taps
+        for tap in backbone.tap_names
     ]
-    unet(backbone.scheduler.add_noise(z, backbone._noise(z), t), t, backbone.text.expand(len(z), -1, -1))
+    unet(backbone.scheduler.add_noise(z, backbone.fixed_noise(z), t), t, backbone.text.expand(len(z), -1, -1))
     for hook in hooks:
         hook.remove()
-    size = found[-1].shape[-2:]
-    features = torch.cat([F.interpolate(each, size=size, mode="bilinear") for each in found], dim=1)
+    size = maps[-1].shape[-2:]
+    features = torch.cat([F.interpolate(m, size=size, mode="bilinear") for m in maps], dim=1)
     layout = torch.einsum("bchw,ck->bkhw", features - mean[:, None, None], axes)
     return F.interpolate(layout, size=z.shape[-2:], mode="bilinear")

@@ -1,60 +1,60 @@
-"""Every row at a small size: the same results as its peer's, the operations saved; and the README's table."""
+"""Benchmarks: small rows equal their peers with fewer operations, and the page has the stored results."""
 
 import pytest
 
 from benchmarks import _script, _table
-from benchmarks._rows import compared, profile, rows
+from benchmarks._rows import compare, load_rows, profile
 from benchmarks._script import seconds_per_step
 from lumen.core.errors import Mistake
-from lumen.generators.controlnet import ControlledDiffusion
+from lumen.generators.controlnet import ControlNet
 
-ROWS = rows()
+ROWS = load_rows()
 
-# Looks for what train_controlnet.py of diffusers is told of, as that would, and notes its steps.
+# Checks the files and arguments of diffusers' train_controlnet.py, and logs its steps.
 SCRIPT = """
 import json, os, sys
-told = dict(zip(sys.argv[1::2], sys.argv[2::2]))
-model, images = told["--pretrained_model_name_or_path"], told["--train_data_dir"]
-if told["--resolution"] != "16":
-    sys.exit(f"{told['--resolution']} px are too many")
+arguments = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+model, images = arguments["--pretrained_model_name_or_path"], arguments["--train_data_dir"]
+if arguments["--resolution"] != "16":
+    sys.exit(f"{arguments['--resolution']} px are too many")
 for part in ("vae", "unet", "text_encoder"):
     assert json.load(open(f"{model}/{part}/config.json"))
 assert os.path.exists(f"{model}/tokenizer/tokenizer_config.json")
 assert os.path.exists(f"{model}/scheduler/scheduler_config.json")
-assert json.load(open(f"{told['--controlnet_model_name_or_path']}/config.json"))["conditioning_channels"] == 3
+assert json.load(open(f"{arguments['--controlnet_model_name_or_path']}/config.json"))["conditioning_channels"] == 3
 lines = [json.loads(line) for line in open(f"{images}/train/metadata.jsonl")]
-assert len(lines) == 2 * int(told["--train_batch_size"]) and all(line["text"] for line in lines)
+assert len(lines) == 2 * int(arguments["--train_batch_size"]) and all(line["text"] for line in lines)
 assert all(os.path.exists(f"{images}/train/{line[kind]}") for line in lines for kind in line if "file_name" in kind)
-open(os.environ["NOTES"], "a").write("a step\\n" * int(told["--max_train_steps"]))
+open(os.environ["STEP_LOG"], "a").write("step\\n" * int(arguments["--max_train_steps"]))
 """
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_row_gives_its_peers_results_with_fewer_operations(name):
+def test_benchmark_row_equals_its_peer_with_fewer_operations(name):
     row = ROWS[name]
-    found = compared(row, row.inputs(small=True))
-    assert found["passed"], found
-    assert row.TARGET > 0 and row.ROUNDS > 0 and row.PEER and row.__doc__
+    comparison = compare(row, row.inputs(small=True))
+    assert comparison["passed"], comparison
+    assert row.TARGET_SPEEDUP > 0 and row.ROUNDS > 0 and row.PEER and row.__doc__
 
 
-def test_the_readme_has_the_table_of_the_results():
-    assert _table.inside(_table.README.read_text()) == _table.section()
+def test_benchmark_table_of_the_page_has_the_stored_results():
+    assert _table.extract_section(_table.PAGE.read_text()) == _table.format_section()
 
 
-def test_a_users_script_is_run_and_its_steps_are_timed(pipeline, tmp_path, monkeypatch):
-    """By a clock that goes on by 7 with each."""
-    notes, diffusion = tmp_path / "notes", ControlledDiffusion(pipeline, 3, "image")
+def test_benchmark_script_steps_are_timed(pipeline, tmp_path, monkeypatch):
+    """The clock advances by 7 with each step."""
+    log, generator = tmp_path / "log", ControlNet(base=pipeline, channels=3, hint="image")
     (tmp_path / "script.py").write_text(SCRIPT)
-    monkeypatch.setenv("NOTES", str(notes))
-    monkeypatch.setattr(_script, "_processor", lambda: 7 * notes.read_text().count("a step") if notes.exists() else 0)
-    assert seconds_per_step(tmp_path / "script.py", diffusion, 16, 2) == 7
-    with pytest.raises(Mistake, match="ended with 1: 32 px are too many"):
-        seconds_per_step(tmp_path / "script.py", diffusion, 32, 2)
+    monkeypatch.setenv("STEP_LOG", str(log))
+    monkeypatch.setattr(_script, "_child_cpu_seconds", lambda: 7 * log.read_text().count("step") if log.exists() else 0)
+    assert seconds_per_step(tmp_path / "script.py", generator, 16, 2) == 7
+    with pytest.raises(Mistake, match="32 px are too many"):
+        seconds_per_step(tmp_path / "script.py", generator, 32, 2)
 
 
-def test_a_profile_names_where_the_time_goes():
-    def busy(count: int) -> int:
+def test_benchmark_profile_names_the_slowest_function():
+    def compute(count: int) -> int:
         return sorted(range(count, 0, -1))[0] + sum(n * n for n in range(count))
 
-    found = profile(busy, (200_000,))
-    assert next(iter(found)) == "test_benchmarks.<genexpr>" and 0.5 < sum(found.values()) <= 1
+    shares = profile(compute, (200_000,))
+    assert next(iter(shares)) == "test_benchmarks.<genexpr>" and 0.5 < sum(shares.values()) <= 1
