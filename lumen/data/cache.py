@@ -84,7 +84,7 @@ class CachedArray:
         self.metadata = [store.metadata(shard) for shard in shards[0]]
         store.touch()
 
-    def gather(self, positions: Sequence[tuple[int, int]]) -> "Tensor":
+    def take(self, positions: Sequence[tuple[int, int]]) -> "Tensor":
         """Return the rows (b, ...) at positions (image, view), with a single copy."""
         import torch
 

@@ -137,7 +137,7 @@ class CachedDataset(Dataset):
         """Return the batch of pairs (image, epoch). A mistake is returned as a value, which `Loader` raises."""
         chosen = [self.dataset.choose_view(index, epoch, self.captions[index]) for index, epoch in keys]
         positions = [(index, view) for (index, _), (_, view) in zip(keys, chosen, strict=True)]
-        cached = {name: array.gather(positions) for name, array in self.arrays.items()}
+        cached = {name: array.take(positions) for name, array in self.arrays.items()}
         if self.needs_images:
             batch = collate(self.dataset.__getitems__(keys))
             return batch if isinstance(batch, Mistake) else replace(batch, cached=cached)

@@ -33,7 +33,7 @@ class IntegrityReport:
 
     @property
     def ok(self) -> bool:
-        """Whether the data set has no faults."""
+        """True if the data set has no faults."""
         return not self.problems
 
     def __str__(self) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers import ControlNetModel
-from diffusers.training_utils import compute_snr
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -21,7 +20,9 @@ from lumen.core.registry import generators
 from lumen.core.resize import resize
 from lumen.core.tensor_hashing import fingerprint
 from lumen.diffusion.activation_reuse import cached_cross_attention_kv, known_latents, shared_self_attention
+from lumen.diffusion.hint_encoder import hint_channels, init_hint_encoder
 from lumen.diffusion.sampling import run_sampler
+from lumen.diffusion.snr import min_snr_weight, predicts_velocity
 from lumen.diffusion.stable_diffusion import (
     StableDiffusion,
     encode_latents,
@@ -29,8 +30,6 @@ from lumen.diffusion.stable_diffusion import (
     sample_posterior,
     to_device_async,
 )
-
-HINT_WIDTHS = (0.05, 0.1, 0.3, 0.8)  # of the hint encoder's stages, as shares of the U-Net's first width
 
 
 @generators.register
@@ -80,10 +79,10 @@ class ControlNet(Generator):
             self.controlnet = ControlNetModel.from_unet(
                 base.unet,
                 conditioning_channels=channels,
-                conditioning_embedding_out_channels=_hint_channels(base.unet.config.block_out_channels[0], stages),
+                conditioning_embedding_out_channels=hint_channels(base.unet.config.block_out_channels[0], stages),
             ).float()
             if hint == "image":
-                _kaiming_init(self.controlnet.controlnet_cond_embedding)
+                init_hint_encoder(self.controlnet.controlnet_cond_embedding)
         for network in (self.controlnet, base.unet):  # the U-Net is shared, and another generator may have set it
             network.enable_gradient_checkpointing() if checkpointing else network.disable_gradient_checkpointing()
 
@@ -141,12 +140,7 @@ class ControlNet(Generator):
         keys: list[tuple],
         timesteps: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, " b"]:
-        """Return the denoising error of each image: mean square over its latents.
-
-        Args:
-            keys: One per image, such as (seed, id, step); all randomness follows from it.
-            timesteps: Fixed timesteps; then no caption is dropped and no error weighted.
-        """
+        """Return the denoising error of each image: mean square over its latents."""
         scheduler, device = self.base.scheduler, latent_moments.device
         shape = (self.base.unet.config.in_channels, *latent_moments.shape[-2:])
         weighted = timesteps is None
@@ -163,10 +157,10 @@ class ControlNet(Generator):
             text = self._encode_captions(caption)
             # The memory layout of latents decides how convolutions round; cached and fresh latents must be alike.
             noisy = scheduler.add_noise(z, noise, timesteps).contiguous(memory_format=torch.channels_last)
-            target = scheduler.get_velocity(z, noise, timesteps) if self._predicts_velocity else noise
+            target = scheduler.get_velocity(z, noise, timesteps) if predicts_velocity(scheduler) else noise
         predicted = self.denoise(noisy, timesteps, text, layout)
         error = F.mse_loss(predicted.float(), target.float(), reduction="none").flatten(1).mean(1)
-        return error * self._snr_weight(timesteps) if weighted else error
+        return error * min_snr_weight(scheduler, timesteps, self.snr_gamma) if weighted else error
 
     def denoise(
         self,
@@ -196,12 +190,9 @@ class ControlNet(Generator):
         negative: str = "",
         control_end: float = 1.0,
     ) -> Float[Tensor, "b z h w"]:
-        """Return one sample per caption, layout and seed as latents.
-
-        Both branches of the guidance see the layout, as in ControlNet.
+        """Return one sample per caption, layout and seed as latents; both guidance branches see the layout.
 
         Args:
-            negative: Negative prompt.
             control_end: Share of the steps that the layout steers. After them the ControlNet is not run; diffusers'
                 `control_guidance_end` runs it and multiplies by zero.
         """
@@ -230,11 +221,7 @@ class ControlNet(Generator):
             return self.decode(encode_latents(self.base.vae, image.float()))
 
     def compile(self) -> None:
-        """Compile `denoise` with torch.compile.
-
-        The method and not the networks: their names stay, and a backbone that reads the same U-Net through hooks
-        would not see a compiled one.
-        """
+        """Compile `denoise`, not the networks: a backbone's hooks do not fire in a compiled U-Net."""
         self.denoise = torch.compile(self.denoise, dynamic=False)
 
     def loss_stages(
@@ -285,20 +272,9 @@ class ControlNet(Generator):
         self.prompt_cache |= {caption: self.base.encode_prompts([caption])[0] for caption in new}
         return torch.stack([self.prompt_cache[caption] for caption in captions])
 
-    @property
-    def _predicts_velocity(self) -> bool:
-        return self.base.scheduler.config.prediction_type == "v_prediction"
-
     def _hint_size(self, latents: Tensor) -> tuple[int, int]:
         factor = self.downscale if self.hint == "image" else 1
         return latents.shape[-2] * factor, latents.shape[-1] * factor
-
-    def _snr_weight(self, timesteps: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """Return min(SNR, gamma) in units of the predicted quantity: / SNR for noise, / (SNR + 1) for velocity."""
-        if self.snr_gamma is None:
-            return torch.ones_like(timesteps, dtype=torch.float32)
-        snr = compute_snr(self.base.scheduler, timesteps)
-        return snr.clamp(max=self.snr_gamma) / (snr + 1 if self._predicts_velocity else snr)
 
     def _apply(self, fn, recurse: bool = True):
         if self.prompt_cache:
@@ -306,24 +282,3 @@ class ControlNet(Generator):
         for network in self.networks.values():
             network._apply(fn)
         return super()._apply(fn, recurse)
-
-
-def _kaiming_init(encoder: nn.Module) -> None:
-    """Initialise the strided hint encoder after He et al. 2015 (arXiv:1502.01852).
-
-    A tenth of the layout's contrast passes it. Of PyTorch's default, which ControlNet uses, less than a hundredth
-    passes, and hundreds of steps go by before the layout has an effect.
-    """
-    for conv in (encoder.conv_in, *encoder.blocks):
-        nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-        nn.init.zeros_(conv.bias)
-
-
-def _hint_channels(width: int, stages: int) -> tuple[int, ...]:
-    """Return the hint encoder's channels; four stages of a U-Net of width 320 are ControlNet's 16, 32, 96, 256.
-
-    They are proportional to the U-Net's first width; fixed ones would be half of a small model's work.
-    """
-    if stages == 1:
-        return (width,)
-    return tuple(max(4, round(width * share)) for share in HINT_WIDTHS[:stages])

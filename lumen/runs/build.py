@@ -33,7 +33,7 @@ def build_generator(config: Config, conditioning: Conditioning) -> Generator:
     """
     options = config.diffusion
     supplies = {
-        "base": lambda: load(options.weights, options.size, options.revision, options.vae),
+        "base": lambda: load(options.weights, options.size, options.revision, config.diffusion.vae),
         "channels": lambda: conditioning.channels,
         "hint": lambda: conditioning.hint if options.hint == "auto" else options.hint,
         "prompt_dropout": lambda: config.prompt_dropout,

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from diffusers.training_utils import EMAModel
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from torch import Tensor, nn
 
@@ -110,14 +110,14 @@ class EMA(Callback):
             self.step = trainer.global_step
             self.average.step(trainable_parameters(task))
 
-    def on_validation_start(self, trainer: Trainer, task: Task) -> None:
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
         if self.average is not None:
-            self.average.store(trainable_parameters(task))
-            self.average.copy_to(trainable_parameters(task))
+            self.average.store(trainable_parameters(module))
+            self.average.copy_to(trainable_parameters(module))
 
-    def on_validation_end(self, trainer: Trainer, task: Task) -> None:
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         if self.average is not None:
-            self.average.restore(trainable_parameters(task))
+            self.average.restore(trainable_parameters(module))
 
     on_test_start, on_test_end = on_validation_start, on_validation_end
 

@@ -23,7 +23,7 @@ Shard = tuple[int, int]  # view, range of images
 
 @dataclass(frozen=True)
 class Savings:
-    """What the cache spared a run.
+    """Savings of a run through the cache.
 
     Attributes:
         cached: Names of the cached outputs.

@@ -1,4 +1,4 @@
-"""Task: what a run learns, as a LightningModule, and what of it is scored."""
+"""Task: learning problem of a run, as a LightningModule, with the outputs that are scored."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -65,7 +65,7 @@ class Stage(NamedTuple):
 
 
 class Task(LightningModule):
-    """What a run learns, and what of it is scored.
+    """Learning problem of a run, with the outputs that are scored.
 
     Subclasses implement `training_step` and `validation_step`, which logs `val/loss`, and `outputs`. Trainer,
     callbacks, cache, evaluation loop and cost estimate know a task by this interface alone. Optimisation stays
