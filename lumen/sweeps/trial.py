@@ -25,6 +25,7 @@ EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 130
 # Environment variables by which an agent of W&B names its run: the training. An evaluation is a run of its own.
 AGENT_VARIABLES = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
 ATTEMPTS = 2  # of a command that fails
+State = Literal["waiting", "running", "done", "failed", "busy", "stopped", "submitted"]
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
@@ -44,7 +45,7 @@ class Trial:
     commands: dict[Path, str]
     steps: int
     images_per_step: int
-    state: Literal["waiting", "running", "done", "failed", "busy", "stopped", "submitted"] = "waiting"
+    state: State = "waiting"
     failures: dict[str, str] = field(default_factory=dict)
     exit_code: int = 0
 
@@ -81,7 +82,7 @@ class Trial:
             self.state = "stopped"
             raise
 
-    def _run_commands(self, environment: dict[str, str]) -> Generator[subprocess.Popen, None, str]:
+    def _run_commands(self, environment: dict[str, str]) -> Generator[subprocess.Popen, None, State]:
         """Run the pending commands and return the state that the trial ends in."""
         for directory, command in self.pending_commands().items():
             training = directory == self.run_dir

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from subprocess import Popen
 
 from lumen.config.schema import Config
@@ -27,13 +27,13 @@ def local(slots: int | None = None, *, table: Table, trials: list[Trial]) -> Non
     """
     queue, progress = _queue_trials(trials), ProgressTable(trials)
 
-    def run_slot(environment: dict[str, str]) -> Iterator[Popen]:
+    def run_slot(environment: dict[str, str]) -> Generator[Popen, None, None]:
         for trial in queue:
             yield from trial.run(**environment)
 
     slot_runs = [run_slot(environment) for environment in _slot_environments(slots, table.config(table.rows[0], 0))]
     with capture_signals() as received:
-        processes: dict[Iterator[Popen], Popen | None] = {}
+        processes: dict[Generator[Popen, None, None], Popen | None] = {}
         try:
             while not received:
                 for slot in slot_runs:
