@@ -9,6 +9,7 @@ from lumen.core.errors import Mistake
 from lumen.core.registry import metrics, tasks
 from lumen.evaluation.keys import MetricKey, metric_keys
 from lumen.runs.directory import load_results
+from lumen.sweeps.cell import Cell
 from lumen.sweeps.protocol import describe_protocol, verify_comparable
 from lumen.sweeps.table import Row, Table
 from lumen.sweeps.table_cache import CachedJSON, hash_inputs
@@ -16,27 +17,6 @@ from lumen.sweeps.table_cache import CachedJSON, hash_inputs
 # Values of training that stand beside the metrics.
 LEARNING_CURVES = ("val/loss", "val/response")  # also plotted by step
 AUXILIARY_COLUMNS = (*LEARNING_CURVES, "layout/explained_variance")
-
-
-@dataclass
-class Cell:
-    """Value of one metric for one row.
-
-    Attributes:
-        value: Mean over seeds; None if nothing was measured.
-        deviation: Standard deviation between seeds, of several seeds.
-        interval: 95 % confidence interval over images and, of several, over seeds.
-        range: Smallest and largest value of a reference row that differs between runs.
-        best: Whether this is the best row of the column.
-        significant: Whether the value differs from the best with 95 % confidence.
-    """
-
-    value: float | None = None
-    deviation: float | None = None
-    interval: tuple[float, float] | None = None
-    range: tuple[float, float] | None = None
-    best: bool = False
-    significant: bool = False
 
 
 @dataclass
@@ -179,15 +159,11 @@ def _load_or_compute_cells(
 ) -> dict[str, list[Cell]]:
     content = cache.load() if cache else None
     if content is not None:
-        return {name: [_cell_from_json(fields) for fields in content[name]] for name in runs}
+        return {name: [Cell.from_json(fields) for fields in content[name]] for name in runs}
     cells = _compute_cells(runs, keys)
     if cache:
         cache.save({name: [asdict(cell) for cell in row] for name, row in cells.items()})
     return cells
-
-
-def _cell_from_json(fields: dict[str, Any]) -> Cell:
-    return Cell(**fields | {"interval": fields["interval"] and tuple(fields["interval"])})
 
 
 def _compute_cells(runs: dict[str, list[Run]], keys: list[MetricKey]) -> dict[str, list[Cell]]:

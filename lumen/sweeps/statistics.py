@@ -12,7 +12,7 @@ from lumen.core.random import generator
 from lumen.core.registry import metrics
 from lumen.evaluation.keys import MetricKey
 from lumen.evaluation.scores import load_scores
-from lumen.sweeps.results import Cell
+from lumen.sweeps.cell import Cell
 
 
 def add_statistics(cells: dict[str, list[Cell]], keys: list[MetricKey], score_files: dict[str, list[Path]]) -> None:

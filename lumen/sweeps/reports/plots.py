@@ -10,7 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from lumen.sweeps.results import Cell, Results
+from lumen.sweeps.cell import Cell
+from lumen.sweeps.results import Results
 
 # One colour per row, in the order of the table and the same in every plot: matplotlib's ten, which are distinct on
 # white and on black.

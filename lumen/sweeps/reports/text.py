@@ -4,7 +4,8 @@ import csv
 import io
 from collections.abc import Callable
 
-from lumen.sweeps.results import Cell, Results
+from lumen.sweeps.cell import Cell
+from lumen.sweeps.results import Results
 
 LEGEND = (
     "Brackets: 95 % confidence interval over images. Bold: the best of a column. *: differs from the best with 95 % "
