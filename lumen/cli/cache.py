@@ -11,9 +11,9 @@ from lumen.core.errors import BadConfig
 def build_cache(positionals: list[str], options: dict[str, str]) -> int:
     """Compute the outputs of frozen networks that an experiment's runs would cache."""
     config = load(single_argument(positionals, "EXPERIMENT", build_cache), as_overrides({"cache": "always"} | options))
-    from lumen.runs.precompute import build
+    from lumen.runs.precompute import precompute
 
-    build(config)
+    precompute(config)
     return 0
 
 

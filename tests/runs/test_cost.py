@@ -1,4 +1,4 @@
-"""Forecasts: FLOPs as counted for the published architectures, memory as real tensors take it."""
+"""Cost estimate: FLOPs as counted by hand for the published architectures, memory as real tensors take it."""
 
 import copy
 
@@ -12,22 +12,26 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from lumen.__main__ import main
 from lumen.config.experiment import load
 from lumen.core.errors import BadConfig
-from lumen.core.registry import conditionings
-from lumen.diffusion import stable_diffusion as pipeline
-from lumen.generators.controlnet import ControlledDiffusion
-from lumen.runs.build import build_data, build_module
-from lumen.runs.cost.estimate import cost, flops, outline
+from lumen.core.registry import conditionings, tasks
+from lumen.diffusion import loading
+from lumen.generators.controlnet import ControlNet
+from lumen.runs.build import build_data, build_task
+from lumen.runs.cost.estimate import build_on_meta, count_flops, estimate_cost
 from lumen.runs.cost.hardware import GPUS
-from lumen.runs.cost.memory import Live, backward, followed, place
+from lumen.runs.cost.memory import MemoryTracker, allocate, backward, track_memory
 
 SMALL = ["diffusion.weights=none", "backbone.weights=none", "backbone.size=tiny", "size=32"]
 
 
+# ---- FLOPs
+
+
 @pytest.fixture(scope="module")
-def published() -> dict[str, float]:
-    """GFLOP of one image of SD 1.5 at 512 px, under a picture as a layout."""
+def published_gflop() -> dict[str, float]:
+    """GFLOP of one image of SD 1.5 at 512 px by part, with a layout that needs no network."""
     config = load("coco_stuff", ["conditioning=segmap", "conditioning.form=colours"], complete=False)
-    return {part: n / 1e9 for part, n in flops(outline(config)[0], config.size)[0].items()}
+    flops, _ = count_flops(build_on_meta(config)[0], config.size)
+    return {part: n / 1e9 for part, n in flops.items()}
 
 
 @pytest.mark.parametrize(
@@ -35,55 +39,62 @@ def published() -> dict[str, float]:
     [("autoencoder", 1116.7), ("text encoder", 13.3), ("unet", 803.3), ("controlnet", 283.3)]
     + [("unet, backward", 613.7), ("controlnet, backward", 564.9), ("layout", 0)],
 )
-def test_sd_1_5_takes_what_was_counted_by_hand(published, part, gflop):
-    assert published[part] == pytest.approx(gflop, abs=0.06)
+def test_cost_in_flops_of_sd_1_5_equals_a_count_by_hand(published_gflop, part, gflop):
+    assert published_gflop[part] == pytest.approx(gflop, abs=0.06)
 
 
-def test_a_training_step_of_sd_1_5_is_the_sum_of_its_parts(published):
-    step = sum(n for part, n in published.items() if part.startswith(("unet", "controlnet")))
+def test_cost_in_flops_of_a_training_step_is_the_sum_of_its_parts(published_gflop):
+    step = sum(n for part, n in published_gflop.items() if part.startswith(("unet", "controlnet")))
     assert step == pytest.approx(2265.2, abs=0.1)
 
 
-def test_a_backbone_that_looks_at_latents_is_given_them():
-    flags = ["backbone=sd", "diffusion.size=tiny", *SMALL]
-    found = flops(outline(load("coco_stuff", flags, complete=False))[0], 32)[0]
-    assert 0 < found["layout"] < found["unet"]  # a part of the U-Net, and no autoencoder
+def test_cost_in_flops_of_a_backbone_that_reads_latents_leaves_out_the_autoencoder():
+    config = load("coco_stuff", ["backbone=sd", "diffusion.size=tiny", *SMALL], complete=False)
+    flops, _ = count_flops(build_on_meta(config)[0], 32)
+    assert 0 < flops["layout"] < flops["unet"]  # a part of the U-Net
 
 
-def _step(diffusion: ControlledDiffusion, live: Live) -> list[int]:
-    """Bytes after the forward pass, at the peak, and after the backward pass."""
+# ---- memory
+
+
+def measure_step(generator: ControlNet, tracker: MemoryTracker) -> list[int]:
+    """Return the bytes after the forward pass, at the peak, and after the backward pass."""
     z, text = torch.zeros(2, 4, 16, 16), torch.zeros(2, 77, 32)
-    predicted = diffusion.denoise(z, torch.zeros(2, dtype=torch.long), text, torch.zeros(2, 3, 16, 16))
+    predicted = generator.denoise(z, torch.zeros(2, dtype=torch.long), text, torch.zeros(2, 3, 16, 16))
     loss = F.mse_loss(predicted, z)
-    forward = live.now
+    forward = tracker.current
     backward(loss)
-    return [forward, live.peak, live.now]
+    return [forward, tracker.peak, tracker.current]
+
+
+def allocate_all(generator: ControlNet) -> None:
+    for network in (*generator.networks.values(), generator):
+        allocate(network, set())
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_memory_is_forecast_as_real_tensors_take_it(checkpointing):
-    def built() -> ControlledDiffusion:
-        # a copy, as the networks are shared and those that are followed lose their weights
-        return ControlledDiffusion(copy.deepcopy(pipeline.load("none", "tiny")), 3, checkpointing=checkpointing)
+def test_memory_estimate_equals_that_of_real_tensors(checkpointing):
+    def build() -> ControlNet:
+        # A copy, because the networks are shared and `allocate` replaces their weights.
+        return ControlNet(base=copy.deepcopy(loading.load("none", "tiny")), channels=3, checkpointing=checkpointing)
 
     try:
-        real = built()
-        with Live() as live:
-            for network in (*real.networks.values(), real):
-                place(network, set())
-            taken = _step(real, live)
+        generator = build()
+        with MemoryTracker() as tracker:
+            allocate_all(generator)
+            expected = measure_step(generator, tracker)
         with torch.device("meta"):
-            outlined = built()
-        with followed() as (live, _):
-            for network in (*outlined.networks.values(), outlined):
-                place(network, set())
-            assert _step(outlined, live) == pytest.approx(taken, rel=1e-3)  # but for a few constants of 512 bytes
+            generator = build()
+        with track_memory() as (tracker, _):
+            allocate_all(generator)
+            # but for a few constants of 512 bytes
+            assert measure_step(generator, tracker) == pytest.approx(expected, rel=1e-3)
     finally:
-        pipeline._load.cache_clear()  # these have been changed
+        loading._load.cache_clear()  # these have been changed
 
 
-def test_halves_are_kept_as_autocast_keeps_them_on_a_gpu():
-    """Against PyTorch's own casts on CUDA, which it makes of tensors without values, too, where there is no GPU."""
+def test_memory_estimate_under_autocast_equals_that_of_pytorch_on_a_gpu():
+    """PyTorch casts fake CUDA tensors as real ones, also without a GPU."""
 
     class Block(nn.Module):
         def __init__(self, device: str | None = None):
@@ -95,7 +106,7 @@ def test_halves_are_kept_as_autocast_keeps_them_on_a_gpu():
             x = F.silu(self.norm(self.conv(x))).flatten(2).mT
             return F.gelu(self.linear(self.scale(x))).softmax(-1).sum()
 
-    with FakeTensorMode(), Live() as live:
+    with FakeTensorMode(), MemoryTracker() as tracker:
         block, x = Block("cuda"), torch.empty(4, 8, 32, 32, device="cuda")
         torch.set_autocast_enabled("cuda", True)
         torch.set_autocast_dtype("cuda", torch.bfloat16)
@@ -103,73 +114,90 @@ def test_halves_are_kept_as_autocast_keeps_them_on_a_gpu():
             out = block(x)
         finally:
             torch.set_autocast_enabled("cuda", False)
-        theirs = live.now, live.peak
+        expected = tracker.current, tracker.peak
         torch.clear_autocast_cache()
         assert out.requires_grad
-    with followed(torch.bfloat16) as (live, _):
+    with track_memory(torch.bfloat16) as (tracker, _):
         block, x = Block(), torch.empty(4, 8, 32, 32)
         with torch.autocast("cpu", torch.bfloat16):
             out = block(x)
-        assert (live.now, live.peak) == theirs
+        assert (tracker.current, tracker.peak) == expected
         assert out.requires_grad
 
 
-def test_what_lives_is_what_the_memory_tracker_of_pytorch_finds():
-    def work(network: nn.Module, x: torch.Tensor) -> None:
+def test_memory_tracker_equals_that_of_pytorch():
+    def run(network: nn.Module, x: torch.Tensor) -> None:
         network(x).square().mean().backward()
 
     network, x = nn.Sequential(nn.Linear(128, 256), nn.GELU(), nn.Linear(256, 128)), torch.zeros(64, 128)
-    tracker = MemTracker()
-    tracker.track_external(network, x)
-    with tracker:
-        work(network, x)
-    theirs = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
+    reference = MemTracker()
+    reference.track_external(network, x)
+    with reference:
+        run(network, x)
+    expected = reference.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
     network.zero_grad(set_to_none=True)
-    with Live() as live:
-        network.apply(lambda module: place(module, set()))
-        work(network, x.clone())
-    assert live.peak == pytest.approx(theirs, rel=0.01)
+    with MemoryTracker() as tracker:
+        network.apply(lambda module: allocate(module, set()))
+        run(network, x.clone())
+    assert tracker.peak == pytest.approx(expected, rel=0.01)
+
+
+# ---- whole runs
 
 
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=() if n in ("neural_layout", "hed") else pytest.mark.long) for n in conditionings.names()],
 )
-def test_every_conditioning_is_forecast(name):
-    found = cost(load("scenes", [f"conditioning={name}", *SMALL]))
-    assert found.cached < found.image and found.kept > 0 and found.images == 1024
-    assert max(found.peaks.values()) >= sum(found.held.values())
-    assert (found.uncounted == name) == (name in ("hed", "midas"))
-    built = build_module(config := load("scenes", [f"conditioning={name}", *SMALL]), build_data(config))
-    assert found.parameters["controlnet"] == sum(p.numel() for p in built.parameters())
+def test_cost_of_every_conditioning(name):
+    config = load("scenes", [f"conditioning={name}", *SMALL])
+    cost = estimate_cost(config)
+    assert cost.cached < cost.image and cost.cache_bytes > 0 and cost.images == 1024
+    assert max(cost.peaks.values()) >= sum(cost.held.values())
+    assert (cost.uncounted == name) == (name in ("hed", "midas"))
+    task = build_task(config, build_data(config))
+    assert cost.parameters["controlnet"] == sum(p.numel() for p in task.parameters())
 
 
-def test_what_is_recomputed_costs_work_and_spares_memory():
-    plain, again = (cost(load("scenes", [*SMALL, "batch=8", f"diffusion.checkpointing={on}"])) for on in (False, True))
-    assert again.image > plain.image and again.peaks["forward"] < plain.peaks["forward"]
+@pytest.mark.parametrize("task", tasks.names())
+def test_cost_of_every_task(task, tiny):
+    config = load("scenes", [*tiny, "data.images=6"])
+    cost, built = estimate_cost(config), build_task(config, build_data(config))
+    *_, (trainable, parameters) = cost.parameters.items()
+    assert trainable == built.trainable and parameters == sum(p.numel() for p in built.parameters())
+    assert 0 < cost.cached <= cost.image and cost.images == 6
+    assert max(cost.peaks.values()) >= sum(cost.held.values()) > 0
 
 
-def test_the_forecast_is_printed_and_nothing_is_fetched(place, capsys):
+def test_cost_of_checkpointing_is_flops_for_memory():
+    plain, recomputed = (
+        estimate_cost(load("scenes", [*SMALL, "batch=8", f"diffusion.checkpointing={on}"])) for on in (False, True)
+    )
+    assert recomputed.image > plain.image and recomputed.peaks["forward"] < plain.peaks["forward"]
+
+
+def test_cost_is_printed_without_downloads_or_files(place, capsys):
     flags = ["diffusion.size=tiny", "backbone=dino", "backbone.size=small", "size=64", "batch=2"]
     assert main(["show", "coco_stuff", *flags, "--cost"]) == 0
-    told = capsys.readouterr().out
-    assert all(words in told for words in ("parameters", "PFLOP", "computed", "the data set is not here", *GPUS))
+    message = capsys.readouterr().out
+    assert all(word in message for word in ("parameters", "PFLOP", "GiB", "the data set is not here", *GPUS))
     assert not list(place.iterdir())
     assert main(["train", "scenes", "--cost"]) == 2
 
 
+# ---- memory presets
+
+
 @pytest.mark.parametrize("memory", [12, 24, 80])
 @pytest.mark.parametrize("images", [1, 4, 6, 32, 256])
-def test_a_gpus_memory_cuts_a_step_and_keeps_its_images(memory, images):
+def test_memory_preset_divides_a_step_and_keeps_its_images(memory, images):
     config = load("scenes", [f"memory={memory}", f"batch={images}"])
     assert config.batch * config.accumulate == images
-    assert config.batch == min(config.batch, images) and (
-        images != 256 or config.batch == {12: 2, 24: 8, 80: 32}[memory]
-    )
+    assert config.batch <= images and (images != 256 or config.batch == {12: 2, 24: 8, 80: 32}[memory])
     assert config.diffusion.checkpointing == (memory == 12)
     assert not load("scenes", [f"memory={memory}", "diffusion.checkpointing=false"]).diffusion.checkpointing
 
 
-def test_a_memory_without_a_preset_is_a_sentence():
-    with pytest.raises(BadConfig, match="memory cannot be 13: there are 12, 24, 80 GB"):
+def test_memory_without_a_preset_is_refused():
+    with pytest.raises(BadConfig, match="memory.*13.*12, 24, 80"):
         load("scenes", ["memory=13"])

@@ -1,4 +1,4 @@
-"""A run that was killed and continued is the run that was not: in one process, in several, told to stop or not."""
+"""Resume and certificate: a run that is killed or stopped, on one rank or several, equals an uninterrupted one."""
 
 import json
 import os
@@ -15,123 +15,136 @@ import pytest
 import torch
 
 from lumen.__main__ import main
-from lumen.config import identity
-from lumen.config.experiment import load
-from lumen.core import locks
+from lumen.config.experiment import dump, load
+from lumen.config.identity import config_digest, sanitize
 from lumen.core.errors import BadCheckpoint, RunBusy
-from lumen.core.hashing import hash_tree as digest
-from lumen.core.signals import STOPPED
+from lumen.core.locks import lock_directory
+from lumen.core.registry import tasks
+from lumen.core.signals import SIGNAL_EXIT_CODE
+from lumen.core.tensor_hashing import hash_tree
 from lumen.runs import certify
-from lumen.runs import directory as folder
-from lumen.runs import train as run
 from lumen.runs.build import build_data
-from lumen.runs.state_hashes import Witness
-from lumen.training.checkpoint_io import found, step_of
-from lumen.training.tasks.layout_to_image import LayoutModule
+from lumen.runs.directory import run_directory, write_or_verify_config
+from lumen.runs.state_hashes import StepRecorder
+from lumen.runs.train import train
+from lumen.training.checkpoint_io import list_checkpoints, step_of
 
-TINY = ["size=32", "backbone=dino", "backbone.size=tiny", "backbone.patch=8", "backbone.weights=none"]
-TINY += ["diffusion.weights=none", "diffusion.size=tiny", "batch=2", "conditioning.vectors=60", "validation=2"]
-TINY += ["warmup=3", "lr=1e-3", "accelerator=cpu", "ema=0.5", "prompt_dropout=0.5"]
-QUIET = ["metrics=[]", "wandb=disabled", "sampling.steps=1", "sampling.images=1"]
+QUIET = ["validation=2", "metrics=[]", "wandb=disabled", "sampling.steps=1", "sampling.images=1"]
+all_tasks = pytest.mark.parametrize("task", tasks.names())
 
 
-def forked(log: Path, words: list[str]) -> None:
-    """certify's launch without the seconds that importing takes: what is killed is a process all the same."""
+# ---- certificate
 
-    def body(where: str, moment: str, experiment: str, *flags: str) -> None:
+
+def launch_fork(log: Path, arguments: list[str]) -> None:
+    """Launch a training of `certify` as a fork, which needs no imports and dies by a kill like any process."""
+
+    def run(directory: str, moment: str, experiment: str, *flags: str) -> None:
         os.setsid()
-        run.train(load(experiment, list(flags)), [Witness(Path(where), moment)])
+        train(load(experiment, list(flags)), [StepRecorder(Path(directory), moment)])
 
     log.parent.mkdir(parents=True, exist_ok=True)
-    child = get_context("fork").Process(target=body, args=words)
-    child.start()
-    child.join()
-    assert child.exitcode == (-signal.SIGKILL if words[1] else 0)
+    process = get_context("fork").Process(target=run, args=arguments)
+    process.start()
+    process.join()
+    assert process.exitcode == (-signal.SIGKILL if arguments[1] else 0)
 
 
-def test_a_run_that_is_killed_three_times_is_certified(place, monkeypatch, capsys):
-    """With flips, dropped prompts, an average, workers, an accumulated step, and noise that no key belongs to."""
-    step = LayoutModule.training_step
+@all_tasks
+def test_certificate_of_a_run_that_is_killed_three_times(task, tiny, place, monkeypatch, capsys):
+    """With flips, prompt dropout, EMA, a worker, accumulation, and noise that has no key."""
+    kind = tasks.factory(task)
+    step = kind.training_step
 
-    def noisy(self, batch, index):
-        return step(self, batch, index) * (1 + torch.rand(()) / 10)
+    def noisy_step(self, batch, batch_idx):
+        return step(self, batch, batch_idx) * (1 + torch.rand(()) / 10)
 
-    monkeypatch.setattr(LayoutModule, "training_step", noisy)
-    monkeypatch.setattr(certify, "_launch", forked)
+    monkeypatch.setattr(kind, "training_step", noisy_step)
+    monkeypatch.setattr(certify, "_launch", launch_fork)
     assert main(["data", "render", "scenes", "world", "format=coco_stuff", "size=32", "train=6", "val=2"]) == 0
-    assert main(["certify", "coco_stuff", "data.root=world", *TINY, "workers=1", "accumulate=2"]) == 0
-    told = capsys.readouterr().out
+    flags = [*tiny, "validation=2", "workers=1", "accumulate=2"]
+    assert main(["certify", "coco_stuff", "data.root=world", *flags]) == 0
+    message = capsys.readouterr().out
     parts = ("weights", "optimizer", "average", "history", "figures", "samples", "looks", "losses")
-    assert all(f"equal      {part}" in told for part in parts) and "the same, bit by bit" in told
+    assert all(f"equal      {part}" in message for part in parts)
     (path,) = place.glob("runs/certify/coco_stuff/*/seed0/certificate.json")
     certificate = json.loads(path.read_text())
     assert certificate["equal"] and certificate["killed at"] == ["step:2", "validation:4", "step:5"]
     assert set(certificate["parts"]) == set(parts) and not (path.parent / "whole").exists()
 
 
-def test_a_certificate_says_what_differs(place, monkeypatch, capsys):
-    found = iter([{"weights": "a", "losses": "b"}, {"weights": "a", "losses": "c"}])
+def test_certificate_names_what_differs(tiny, place, monkeypatch, capsys):
+    hashes = iter([{"weights": "a", "losses": "b"}, {"weights": "a", "losses": "c"}])
     monkeypatch.setattr(certify, "_launch", lambda log, _: log.parent.mkdir(exist_ok=True))
-    monkeypatch.setattr(certify, "evidence", lambda _: next(found))
-    assert main(["certify", "scenes", *TINY]) == 1
-    told = capsys.readouterr().out
-    assert "equal      weights" in told and "DIFFERENT  losses" in told and "NOT the same" in told
+    monkeypatch.setattr(certify, "hash_run_state", lambda _: next(hashes))
+    assert main(["certify", "scenes", *tiny]) == 1
+    message = capsys.readouterr().out
+    assert "equal      weights" in message and "DIFFERENT  losses" in message
     (path,) = place.glob("runs/certify/scenes/*/seed0/certificate.json")
-    assert json.loads(path.read_text())["parts"] == {"weights": True, "losses": False}
-    assert (path.parent / "continued").exists()  # to be looked at
+    certificate = json.loads(path.read_text())
+    assert certificate["parts"] == {"weights": True, "losses": False} and not certificate["equal"]
+    assert (path.parent / "continued").exists()  # for inspection
 
 
-def test_every_bit_and_name_is_in_a_digest():
+def test_hash_tree_covers_every_bit_and_name():
     weight = torch.tensor([1.0, 2.0])
     trees = [{"a": weight}, {"b": weight}, {"a": weight.nextafter(torch.tensor(9.0))}, {"a": weight.double()}]
     trees += [{"a": weight[None]}, {"a": [1.0, 2.0]}, {"a": [1.0, [2.0]]}, {"a": weight, "b": None}]
-    assert len({digest(tree) for tree in trees}) == len(trees)
-    assert digest({"a": weight.clone()}) == digest(trees[0])
+    assert len({hash_tree(tree) for tree in trees}) == len(trees)
+    assert hash_tree({"a": weight.clone()}) == hash_tree(trees[0])
 
 
-def test_the_best_checkpoint_stays_and_can_be_measured(place):
-    rates = ["lr=0.3", "warmup=0", "every.validate=1", "every.checkpoint=1"]  # too high: it gets worse
-    flags = [flag for flag in TINY if flag.partition("=")[0] not in ("lr", "warmup", "ema")]
+# ---- checkpoints
+
+
+def test_best_checkpoint_stays_and_is_evaluated(tiny, place):
+    diverging = ["lr=0.3", "warmup=0", "every.validate=1", "every.checkpoint=1"]  # the loss grows from step to step
+    flags = [flag for flag in tiny if flag.partition("=")[0] not in ("lr", "warmup", "ema")]
     flags += ["data.images=6", "steps=3", "keep=1", "best=val/loss"]
-    assert main(["train", "scenes", *flags, *QUIET, *rates]) == 0
-    made = next(place.glob("runs/scenes/*/seed0"))
-    lines = [json.loads(line) for line in (made / "metrics.jsonl").read_text().splitlines()]
+    assert main(["train", "scenes", *flags, *QUIET, *diverging]) == 0
+    run = next(place.glob("runs/scenes/*/seed0"))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = {line["step"] + 1: line["val/loss"] for line in lines if "val/loss" in line}
     lowest = min(losses, key=losses.get)
-    assert lowest < 3 and [step_of(path) for path in found(made / "checkpoints")] == [3, lowest]
-    assert main(["eval", str(made), "best=val/loss"]) == 0
-    figures = json.loads((made / "eval" / identity.safe("best=val/loss") / "metrics.json").read_text())
-    assert figures["steps"] == lowest and figures["val/loss"] == pytest.approx(losses[lowest], rel=1e-5)
+    assert lowest < 3 and [step_of(path) for path in list_checkpoints(run / "checkpoints")] == [3, lowest]
+    assert main(["eval", str(run), "best=val/loss"]) == 0
+    results = json.loads((run / "eval" / sanitize("best=val/loss") / "metrics.json").read_text())
+    assert results["steps"] == lowest and results["val/loss"] == pytest.approx(losses[lowest], rel=1e-5)
 
 
-def test_ranks_agree_to_stop_whichever_is_told(place):
-    command = [sys.executable, "-m", "lumen", "train", "scenes", *TINY, *QUIET, "data.images=6", "devices=2"]
+# ---- several processes
+
+
+@all_tasks
+def test_signal_to_any_rank_stops_all_ranks(task, tiny, place):
+    command = [sys.executable, "-m", "lumen", "train", "scenes", *tiny, *QUIET, "data.images=6", "devices=2"]
     command += ["steps=5000", "every.log=1", "every.validate=5000", "every.checkpoint=5000", "workers=0"]
     main_rank = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     path = "runs/scenes/*/seed0/metrics.jsonl"
-    (journal,) = wait_for(lambda: [p for p in place.glob(path) if len(p.read_text().splitlines()) > 2], "no training")
+    (history,) = wait_for(lambda: [p for p in place.glob(path) if len(p.read_text().splitlines()) > 2], "no training")
     (other,) = map(int, Path(f"/proc/{main_rank.pid}/task/{main_rank.pid}/children").read_text().split())
-    before = len(journal.read_text().splitlines())
+    before = len(history.read_text().splitlines())
     os.kill(other, signal.SIGUSR1)
-    said = main_rank.communicate(timeout=60)[1].splitlines()[-1]
-    assert main_rank.returncode == STOPPED and "the same command goes on from there" in said
-    (path,) = found(journal.parent / "checkpoints")
-    assert before <= step_of(path) <= before + 50 and step_of(path) % 5 == 0
-    assert len(journal.read_text().splitlines()) == step_of(path)
+    message = main_rank.communicate(timeout=60)[1].splitlines()[-1]
+    (checkpoint,) = list_checkpoints(history.parent / "checkpoints")
+    step = step_of(checkpoint)
+    assert main_rank.returncode == SIGNAL_EXIT_CODE and f"at step {step}" in message and "the same command" in message
+    assert before <= step <= before + 50 and step % 5 == 0
+    assert len(history.read_text().splitlines()) == step
     assert wait_for(lambda: not Path(f"/proc/{other}/exe").exists(), "the other rank does not end")
 
 
-def wait_for(look: Callable[[], Any], missing: str) -> Any:
-    """What is looked for, once it is there."""
+def wait_for(condition: Callable[[], Any], message: str) -> Any:
+    """Return what the condition returns once it is true."""
     for _ in range(1200):
-        if seen := look():
-            return seen
+        if value := condition():
+            return value
         time.sleep(0.1)
-    raise AssertionError(missing)
+    raise AssertionError(message)
 
 
-def test_a_process_that_reads_images_lives_on_when_all_are_told_to_stop():
-    data = build_data(load("scenes", [*TINY, "data.images=40", "workers=1", "steps=20"]))
+def test_worker_survives_a_signal_to_all_processes(tiny):
+    data = build_data(load("scenes", [*tiny, "data.images=40", "workers=1", "steps=20"]))
     loader = data.train_dataloader()
     batches = iter(loader)
     assert len(next(batches).id) == 2
@@ -143,48 +156,50 @@ def test_a_process_that_reads_images_lives_on_when_all_are_told_to_stop():
     assert worker.exitcode == 0
 
 
-def test_a_folder_is_free_once_its_run_has_died_though_its_workers_have_not(tmp_path):
+def test_lock_of_a_dead_run_is_free_although_its_workers_live(tmp_path):
     def idle() -> None:
-        begun.set()
+        started.set()
         time.sleep(60)
 
     fork = get_context("fork")
-    begun = fork.Event()
-    with locks.claim(tmp_path):
+    started = fork.Event()
+    with lock_directory(tmp_path):
         worker = fork.Process(target=idle)
         worker.start()
-        assert begun.wait(60)
-    with locks.claim(tmp_path):
+        assert started.wait(60)
+    with lock_directory(tmp_path):
         assert worker.is_alive()
     worker.kill()
     worker.join()
 
 
-def test_another_number_of_processes_is_refused(tmp_path, monkeypatch, capsys):
-    """Where a flag says it, it names another run; where the experiment's file or torchrun does, a sentence does."""
-    two, four = load("scenes", [*TINY, "devices=2"]), load("scenes", [*TINY, "devices=4"])
-    assert folder.place_of(two) != folder.place_of(four)
-    folder.settle(tmp_path, two)
+def test_resume_on_another_number_of_processes_is_refused(tiny, tmp_path, monkeypatch, capsys):
+    """A flag names another run; of a changed experiment, a loader and torchrun, an error has the numbers."""
+    two, four = load("scenes", [*tiny, "devices=2"]), load("scenes", [*tiny, "devices=4"])
+    assert run_directory(two) != run_directory(four)
+    write_or_verify_config(tmp_path, two)
     with pytest.raises(RunBusy, match="devices was 2, is now 4"):
-        folder.settle(tmp_path, four)
-    loader = build_data(load("scenes", [*TINY, "data.images=40"])).train_dataloader()
-    with pytest.raises(BadCheckpoint, match="cannot go on in the same order: world was 2 and is 1; set it back"):
+        write_or_verify_config(tmp_path, four)
+    loader = build_data(load("scenes", [*tiny, "data.images=40"])).train_dataloader()
+    with pytest.raises(BadCheckpoint, match="world was 2 and is 1"):
         loader.load_state_dict(loader.state_dict() | {"world": 2})
     monkeypatch.chdir(tmp_path)
-    started = {"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "LOCAL_RANK": "1", "GROUP_RANK": "0"}
-    for name, value in (started | {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}).items():
+    environment = {"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "LOCAL_RANK": "1", "GROUP_RANK": "0"}
+    for name, value in (environment | {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}).items():
         monkeypatch.setenv(name, value)
-    assert main(["train", "scenes", *TINY, *QUIET, "devices=4", "validation=4"]) == 2
-    assert "2 processes on this node and 4 in all, which is not devices=4 nodes=1" in (told := capsys.readouterr().err)
-    assert "write devices=2 nodes=2" in told
+    assert main(["train", "scenes", *tiny, *QUIET, "devices=4", "validation=4"]) == 2
+    message = capsys.readouterr().err
+    assert "devices=4 nodes=1" in message and "devices=2 nodes=2" in message
 
 
-def test_an_elastic_run_is_the_same_however_its_steps_are_shared_out(tmp_path):
-    shares = [["devices=2", "batch=4"], ["batch=8"], ["nodes=2", "batch=1", "accumulate=4"], ["batch=4", "devices=4"]]
-    runs = [load("scenes", [*TINY, "elastic=true", *flags]) for flags in shares]
-    places, digests = ([of(run) for run in runs] for of in (folder.place_of, identity.digest))
-    assert len({*places[:3]}) == len({*digests[:3]}) == 1 and places[3] != places[0] and digests[3] != digests[0]
-    folder.settle(tmp_path, runs[0])
-    folder.settle(tmp_path, runs[1])
+def test_elastic_run_is_the_same_however_its_steps_are_divided(tiny, tmp_path):
+    splits = [["devices=2", "batch=4"], ["batch=8"], ["nodes=2", "batch=1", "accumulate=4"], ["batch=4", "devices=4"]]
+    configs = [load("scenes", [*tiny, "elastic=true", *flags]) for flags in splits]
+    directories = [run_directory(config) for config in configs]
+    digests = [config_digest(dump(config)) for config in configs]
+    assert len({*directories[:3]}) == len({*digests[:3]}) == 1
+    assert directories[3] != directories[0] and digests[3] != digests[0]
+    write_or_verify_config(tmp_path, configs[0])
+    write_or_verify_config(tmp_path, configs[1])
     with pytest.raises(RunBusy, match="together was 8, is now 16"):
-        folder.settle(tmp_path, runs[3])
+        write_or_verify_config(tmp_path, configs[3])

@@ -1,87 +1,94 @@
-"""Checkpoints as files: what is written is what was meant, and no save leaves fewer good ones than there were."""
+"""Checkpoint files: their metadata, verification and pruning; no save leaves fewer intact ones than there were."""
 
 import json
 from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 
 from lumen.core.errors import BadCheckpoint
-from lumen.training import checkpoint_io as checkpoints
-from lumen.training.checkpoint_callbacks import Checkpoints
-from lumen.training.checkpoint_io import WholeFiles, best, found, newest, prune, record
+from lumen.core.interfaces import Optimization, Task
+from lumen.training import checkpoint_io
+from lumen.training.checkpoint_callbacks import CheckpointCallback
 
 
-def save(folder: Path, step: int, **facts: float | str) -> Path:
-    path = folder / f"step{step:08d}.ckpt"
+def save(directory: Path, step: int, **facts: float | str) -> Path:
+    path = directory / f"step{step:08d}.ckpt"
     content = {"global_step": step, "state_dict": {"weight": torch.full((50,), float(step))}}
-    WholeFiles().save_checkpoint(content, path, facts)
+    checkpoint_io.AtomicCheckpointIO().save_checkpoint(content, path, facts)
     return path
 
 
-def flip(path: Path) -> None:
-    """One bit of a weight: the file is as long as before and still loads."""
+def flip_bit(path: Path) -> None:
+    """Flip one bit of a weight: the file keeps its length and still loads."""
     content = bytearray(path.read_bytes())
-    content[content.index(torch.tensor([float(checkpoints.step_of(path))] * 2).numpy().tobytes())] ^= 1
+    weights = torch.tensor([float(checkpoint_io.step_of(path))] * 2)
+    content[content.index(weights.numpy().tobytes())] ^= 1
     path.write_bytes(content)
 
 
-def test_a_record_says_what_was_written(tmp_path):
+def test_checkpoint_metadata_holds_the_hash_of_what_was_written(tmp_path):
     path = save(tmp_path, 3, config="abc")
-    assert record(path)["step"] == 3 and record(path)["config"] == "abc" and len(record(path)["sha256"]) == 64
-    checkpoints.verify(path)
-    assert checkpoints.read(path)["state_dict"]["weight"].tolist() == [3.0] * 50
+    metadata = checkpoint_io.read_metadata(path)
+    assert metadata["step"] == 3 and metadata["config"] == "abc" and len(metadata["sha256"]) == 64
+    checkpoint_io.verify(path)
+    assert checkpoint_io.read(path)["state_dict"]["weight"].tolist() == [3.0] * 50
     assert {p.suffix for p in tmp_path.iterdir()} == {".ckpt", ".json"}
 
 
-def test_a_bit_that_has_changed_is_noticed_and_an_older_checkpoint_taken(tmp_path, capsys):
+def test_checkpoint_with_a_flipped_bit_is_skipped(tmp_path, capsys):
     older, newer = save(tmp_path, 3), save(tmp_path, 4)
-    assert newest(tmp_path) == newer
-    flip(newer)
-    checkpoints.read(newer)  # it loads all the same
-    assert newest(tmp_path) == older
-    assert f"passing over a checkpoint: {newer} cannot be used: it is not what was written" in capsys.readouterr().out
+    assert checkpoint_io.newest(tmp_path) == newer
+    flip_bit(newer)
+    checkpoint_io.read(newer)  # it loads all the same
+    assert checkpoint_io.newest(tmp_path) == older
+    message = capsys.readouterr().out
+    assert str(newer) in message and "sha256" in message
 
 
-def test_a_checkpoint_of_another_config_is_passed_over_and_one_without_a_record_is_not(tmp_path):
-    mine, other = save(tmp_path, 3, config="mine"), save(tmp_path, 4, config="other")
-    assert newest(tmp_path, "mine") == mine and newest(tmp_path) == other
-    checkpoints.record_of(other).unlink()
-    assert newest(tmp_path, "mine") == other
+def test_checkpoint_of_another_config_is_skipped_unless_it_has_no_metadata(tmp_path):
+    own, other = save(tmp_path, 3, config="own"), save(tmp_path, 4, config="other")
+    assert checkpoint_io.newest(tmp_path, "own") == own and checkpoint_io.newest(tmp_path) == other
+    checkpoint_io.metadata_path(other).unlink()
+    assert checkpoint_io.newest(tmp_path, "own") == other
 
 
-def test_the_newest_stay_and_the_best(tmp_path):
+def test_checkpoint_with_unreadable_metadata_is_accepted(tmp_path):
+    path = save(tmp_path, 1)
+    checkpoint_io.metadata_path(path).write_text(json.dumps({"sha256": "0"})[:-3])
+    assert checkpoint_io.read_metadata(path) == {} and checkpoint_io.newest(tmp_path) == path
+
+
+def test_checkpoint_prune_keeps_the_newest_and_the_best(tmp_path):
+    def steps() -> list[int]:
+        return [checkpoint_io.step_of(path) for path in checkpoint_io.list_checkpoints(tmp_path)]
+
     for step, loss in ((1, 0.5), (2, 0.2), (3, 0.4), (4, 0.3)):
         save(tmp_path, step, **{"val/loss": loss})
     save(tmp_path, 5)  # not validated
-    prune(tmp_path, 2, "val/loss")
-    assert [checkpoints.step_of(path) for path in found(tmp_path)] == [5, 4, 2]
-    assert checkpoints.step_of(best(tmp_path, "val/loss")) == 2
+    checkpoint_io.prune(tmp_path, 2, "val/loss")
+    assert steps() == [5, 4, 2]
+    assert checkpoint_io.step_of(checkpoint_io.best(tmp_path, "val/loss")) == 2
     assert len(list(tmp_path.iterdir())) == 6
-    prune(tmp_path, 1)
-    assert [checkpoints.step_of(path) for path in found(tmp_path)] == [5]
-    with pytest.raises(BadCheckpoint, match="no checkpoint in .* has a val/loss"):
-        best(tmp_path, "val/loss")
+    checkpoint_io.prune(tmp_path, 1)
+    assert steps() == [5]
+    with pytest.raises(BadCheckpoint, match="val/loss"):
+        checkpoint_io.best(tmp_path, "val/loss")
 
 
-@pytest.mark.parametrize("harmed", [True, False])
-def test_older_checkpoints_go_only_once_the_new_one_is_sound(harmed, tmp_path, capsys):
-    def written(path, **_):
+@pytest.mark.parametrize("damaged", [True, False])
+def test_checkpoint_callback_removes_older_ones_only_after_an_intact_save(damaged, tmp_path, capsys):
+    def save_checkpoint(path, **_):
         save(tmp_path, 2)
-        if harmed:
-            flip(path)
+        if damaged:
+            flip_bit(path)
 
-    before = save(tmp_path, 1)
+    older = save(tmp_path, 1)
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = 2
-    trainer.save_checkpoint, trainer._logger_connector.update_train_step_metrics = written, lambda: None
-    Checkpoints(tmp_path, every=2, keep=1).on_train_batch_end(trainer, LightningModule())
-    assert found(tmp_path) == [before if harmed else tmp_path / "step00000002.ckpt"]
-    assert ("It has been removed" in capsys.readouterr().out) == harmed
-
-
-def test_a_record_that_cannot_be_read_is_none(tmp_path):
-    path = save(tmp_path, 1)
-    checkpoints.record_of(path).write_text(json.dumps({"sha256": "0"})[:-3])
-    assert record(path) == {} and newest(tmp_path) == path
+    trainer.save_checkpoint, trainer._logger_connector.update_train_step_metrics = save_checkpoint, lambda: None
+    CheckpointCallback(tmp_path, every=2, keep=1).on_train_batch_end(trainer, Task(Optimization()))
+    newer = tmp_path / "step00000002.ckpt"
+    assert checkpoint_io.list_checkpoints(tmp_path) == [older if damaged else newer]
+    assert (str(newer) in capsys.readouterr().out) == damaged

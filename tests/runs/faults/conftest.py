@@ -1,4 +1,4 @@
-"""Short trainings whose ranks are forks: killed, they die as any process, without the seconds that importing takes."""
+"""Short runs whose ranks are forks: killed, they die as any process, without the seconds that importing takes."""
 
 import os
 import signal
@@ -12,23 +12,20 @@ from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 import pytest
-import torch  # noqa: F401  once, for all that are forked
+import torch  # noqa: F401  imported once, for all forks
 from lightning.pytorch import Callback, Trainer
 
 from lumen.__main__ import main
-from lumen.runs import train as run
-from lumen.runs.state_hashes import Witness, _seen, evidence
+from lumen.runs import train as training
+from lumen.runs.state_hashes import StepRecorder, hash_records, hash_run_state
 
-SHORT = ["size=32", "backbone=dino", "backbone.size=tiny", "backbone.patch=8", "backbone.weights=none"]
-SHORT += ["diffusion.weights=none", "diffusion.size=tiny", "batch=2", "conditioning.vectors=60", "validation=2"]
-SHORT += ["warmup=3", "lr=1e-3", "accelerator=cpu", "ema=0.5", "prompt_dropout=0.5", "data.images=6", "workers=0"]
-SHORT += ["metrics=[]", "sampling.steps=1", "sampling.images=1", "steps=6", "every.log=1", "every.checkpoint=2"]
-SHORT += ["every.validate=4"]
-SEEN = Path("seen")  # where ranks write down what they see: not in ./runs, whose disk may be full
+SHORT = ["validation=2", "data.images=6", "workers=0", "metrics=[]", "sampling.steps=1", "sampling.images=1", "steps=6"]
+SHORT += ["every.log=1", "every.checkpoint=2", "every.validate=4", "wandb=disabled"]
+RECORDS = Path("records")  # of what ranks read: not in ./runs, whose disk may be full
 
 
 class Ranks:
-    """The processes of one run, and what they said."""
+    """Processes of one run, and their output."""
 
     def __init__(self, processes: Sequence[ForkProcess], logs: Sequence[Path]):
         self.processes, self.logs = processes, logs
@@ -37,27 +34,27 @@ class Ranks:
         self.processes[rank].kill()
 
     def wait(self, seconds: float = 180, first: int | None = None) -> list[int]:
-        """The exit codes of the first so many, or of all; the others are ended, and one that hangs is an error."""
+        """Return the exit codes of the first few ranks, or of all, and kill the others; a rank that hangs fails."""
         end = time.monotonic() + seconds
         for process in self.processes[:first]:
             process.join(max(0, end - time.monotonic()))
         codes = [process.exitcode for process in self.processes[:first]]
-        self.end()
-        assert None not in codes, f"a rank hangs: {codes}; {self.said()}"
+        self.kill_all()
+        assert None not in codes, f"a rank hangs: {codes}; {self.output()}"
         return codes
 
-    def end(self) -> None:
+    def kill_all(self) -> None:
         for process in self.processes:
             if process.is_alive():
                 process.kill()
                 process.join()
 
-    def said(self, rank: int = 0) -> str:
+    def output(self, rank: int = 0) -> str:
         return self.logs[rank].read_text()
 
 
-class At(Callback):
-    """Does something before a step is taken, with what is saved before it on the disk."""
+class BeforeStep(Callback):
+    """Callback that acts before a step, when the checkpoint of the steps before it is on disk."""
 
     def __init__(self, step: int, act: Callable[[], object], rank: int | None = None):
         self.step, self.act, self.rank = step, act, rank
@@ -67,142 +64,148 @@ class At(Callback):
             self.act()
 
 
-def launched(world: int, machines: int = 1) -> list[dict[str, str]]:
-    """What torchrun tells each rank by its environment."""
-    each = world // machines
-    shared = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": each, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _port()}
-    shared |= {"TORCHELASTIC_RUN_ID": "lumen", "GLOO_SOCKET_IFNAME": "lo"}
-    ranks = [{"RANK": rank, "LOCAL_RANK": rank % each, "GROUP_RANK": rank // each} for rank in range(world)]
-    return [{key: str(value) for key, value in (shared | rank).items()} for rank in ranks]
+def torchrun_environments(world_size: int) -> list[dict[str, str]]:
+    """Return what torchrun passes to each rank in its environment."""
+    shared = {"WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size, "MASTER_ADDR": "127.0.0.1"}
+    shared |= {"MASTER_PORT": find_port(), "TORCHELASTIC_RUN_ID": "lumen", "GLOO_SOCKET_IFNAME": "lo", "GROUP_RANK": 0}
+    ranks = [shared | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(world_size)]
+    return [{key: str(value) for key, value in environment.items()} for environment in ranks]
 
 
-def _port() -> int:
-    """One that nobody listens at."""
+def find_port() -> int:
+    """Return a port that is free."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
 
 
-def begun(
+def fork_ranks(
     command: list[str],
-    ranks: Sequence[dict[str, str]] = ({},),
-    watchers: Sequence[Callback] = (),
-    first: Callable[[int], None] = lambda rank: None,
+    environments: Sequence[dict[str, str]] = ({},),
+    callbacks: Sequence[Callback] = (),
+    prepare: Callable[[int], None] = lambda rank: None,
 ) -> Ranks:
-    """Runs `lumen ...` once for each rank's environment.
+    """Run `lumen ...` once per environment.
 
     Args:
-        watchers: callbacks of the training, beside its own.
-        first: what a rank does before all else.
+        callbacks: Callbacks of the training beside its own.
+        prepare: Function of the rank that it calls first.
     """
-    logs = [Path(f"rank{rank}.log") for rank in range(len(ranks))]
+    logs = [Path(f"rank{rank}.log") for rank in range(len(environments))]
 
-    def body(rank: int) -> None:
+    def run(rank: int) -> None:
         sys.stdout = sys.stderr = open(logs[rank], "w", buffering=1)  # noqa: SIM115  until the process ends
-        os.environ.update(ranks[rank])
-        run.train = partial(run.train, watchers=watchers)
-        first(rank)
+        os.environ.update(environments[rank])
+        training.train = partial(training.train, observers=callbacks)
+        prepare(rank)
         sys.exit(main(command))
 
-    processes = [get_context("fork").Process(target=body, args=[rank]) for rank in range(len(ranks))]
+    processes = [get_context("fork").Process(target=run, args=[rank]) for rank in range(len(environments))]
     for process in processes:
         process.start()
     return Ranks(processes, logs)
 
 
+def world_environments(world_size: int) -> Sequence[dict[str, str]]:
+    return torchrun_environments(world_size) if world_size > 1 else [{}]
+
+
 @pytest.fixture
-def forks(place):
-    """Begins a command in so many ranks; what is still running when a test ends is ended."""
+def start_command(place):
+    """Function that starts a command in each of its ranks; those still running when a test ends are killed."""
     started = []
 
-    def forks(command: list[str], world: int = 1, watchers: Sequence[Callback] = (), ranks=None, **how) -> Ranks:
-        ranks = ranks or (launched(world) if world > 1 else [{}])
-        started.append(begun(command, ranks, watchers, **how))
+    def start_command(
+        command: list[str], world_size: int = 1, callbacks: Sequence[Callback] = (), environments=None, **options
+    ) -> Ranks:
+        started.append(fork_ranks(command, environments or world_environments(world_size), callbacks, **options))
         return started[-1]
 
-    yield forks
-    for each in started:
-        each.end()
+    yield start_command
+    for ranks in started:
+        ranks.kill_all()
 
 
 @pytest.fixture
-def begin(forks):
-    """Begins or continues the short run in ./runs."""
+def start_run(start_command, short_command):
+    """Function that starts or resumes the short run of the task in ./runs."""
 
-    def begin(*flags: str, world: int = 1, watchers: Sequence[Callback] = (), **how) -> Ranks:
-        return forks(_short(world, *flags), world, [*watchers, witness()], **how)
+    def start_run(*flags: str, world_size: int = 1, callbacks: Sequence[Callback] = (), **options) -> Ranks:
+        command = short_command(*flags, world_size=world_size)
+        return start_command(command, world_size, [*callbacks, build_recorder()], **options)
 
-    return begin
+    return start_run
+
+
+@pytest.fixture
+def short_command(tiny) -> Callable[..., list[str]]:
+    """Function that returns the command of the short run of the task, with further flags."""
+    return partial(build_command, tiny)
+
+
+def build_command(tiny: list[str], *flags: str, world_size: int = 1) -> list[str]:
+    devices = [f"devices={world_size}"] if world_size > 1 else []
+    return ["train", "scenes", *tiny, *SHORT, *devices, *flags]
+
+
+def build_recorder() -> StepRecorder:
+    RECORDS.mkdir(exist_ok=True)
+    return StepRecorder(RECORDS, "")
 
 
 @pytest.fixture
 def free_port() -> Callable[[], int]:
-    return _port
+    return find_port
 
 
 @pytest.fixture
-def short() -> Callable[..., list[str]]:
-    """The command of the short run of so many ranks, with further flags."""
-    return _short
+def before_step() -> type[BeforeStep]:
+    """before_step(step, act, rank=None): a callback that acts then."""
+    return BeforeStep
 
 
 @pytest.fixture
-def hashes() -> Callable[[Path], dict[str, str]]:
-    """What a run has come to, and what its ranks have seen."""
-    return _hashes
-
-
-@pytest.fixture
-def at() -> type[At]:
-    """at(step, act, rank=None): a callback that acts then."""
-    return At
-
-
-@pytest.fixture
-def dies() -> Callable[[], None]:
-    """What kill -9 does."""
+def kill_self() -> Callable[[], None]:
+    """Function that does what kill -9 does."""
     return partial(signal.raise_signal, signal.SIGKILL)
 
 
 @pytest.fixture
-def made(place) -> Callable[[], Path]:
-    """The folder of the one run in ./runs."""
+def run_dir(place) -> Callable[[], Path]:
+    """Function that returns the directory of the one run in ./runs."""
     return lambda: next(place.glob("runs/scenes/*/seed0"))
 
 
+@pytest.fixture
+def hash_run(run_dir) -> Callable[[], dict[str, str]]:
+    """Function that returns hashes of the run in ./runs and of what its ranks have read."""
+    return lambda: hash_run_and_records(run_dir())
+
+
+def hash_run_and_records(directory: Path) -> dict[str, str]:
+    return hash_run_state(directory) | hash_records(RECORDS)
+
+
 @pytest.fixture(scope="session")
-def reference(tmp_path_factory) -> Callable[[int], dict[str, str]]:
-    """The hashes of the short run of so many ranks that nothing disturbs."""
-    found = {}
+def uninterrupted(tmp_path_factory, tiny_flags_of) -> Callable[[str, int], dict[str, str]]:
+    """Function that returns the hashes of an uninterrupted short run of a task on so many ranks, trained once."""
+    hashes: dict[tuple[str, int], dict[str, str]] = {}
 
-    def reference(world: int = 1) -> dict[str, str]:
-        if world not in found:
-            before, place = Path.cwd(), tmp_path_factory.mktemp(f"reference{world}")
-            os.chdir(place)
-            run = begun(_short(world), launched(world) if world > 1 else [{}], [witness()])
-            assert run.wait() == [0] * world, run.said()
-            found[world] = _hashes(next(place.glob("runs/scenes/*/seed0")))
+    def uninterrupted(task: str, world_size: int) -> dict[str, str]:
+        if (task, world_size) not in hashes:
+            before, directory = Path.cwd(), tmp_path_factory.mktemp(f"{task}{world_size}")
+            os.chdir(directory)
+            command = build_command(tiny_flags_of(task), world_size=world_size)
+            run = fork_ranks(command, world_environments(world_size), [build_recorder()])
+            assert run.wait() == [0] * world_size, run.output()
+            hashes[task, world_size] = hash_run_and_records(next(directory.glob("runs/scenes/*/seed0")))
             os.chdir(before)
-        return found[world]
+        return hashes[task, world_size]
 
-    return reference
+    return uninterrupted
 
 
 @pytest.fixture
-def result(made) -> Callable[[], dict[str, str]]:
-    """The hashes of the run in ./runs and of what its ranks have seen."""
-    return lambda: _hashes(made())
-
-
-def _short(world: int, *flags: str) -> list[str]:
-    several = [f"devices={world}"] if world > 1 else []
-    return ["train", "scenes", *SHORT, "wandb=disabled", *several, *flags]
-
-
-def witness() -> Witness:
-    SEEN.mkdir(exist_ok=True)
-    return Witness(SEEN, "")
-
-
-def _hashes(place: Path) -> dict[str, str]:
-    return evidence(place) | _seen(SEEN)
+def reference_hashes(task, uninterrupted) -> Callable[..., dict[str, str]]:
+    """Function that returns the hashes of the uninterrupted short run of the task."""
+    return lambda world_size=1: uninterrupted(task, world_size)

@@ -1,4 +1,4 @@
-"""lumen certify, for one to four processes, readers, accumulated batches, in the middle of an epoch and at its end."""
+"""Certificates of every task for one to four ranks, workers, accumulation, and kills within an epoch and at its end."""
 
 import json
 import signal
@@ -7,35 +7,37 @@ from pathlib import Path
 import pytest
 
 from lumen.__main__ import main
+from lumen.core.registry import tasks
 from lumen.runs import certify
-from lumen.runs.state_hashes import Witness
+from lumen.runs.state_hashes import StepRecorder
 
-pytestmark = pytest.mark.long
-
-FLAGS = ["size=32", "backbone=dino", "backbone.size=tiny", "backbone.patch=8", "backbone.weights=none"]
-FLAGS += ["diffusion.weights=none", "diffusion.size=tiny", "batch=2", "conditioning.vectors=60", "validation=4"]
-FLAGS += ["warmup=3", "lr=1e-3", "accelerator=cpu", "ema=0.5", "prompt_dropout=0.5", "data.root=world"]
+pytestmark = [pytest.mark.long, pytest.mark.parametrize("task", tasks.names())]
 
 
 @pytest.mark.parametrize(
     ("devices", "workers", "accumulate", "images"),
-    # How many images there are decides where in an epoch step 2 and its checkpoint lie: in the middle, or at its end.
+    # The number of images decides whether step 2 and its checkpoint lie in the middle of an epoch or at its end.
     [(1, 0, 1, 4), (1, 2, 2, 6), (2, 2, 1, 8), (2, 0, 2, 10), (3, 2, 1, 12), (4, 0, 2, 24)],
 )
-def test_a_killed_run_is_certified(devices, workers, accumulate, images, place, forks, monkeypatch, capsys):
-    def launch(log: Path, words: list[str]) -> None:
-        where, moment, experiment, *flags = words
-        run = forks(["train", experiment, *flags], devices, [Witness(Path(where), moment)])
-        # The first rank is killed, and so would the others be.
-        assert run.wait(first=1 if moment else None) == ([-signal.SIGKILL] if moment else [0] * devices), run.said()
+def test_certificate_of_a_killed_run(
+    devices, workers, accumulate, images, tiny, place, start_command, monkeypatch, capsys
+):
+    def launch(log: Path, arguments: list[str]) -> None:
+        directory, moment, experiment, *flags = arguments
+        run = start_command(["train", experiment, *flags], devices, [StepRecorder(Path(directory), moment)])
+        # The first rank kills itself, and LUMEN's launcher would kill the others.
+        codes = run.wait(first=1 if moment else None)
+        assert codes == ([-signal.SIGKILL] if moment else [0] * devices), run.output()
 
     monkeypatch.setattr(certify, "_launch", launch)
     render = ["data", "render", "scenes", "world", "format=coco_stuff", "size=32", f"train={images}", "val=4"]
     assert main(render) == 0
-    flags = [f"devices={devices}", f"workers={workers}", f"accumulate={accumulate}"]
-    assert main(["certify", "coco_stuff", *FLAGS, *flags]) == 0
-    told = capsys.readouterr().out
+    flags = [*tiny, "validation=4", "data.root=world", f"devices={devices}", f"workers={workers}"]
+    assert main(["certify", "coco_stuff", *flags, f"accumulate={accumulate}"]) == 0
+    message = capsys.readouterr().out
     parts = ("weights", "optimizer", "average", "history", "figures", "samples", "looks", "losses")
-    assert all(f"equal      {part}" in told for part in parts) and "the same, bit by bit" in told
+    assert all(f"equal      {part}" in message for part in parts)
     (path,) = place.glob("runs/certify/coco_stuff/*/seed0/certificate.json")
-    assert json.loads(path.read_text())["killed at"] == ["step:2", "validation:4", "step:5"]
+    certificate = json.loads(path.read_text())
+    assert certificate["equal"] and certificate["killed at"] == ["step:2", "validation:4", "step:5"]
+    assert certificate["parts"] == dict.fromkeys(parts, True)

@@ -1,4 +1,4 @@
-"""The newest checkpoint is damaged, a batch is damaged, a rank is killed: an error that says so, or nothing lost."""
+"""Damaged checkpoints, a damaged batch and a killed rank: a clear error, or a resume without loss."""
 
 import json
 import math
@@ -8,75 +8,82 @@ from pathlib import Path
 import pytest
 from lightning.pytorch import Callback
 
-from lumen.training.checkpoint_io import found, step_of, verify
+from lumen.core.registry import tasks
+from lumen.training.callbacks import DivergenceGuard
+from lumen.training.checkpoint_io import list_checkpoints, step_of, verify
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.parametrize("task", tasks.names())]
 
 
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def flip(path: Path) -> None:
+def flip_bit(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("harm", [truncate, flip, lambda path: path.write_bytes(b"")], ids=["cut", "flipped", "empty"])
-def test_the_newest_checkpoint_is_damaged(harm, begin, at, dies, made, result, reference):
-    begin(watchers=[at(5, dies)]).wait()
-    newest, older = found(made() / "checkpoints")
-    harm(newest)
-    run = begin()
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_bit, empty], ids=lambda damage: damage.__name__)
+def test_damaged_checkpoint_is_skipped(damage, start_run, before_step, kill_self, run_dir, hash_run, reference_hashes):
+    start_run(callbacks=[before_step(5, kill_self)]).wait()
+    newest, older = list_checkpoints(run_dir() / "checkpoints")
+    damage(newest)
+    run = start_run()
     assert run.wait() == [0]
-    assert f"passing over a checkpoint: {newest.relative_to(Path.cwd())} cannot be used" in run.said()
-    assert "continues at step 2:" in run.said() and step_of(older) == 2
-    assert result() == reference()
+    assert str(newest.relative_to(Path.cwd())) in run.output()
+    assert "resumes at step 2:" in run.output() and step_of(older) == 2
+    assert hash_run() == reference_hashes()
 
 
-def test_all_checkpoints_are_damaged(begin, at, dies, made):
-    begin(watchers=[at(5, dies)]).wait()
-    for path in found(made() / "checkpoints"):
+def test_damaged_checkpoints_without_an_intact_one_end_the_run(start_run, before_step, kill_self, run_dir):
+    start_run(callbacks=[before_step(5, kill_self)]).wait()
+    for path in list_checkpoints(run_dir() / "checkpoints"):
         truncate(path)
-    run = begin()
+    run = start_run()
     assert run.wait() == [2]
-    assert "none of the 2 checkpoints" in run.said() and "remove them to start anew" in run.said()
+    assert "none of the 2 checkpoints" in run.output() and "remove them" in run.output()
+
+
+class DamagedBatch(Callback):
+    """Batch of the fifth step without a finite number, whether its tensors come from files or from the cache."""
+
+    def on_train_batch_start(self, trainer, task, batch, batch_idx) -> None:
+        if batch_idx == 4:
+            for tensor in ([batch.image] if batch.image is not None else []) + list(batch.cached.values()):
+                tensor.fill_(math.nan)
 
 
 @pytest.mark.parametrize("every", [1, 100])
-def test_a_batch_is_not_finite(every, begin, made, result, reference):
-    """Every figure is looked at, or only what is to be saved."""
+def test_damaged_batch_ends_the_run_at_its_last_good_checkpoint(every, start_run, run_dir, hash_run, reference_hashes):
+    """With the loss checked at every step, or seldom, so that the check before a save finds it."""
 
-    class Spoilt(Callback):
-        def on_train_batch_start(self, trainer, module, batch, index) -> None:
-            if index == 4:
-                (batch.image if batch.moments is None else batch.moments).fill_(math.nan)
+    def check_loss_seldom(rank: int) -> None:
+        DivergenceGuard.on_train_batch_end = lambda *_: None
 
-    run = begin(watchers=[Spoilt()], first=lambda _: None if every == 1 else _look_seldom())
+    run = start_run(callbacks=[DamagedBatch()], prepare=check_loss_seldom if every > 1 else lambda rank: None)
     assert run.wait() == [2]
-    assert "the loss is no longer a finite number; the last checkpoint before it is kept" in run.said()
-    kept = found(made() / "checkpoints")
-    assert [step_of(path) for path in kept] == [4, 2]
-    verify(kept[0])
-    for path in Path("seen").iterdir():  # the spoilt batch was another one, and what came of it
-        seen = path.read_text().splitlines(keepends=True)
-        path.write_text("".join(line for line in seen if json.loads(line)["batch"] < 4))
-    assert begin().wait() == [0]
-    assert result() == reference()
-
-
-def _look_seldom() -> None:
-    from lumen.training.callbacks import Guard
-
-    Guard.on_train_batch_end = lambda *_: None
+    assert "loss is no longer a finite number" in run.output()
+    paths = list_checkpoints(run_dir() / "checkpoints")
+    assert [step_of(path) for path in paths] == [4, 2]
+    verify(paths[0])
+    for path in Path("records").iterdir():  # the damaged batch is none of the run's, nor is its loss
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(line for line in lines if json.loads(line)["batch"] < 4))
+    assert start_run().wait() == [0]
+    assert hash_run() == reference_hashes()
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_one_of_two_ranks_is_killed(victim, begin, at, dies, made, result, reference):
-    run = begin(world=2, watchers=[at(5, dies, victim)])
+def test_killed_rank_ends_the_other_one(victim, start_run, before_step, kill_self, run_dir, hash_run, reference_hashes):
+    run = start_run(world_size=2, callbacks=[before_step(5, kill_self, victim)])
     codes = run.wait(60)
     assert codes[victim] == -signal.SIGKILL and codes[1 - victim] > 0
-    assert [step_of(path) for path in found(made() / "checkpoints")] == [4, 2]
-    assert begin(world=2).wait() == [0, 0]
-    assert result() == reference(2)
+    assert [step_of(path) for path in list_checkpoints(run_dir() / "checkpoints")] == [4, 2]
+    assert start_run(world_size=2).wait() == [0, 0]
+    assert hash_run() == reference_hashes(2)

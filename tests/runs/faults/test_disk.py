@@ -1,4 +1,4 @@
-"""A disk that is full, or that may not be written: an error that says so, nothing lost of what was there."""
+"""A disk that is full or read-only: the run names the problem and keeps its last good checkpoint."""
 
 import os
 import resource
@@ -8,34 +8,36 @@ from pathlib import Path
 
 import pytest
 
-from lumen.training.checkpoint_io import found, step_of, verify
+from lumen.training.checkpoint_io import list_checkpoints, step_of, verify
 
 pytestmark = pytest.mark.long
 
 
-def mount(*words: str) -> bool:
-    return subprocess.run(["mount", *words], capture_output=True).returncode == 0
+def checkpoint_steps(run: Path) -> list[int]:
+    return [step_of(path) for path in list_checkpoints(run / "checkpoints")]
+
+
+def mount(*arguments: str) -> bool:
+    return subprocess.run(["mount", *arguments], capture_output=True).returncode == 0
 
 
 @pytest.fixture
 def disk(place) -> Iterator[Path]:
-    """./runs as a disk of its own, of 100 MB."""
+    """A disk of 100 MB at ./runs."""
     disk = place / "runs"
     disk.mkdir()
     if not mount("-t", "tmpfs", "-o", "size=100m", "lumen", str(disk)):
-        pytest.skip("this system lets nobody mount a disk")
+        pytest.skip("this system does not let the user mount a disk")
     yield disk
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-def fill(disk: Path) -> None:
-    """Leaves room for some text and half of a checkpoint."""
-    left = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
-    (disk / "ballast").write_bytes(b"\0" * (left - 12_000_000))
+def fill_but_half_a_checkpoint(disk: Path) -> None:
+    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+    (disk / "ballast").write_bytes(b"\0" * (free - 12_000_000))
 
 
-def brim(disk: Path) -> None:
-    """Leaves room for nothing at all."""
+def fill_to_the_last_byte(disk: Path) -> None:
     with open(disk / "ballast", "wb", buffering=0) as file:
         for size in (1 << 20, 1 << 12, 1):
             try:
@@ -45,53 +47,54 @@ def brim(disk: Path) -> None:
                 pass
 
 
-@pytest.mark.parametrize("full", [fill, brim], ids=lambda full: full.__name__)
-def test_the_disk_is_full(full, disk, begin, at, made, result, reference):
-    run = begin(watchers=[at(5, lambda: full(disk))])
+@pytest.mark.parametrize("fill", [fill_but_half_a_checkpoint, fill_to_the_last_byte], ids=lambda fill: fill.__name__)
+def test_full_disk_ends_a_run_without_loss(fill, disk, start_run, before_step, run_dir, hash_run, reference_hashes):
+    run = start_run(callbacks=[before_step(5, lambda: fill(disk))])
     assert run.wait() == [2]
-    assert "step00000006.ckpt could not be written: " in run.said() and "make room" in run.said()
-    kept = found(made() / "checkpoints")
-    assert [step_of(path) for path in kept] == [4, 2]
-    verify(kept[0])
-    assert list(made().rglob("*.part")) == []
+    assert "step00000006.ckpt" in run.output() and "make room" in run.output()
+    assert checkpoint_steps(run_dir()) == [4, 2]
+    verify(list_checkpoints(run_dir() / "checkpoints")[0])
+    assert list(run_dir().rglob("*.part")) == []
     (disk / "ballast").unlink()
-    assert begin().wait() == [0]
-    assert result() == reference()
+    assert start_run().wait() == [0]
+    assert hash_run() == reference_hashes()
 
 
-def test_a_checkpoint_is_larger_than_a_file_may_be(begin, at, made, result, reference):
+def test_checkpoint_beyond_the_limit_of_a_file_ends_a_run_without_loss(
+    start_run, before_step, run_dir, hash_run, reference_hashes
+):
     limit = 12_000_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-    run = begin(watchers=[at(5, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))])
+    run = start_run(callbacks=[before_step(5, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))])
     assert run.wait() == [2]
-    assert "step00000006.ckpt could not be written: " in run.said()
-    assert [step_of(path) for path in found(made() / "checkpoints")] == [4, 2]
-    assert begin().wait() == [0]
-    assert result() == reference()
+    assert "step00000006.ckpt" in run.output()
+    assert checkpoint_steps(run_dir()) == [4, 2]
+    assert start_run().wait() == [0]
+    assert hash_run() == reference_hashes()
 
 
-def test_the_disk_becomes_read_only(disk, begin, at, made, result, reference):
-    run = begin(watchers=[at(5, lambda: mount("-o", "remount,ro", str(disk)))])
+def test_read_only_disk_ends_a_run_without_loss(disk, start_run, before_step, run_dir, hash_run, reference_hashes):
+    run = start_run(callbacks=[before_step(5, lambda: mount("-o", "remount,ro", str(disk)))])
     assert run.wait() == [2]
-    assert "could not be written: Read-only file system" in run.said()
-    run = begin()
+    assert "Read-only file system" in run.output()
+    run = start_run()
     assert run.wait() == [2]
-    assert "cannot be written: Read-only file system; choose another folder with runs=DIR" in run.said()
-    assert [step_of(path) for path in found(made() / "checkpoints")] == [4, 2]
+    assert "Read-only file system" in run.output() and "runs=" in run.output()
+    assert checkpoint_steps(run_dir()) == [4, 2]
     assert mount("-o", "remount,rw", str(disk))
-    assert begin().wait() == [0]
-    assert result() == reference()
+    assert start_run().wait() == [0]
+    assert hash_run() == reference_hashes()
 
 
-def test_a_folder_may_not_be_written(begin, at, made, place, result, reference):
-    """A file in the place of the checkpoints' folder stops even those whom no permission binds."""
+def test_directory_that_cannot_be_created_is_named(start_run, before_step, run_dir, place, hash_run, reference_hashes):
+    """A file in place of the directory stops even a user whom no permission binds."""
     (place / "runs").write_text("")
-    run = begin()
+    run = start_run()
     assert run.wait() == [2]
-    assert "runs/scenes/" in run.said() and "cannot be written: Not a directory" in run.said()
+    assert "runs/scenes/" in run.output() and "Not a directory" in run.output()
     (place / "runs").unlink()
-    run = begin(watchers=[at(1, lambda: (made() / "checkpoints").write_text(""))])
+    run = start_run(callbacks=[before_step(1, lambda: (run_dir() / "checkpoints").write_text(""))])
     assert run.wait() == [2]
-    assert "step00000002.ckpt could not be written: " in run.said()
-    (made() / "checkpoints").unlink()
-    assert begin().wait() == [0]
-    assert result() == reference()
+    assert "step00000002.ckpt" in run.output()
+    (run_dir() / "checkpoints").unlink()
+    assert start_run().wait() == [0]
+    assert hash_run() == reference_hashes()

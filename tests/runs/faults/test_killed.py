@@ -1,4 +1,4 @@
-"""kill -9 wherever a run stands: the command repeated ends as if nothing had been."""
+"""Kills at random moments: the repeated command ends with the bits of an uninterrupted run."""
 
 import os
 import random
@@ -7,93 +7,98 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from lumen.core.errors import BadCheckpoint
-from lumen.training import checkpoint_io as checkpoints
+from lumen.core.registry import tasks
+from lumen.training import checkpoint_io
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.parametrize("task", tasks.names())]
 
 KILLS = 20
-MOMENTS = {"clock": 3.0, "file": 40, "byte": 2000}  # up to how many seconds, changes of files, writes within one
+# The latest moment of a kill: in seconds, in changes of files, and in writes within a checkpoint.
+LATEST = {"clock": 3.0, "file": 40, "byte": 2000}
 
 
-def at_change(count: int) -> Callable[[int], None]:
-    """Kills a run just before it opens, renames or removes a file of its own for the count-th time."""
+def kill_at_file_change(count: int) -> Callable[[int], None]:
+    """Kill a run just before it opens, renames or removes a file of its own for the count-th time."""
 
-    def begin(rank: int) -> None:
-        left, me = count, os.getpid()
+    def prepare(rank: int) -> None:
+        remaining, run_pid = count, os.getpid()
 
-        def watch(event: str, words: tuple) -> None:
-            nonlocal left
-            writes = event in ("os.rename", "os.remove") or (event == "open" and set("wa+") & set(words[1] or ""))
-            if writes and "runs/" in str(words[0]) and os.getpid() == me:  # not in a process that it has forked
-                left -= 1
-                if left == 0:
-                    os.kill(me, signal.SIGKILL)
+        def audit(event: str, args: tuple) -> None:
+            nonlocal remaining
+            writes = event in ("os.rename", "os.remove") or (event == "open" and set("wa+") & set(args[1] or ""))
+            if writes and "runs/" in str(args[0]) and os.getpid() == run_pid:  # not in a process that it has forked
+                remaining -= 1
+                if remaining == 0:
+                    os.kill(run_pid, signal.SIGKILL)
 
-        sys.addaudithook(watch)
+        sys.addaudithook(audit)
 
-    return begin
+    return prepare
 
 
-def at_write(count: int) -> Callable[[int], None]:
-    """Kills a run in the middle of a checkpoint: when the count-th piece of one is written."""
+def kill_at_checkpoint_write(count: int) -> Callable[[int], None]:
+    """Kill a run in the middle of the count-th write to a checkpoint."""
 
-    def begin(rank: int) -> None:
-        left, write = count, checkpoints._Hashed.write
+    def prepare(rank: int) -> None:
+        remaining, write = count, checkpoint_io._HashingFile.write
 
-        def watched(self, data):
-            nonlocal left
-            left -= 1
-            if left == 0:
+        def write_or_die(self, data):
+            nonlocal remaining
+            remaining -= 1
+            if remaining == 0:
                 self.file.write(bytes(data)[: len(data) // 2])
                 self.file.flush()
                 os.kill(os.getpid(), signal.SIGKILL)
             return write(self, data)
 
-        checkpoints._Hashed.write = watched
+        checkpoint_io._HashingFile.write = write_or_die
 
-    return begin
+    return prepare
 
 
-def good(folder) -> list[int]:
-    """The steps of the checkpoints that are what was written."""
+def intact_steps(directory: Path) -> list[int]:
+    """Return the steps of the checkpoints that are what was written."""
     steps = []
-    for path in checkpoints.found(folder):
+    for path in checkpoint_io.list_checkpoints(directory):
         try:
-            checkpoints.verify(path)
-            checkpoints.read(path)
-            steps.append(checkpoints.step_of(path))
+            checkpoint_io.verify(path)
+            checkpoint_io.read(path)
+            steps.append(checkpoint_io.step_of(path))
         except BadCheckpoint:
             pass
     return steps
 
 
-def test_a_run_is_killed_at_twenty_random_points(begin, made, result, reference, place, capsys):
-    draw = random.Random(0)
+def test_killed_run_resumes_from_twenty_random_moments(start_run, run_dir, hash_run, reference_hashes, place, capsys):
+    generator = random.Random(0)
     kills, before = [], []
     while True:
-        moment = ("clock", "file", "byte")[len(kills) % 3]
-        when = draw.uniform(0, MOMENTS[moment])
-        how = {"clock": {}, "file": {"first": at_change(round(when) + 1)}, "byte": {"first": at_write(round(when) + 1)}}
-        run = begin(**(how[moment] if len(kills) < KILLS else {}))
-        if moment == "clock" and len(kills) < KILLS:
-            time.sleep(when)
+        kind = ("clock", "file", "byte")[len(kills) % 3]
+        moment = generator.uniform(0, LATEST[kind])
+        prepare = {"file": kill_at_file_change, "byte": kill_at_checkpoint_write}
+        is_killed = len(kills) < KILLS
+        options = {"prepare": prepare[kind](round(moment) + 1)} if is_killed and kind in prepare else {}
+        run = start_run(**options)
+        if is_killed and kind == "clock":
+            time.sleep(moment)
             run.kill(0)
         (code,) = run.wait()
         if code == 0:
-            assert result() == reference()
-            if len(kills) >= KILLS:
+            assert hash_run() == reference_hashes()
+            if not is_killed:
                 break
             shutil.rmtree(place / "runs")
             before = []
             continue
-        assert code == -signal.SIGKILL, run.said()
-        kills.append(f"{moment} {when:.1f}")
+        assert code == -signal.SIGKILL, run.output()
+        kills.append(f"{kind} {moment:.1f}")
         if (place / "runs").exists():
-            now = good(made() / "checkpoints")
+            now = intact_steps(run_dir() / "checkpoints")
             assert len(now) >= len(before) and max(now, default=0) >= max(before, default=0), (before, now)
             before = now
     with capsys.disabled():

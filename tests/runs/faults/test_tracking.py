@@ -1,4 +1,4 @@
-"""W&B cannot be reached, goes away, or is told later: the run ends as without it, its curve has each step once."""
+"""Weights & Biases unreachable, gone or synced later: the run ends as without it, and its curve has each step once."""
 
 import gzip
 import json
@@ -13,20 +13,26 @@ from urllib.request import urlopen
 
 import pytest
 
-from lumen.core.signals import STOPPED
-from lumen.training import loggers as tracking
+from lumen.core.signals import SIGNAL_EXIT_CODE
+from lumen.training import loggers
 
 pytestmark = pytest.mark.long
 
 
-class Server(ThreadingHTTPServer):
-    """As much of W&B's server as a run speaks to, on this machine."""
+class WandbServer(ThreadingHTTPServer):
+    """Part of W&B's server that a run talks to, on this machine.
+
+    Attributes:
+        runs: Requests that start or update a run.
+        history: Logged lines.
+        messages: Other messages of runs, such as their exit codes.
+    """
 
     def __init__(self):
-        super().__init__(("127.0.0.1", 0), Desk)
-        self.runs: list[dict[str, Any]] = []  # what it was told of runs that begin
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.runs: list[dict[str, Any]] = []
         self.history: list[dict[str, Any]] = []
-        self.told: list[dict[str, Any]] = []  # of how a run goes, beside its history
+        self.messages: list[dict[str, Any]] = []
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -37,24 +43,26 @@ class Server(ThreadingHTTPServer):
         self.shutdown()
         self.server_close()
 
-    def answer(self, asked: str, about: dict[str, Any]) -> dict[str, Any]:
-        there = {"id": "p", "name": "lumen", "entity": {"id": "e", "name": "me"}}
+    def answer(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+        project = {"id": "p", "name": "lumen", "entity": {"id": "e", "name": "me"}}
         lines, last = len(self.history), json.dumps(self.history[-1:] and {"_step": self.history[-1]["_step"]})
-        bucket = {"id": "b", "name": about.get("name"), "project": there, "historyLineCount": lines, "config": "{}"}
-        bucket |= {"eventsLineCount": 0, "logLineCount": 0, "summaryMetrics": "{}", "eventsTail": "[]", "tags": []}
-        bucket |= {"historyTail": json.dumps([last]), "wandbConfig": '{"t": {"value": 1}}'}
-        if "RunResumeStatus" in asked:
-            return {"model": there | {"bucket": bucket if self.runs else None}}
-        if "upsertBucket" in asked:
-            self.runs.append(about)
-            return {"upsertBucket": {"bucket": bucket, "inserted": len(self.runs) == 1}}
-        if "createRunFiles" in asked:
-            files = [{"name": name, "uploadUrl": f"{self.address}/file"} for name in about["files"]]
+        run = {"id": "b", "name": variables.get("name"), "project": project, "historyLineCount": lines, "config": "{}"}
+        run |= {"eventsLineCount": 0, "logLineCount": 0, "summaryMetrics": "{}", "eventsTail": "[]", "tags": []}
+        run |= {"historyTail": json.dumps([last]), "wandbConfig": '{"t": {"value": 1}}'}
+        if "RunResumeStatus" in query:
+            return {"model": project | {"bucket": run if self.runs else None}}
+        if "upsertBucket" in query:
+            self.runs.append(variables)
+            return {"upsertBucket": {"bucket": run, "inserted": len(self.runs) == 1}}
+        if "createRunFiles" in query:
+            files = [{"name": name, "uploadUrl": f"{self.address}/file"} for name in variables["files"]]
             return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}
         return {"viewer": {"id": "1", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}}
 
 
-class Desk(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
+    """Handler of one request to the server; `POST /close` shuts it down."""
+
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         body = gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
@@ -62,14 +70,14 @@ class Desk(BaseHTTPRequestHandler):
             threading.Thread(target=self.server.close).start()
             self._reply({})
         elif self.path.endswith("file_stream"):
-            told = json.loads(body)
-            if lines := told.pop("files", {}).get("wandb-history.jsonl"):
+            message = json.loads(body)
+            if lines := message.pop("files", {}).get("wandb-history.jsonl"):
                 self.server.history[lines["offset"] :] = map(json.loads, lines["content"])
-            self.server.told.append(told)
+            self.server.messages.append(message)
             self._reply({})
         elif self.path == "/graphql":
-            asked = json.loads(body)
-            self._reply({"data": self.server.answer(asked["query"], asked.get("variables") or {})})
+            request = json.loads(body)
+            self._reply({"data": self.server.answer(request["query"], request.get("variables") or {})})
         else:
             self._reply({})
 
@@ -88,71 +96,77 @@ class Desk(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
+def server() -> Iterator[WandbServer]:
+    server = WandbServer()
     yield server
     server.close()
 
 
-def known(address: str) -> dict[str, str]:
-    """The environment of somebody who is logged in there."""
+def login_environment(address: str) -> dict[str, str]:
+    """Return the environment of a user who is logged in to a server."""
     return {"WANDB_MODE": "online", "WANDB_BASE_URL": address, "WANDB_API_KEY": "0" * 40}
 
 
-def curve(server: Server) -> list[int]:
-    """The steps of the run that have a training loss."""
+def logged_steps(server: WandbServer) -> list[int]:
+    """Return the steps of the run that have a training loss."""
     return [line["trainer/global_step"] for line in server.history if "train/loss" in line]
 
 
-def test_wandb_does_not_answer(begin, free_port, made, result, reference):
+def test_wandb_without_an_answer_is_replaced_by_offline_files(
+    start_run, free_port, run_dir, hash_run, reference_hashes
+):
     closed = f"http://127.0.0.1:{free_port()}"
-    run = begin("wandb=online", first=lambda _: os.environ.update(known(closed)))
-    assert run.wait() == [0], run.said()
-    assert "W&B does not answer" in run.said() and "this run is logged offline" in run.said()
-    assert result() == reference()
-    assert len(list(made().glob("wandb/offline-run-*/*.wandb"))) == 1
+    run = start_run("wandb=online", prepare=lambda _: os.environ.update(login_environment(closed)))
+    assert run.wait() == [0], run.output()
+    assert "logged offline" in run.output()
+    assert hash_run() == reference_hashes()
+    assert len(list(run_dir().glob("wandb/offline-run-*/*.wandb"))) == 1
 
 
-def test_wandb_goes_away(begin, at, server, result, reference):
-    """Left to itself, W&B's client waits for the server's return, and the run would never end."""
+def test_wandb_that_goes_away_does_not_hold_up_the_run(start_run, before_step, server, hash_run, reference_hashes):
+    """W&B's client by itself would wait for the server to return, and the run would never end."""
 
-    def first(_: int) -> None:
-        os.environ.update(known(server.address))
+    def prepare(_: int) -> None:
+        os.environ.update(login_environment(server.address))
         server.socket.close()  # the fork's own
-        tracking.FINISH = 3.0
+        loggers.FINISH_SECONDS = 3.0
 
-    run = begin("wandb=online", first=first, watchers=[at(3, lambda: urlopen(f"{server.address}/close", b""))])
-    assert run.wait() == [0], run.said()
-    assert server.runs and result() == reference()
+    callbacks = [before_step(3, lambda: urlopen(f"{server.address}/close", b""))]
+    run = start_run("wandb=online", prepare=prepare, callbacks=callbacks)
+    assert run.wait() == [0], run.output()
+    assert server.runs and hash_run() == reference_hashes()
 
 
 @pytest.mark.parametrize("mode", ["online", "offline"])
-def test_what_goes_on_is_the_same_run_of_wandb(mode, begin, at, server, made, reference, result):
-    """Told to stop, and continued: under one id, each step once; offline files are sent when all is over."""
+def test_wandb_run_stays_the_same_when_training_resumes(
+    mode, start_run, before_step, server, run_dir, hash_run, reference_hashes
+):
+    """Stopped by a signal and resumed: one id, each step once; offline files are synced at the end."""
 
-    def first(_: int) -> None:
-        os.environ.update(known(server.address) | {"WANDB_MODE": mode})
+    def prepare(_: int) -> None:
+        os.environ.update(login_environment(server.address) | {"WANDB_MODE": mode})
 
-    stops = at(3, lambda: signal.raise_signal(signal.SIGTERM))
-    run = begin(f"wandb={mode}", first=first, watchers=[stops])
-    assert run.wait() == [STOPPED], run.said()
-    run = begin(f"wandb={mode}", first=first)
-    assert run.wait() == [0] and "continues at step 4" in run.said(), run.said()
+    callbacks = [before_step(3, lambda: signal.raise_signal(signal.SIGTERM))]
+    run = start_run(f"wandb={mode}", prepare=prepare, callbacks=callbacks)
+    assert run.wait() == [SIGNAL_EXIT_CODE], run.output()
+    run = start_run(f"wandb={mode}", prepare=prepare)
+    assert run.wait() == [0] and "resumes at step 4" in run.output(), run.output()
     parts = ("weights", "optimizer", "average", "history", "figures")
-    assert {part: result()[part] for part in parts} == {part: reference()[part] for part in parts}
+    assert {part: hash_run()[part] for part in parts} == {part: reference_hashes()[part] for part in parts}
     if mode == "offline":
         assert not server.runs
-        segments = sorted(made().glob("wandb/offline-run-*"))
+        segments = sorted(run_dir().glob("wandb/offline-run-*"))
         command = ["wandb", "sync", "--yes", *map(str, segments)]
-        subprocess.run(command, check=True, timeout=120, env=os.environ | known(server.address))
-    assert curve(server) == [0, 1, 2, 3, 4, 5]
+        subprocess.run(command, check=True, timeout=120, env=os.environ | login_environment(server.address))
+    assert logged_steps(server) == [0, 1, 2, 3, 4, 5]
     assert [line["_step"] for line in server.history] == list(range(len(server.history)))
-    begun = [about for about in server.runs if about["groupName"]]
-    assert {about["name"] for about in begun} == {(made() / "id").read_text()}
-    assert {about["groupName"] for about in begun} == {"scenes"}
-    origin = {"id": (made() / "id").read_text(), "step": 4}
-    assert any(
-        json.loads(about["config"] or "{}").get("resumed_from", {}).get("value") == origin for about in server.runs
-    )
-    assert any(told.get("preempting") for told in server.told)
-    assert [told["exitcode"] for told in server.told if "exitcode" in told] == [STOPPED, 0]
+    run_id = (run_dir() / "id").read_text()
+    starts = [variables for variables in server.runs if variables["groupName"]]
+    assert {variables["name"] for variables in starts} == {run_id}
+    assert {variables["groupName"] for variables in starts} == {"scenes"}
+    configs = [json.loads(variables["config"] or "{}") for variables in server.runs]
+    origin = {"id": run_id, "step": 4}
+    assert any(config.get("resumed_from", {}).get("value") == origin for config in configs)
+    assert any(message.get("preempting") for message in server.messages)
+    exit_codes = [message["exitcode"] for message in server.messages if "exitcode" in message]
+    assert exit_codes == [SIGNAL_EXIT_CODE, 0]
