@@ -21,6 +21,7 @@ README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [README, ROOT / "CONTRIBUTING.md", *DOCS]
 TABLE_1 = ROOT / "experiments" / "tables" / "table1.yaml"
+TRACKED = "backbones|benchmarks|datamodules|docs|experiments|lumen|tests"  # directories whose paths must exist
 MAX_README_WORDS = 1500
 
 SMALL = [
@@ -44,7 +45,8 @@ OPTIONS = {"base", "seeds", "rows", "parts", "launcher", "slots", "trial", "out"
 
 def blocks(page: Path, language: str) -> list[str]:
     """Return the fenced blocks of a page in one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+    return [text for name, text in fenced if name == language]
 
 
 def inline_code(page: Path) -> list[str]:
@@ -94,6 +96,17 @@ def test_documented_command_runs(command, world, monkeypatch, capsys):
         documented = re.search(r"four lines of it.*?```\n(.*?)```", page, re.DOTALL)[1]
         printed, documented = ({" ".join(line.split()) for line in text.splitlines()} for text in (output, documented))
         assert len(documented) == 4 and documented <= printed
+
+
+def test_messages_of_the_cache_are_those_of_the_docs(world, monkeypatch, capsys):
+    def without_numbers(text: str) -> list[str]:
+        lines = [line for line in text.splitlines() if line.startswith("cache: ")]
+        return [re.sub(r"-?[\d.]+( \w?B\b| s\b| minutes)?", "#", line) for line in lines]
+
+    monkeypatch.chdir(world)
+    assert main(["train", "scenes", *SMALL, "data.images=4", "cache=always"]) == 0
+    documented = next(block for block in blocks(ROOT / "docs" / "performance.md", "") if block.startswith("cache: "))
+    assert without_numbers(capsys.readouterr().out) == without_numbers(documented)
 
 
 def test_python_block_of_the_readme_samples_from_a_run(world, monkeypatch):
@@ -162,8 +175,7 @@ def test_docs_name_files_that_exist(page):
         assert target.exists(), link
         if anchor:
             assert anchor in [_anchor(title) for title in re.findall(r"^#+ (.*)", target.read_text(), re.MULTILINE)]
-    top = "|".join(path.name for path in ROOT.iterdir() if path.is_dir())
-    for path in [code for code in inline_code(page) if re.fullmatch(rf"({top})/[\w./]+", code)]:
+    for path in [code for code in inline_code(page) if re.fullmatch(rf"({TRACKED})/[\w./]+", code)]:
         assert path == "docs/measures.md" or "NAME" in path or (ROOT / path).exists(), path
 
 
@@ -174,7 +186,7 @@ def _anchor(title: str) -> str:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_docs_name_commands_that_exist(page):
-    for command in [code for code in [*inline_code(page), *blocks(page, "")] if code.startswith("lumen ")]:
+    for command in [code for code in inline_code(page) if code.startswith("lumen ")]:
         one, two = [*command.split()[1:3], ""][:2]
         assert one in COMMANDS or f"{one} {two}" in COMMANDS, command
     text = page.read_text() if page.name != "changes.md" else page.read_text().replace("-m lumen.recipes", "")
