@@ -37,7 +37,7 @@ def plot_curve(results: Results) -> Figure | None:
         return None
     first, second = (results.column(name)[0] for name in results.curve_columns)
     rows = [name for name in first if name in second]
-    figure, axes = _axes(5.6, 4)
+    plot, axes = _axes(5.6, 4)
     axes.plot([first[n].value for n in rows], [second[n].value for n in rows], color=INK, alpha=0.3, zorder=0)
     for name in rows:
         x, y, colour = first[name], second[name], row_colour(name, results)
@@ -45,14 +45,14 @@ def plot_curve(results: Results) -> Figure | None:
         axes.errorbar(x.value, y.value, fmt="o", color=colour, label=name, zorder=1, **bars)
     axes.set(xlabel=results.curve_columns[0], ylabel=results.curve_columns[1])
     axes.legend(**LEGEND_OUTSIDE)  # labels at the dots would cover one another
-    return figure
+    return plot
 
 
 @rc_context(STYLE)
 def plot_intervals(results: Results, column: str) -> Figure:
     """Plot a dot per row with its 95 % interval, and reference rows as lines."""
     rows, reference_rows = results.column(column)
-    figure, axes = _axes(4.4, 0.7 + 0.26 * (len(rows) + len(reference_rows)))
+    plot, axes = _axes(4.4, 0.7 + 0.26 * (len(rows) + len(reference_rows)))
     for height, (name, cell) in enumerate((rows | reference_rows).items()):
         colour = INK if name in reference_rows else row_colour(name, results)
         low, high = cell.interval or cell.range or (cell.value, cell.value)
@@ -64,7 +64,7 @@ def plot_intervals(results: Results, column: str) -> Figure:
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(column)
-    return figure
+    return plot
 
 
 @rc_context(STYLE)
@@ -74,14 +74,14 @@ def plot_learning_curves(curves: dict[str, list[dict[int, float]]], results: Res
     Args:
         curves: Values by step, of each seed of each row.
     """
-    figure, axes = _axes(5.6, 3.2)
+    plot, axes = _axes(5.6, 3.2)
     for name, row_curves in curves.items():
         for number, curve in enumerate(row_curves):
             legend = {"label": name} if number == 0 else {}
             axes.plot(list(curve), list(curve.values()), ".-", color=row_colour(name, results), alpha=0.8, **legend)
     axes.set(xlabel="step", ylabel=label)
     axes.legend(**LEGEND_OUTSIDE)
-    return figure
+    return plot
 
 
 def row_colour(row: str, results: Results) -> str:
@@ -90,20 +90,20 @@ def row_colour(row: str, results: Results) -> str:
 
 
 @rc_context(STYLE)
-def to_image(figure: Figure) -> Image.Image:
+def to_image(plot: Figure) -> Image.Image:
     """Return a plot on white."""
-    figure.set_dpi(DPI)
-    canvas = FigureCanvasAgg(figure)
+    plot.set_dpi(DPI)
+    canvas = FigureCanvasAgg(plot)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 @rc_context(STYLE)
-def to_svg(figure: Figure, name: str) -> str:
+def to_svg(plot: Figure, name: str) -> str:
     """Return a transparent plot for an HTML page, in the colour of its text, with ids that begin with `name`."""
     file = io.StringIO()
     with rc_context({"svg.hashsalt": name}):
-        figure.savefig(file, format="svg", transparent=True)
+        plot.savefig(file, format="svg", transparent=True)
     for prefix, space in XML_NAMESPACES.items():
         ElementTree.register_namespace(prefix, space)
     root = ElementTree.fromstring(file.getvalue())
@@ -121,8 +121,8 @@ def to_svg(figure: Figure, name: str) -> str:
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
+    plot = Figure(figsize=(width, height), layout="constrained")
+    return plot, plot.subplots()
 
 
 def _error_bars(cell: Cell) -> list[list[float]]:
