@@ -81,9 +81,9 @@ def load_grid(path: Path, columns: int) -> tuple[list[list[Image.Image]], list[s
     with Image.open(path) as file:
         grid, captions = file.convert("RGB"), json.loads(file.info.get("captions", "[]"))
     side = (grid.width - GAP_PIXELS) // columns - GAP_PIXELS
-    tops = range(TEXT_PIXELS + GAP_PIXELS, grid.height - side, side + TEXT_PIXELS + GAP_PIXELS)
-    lefts = [GAP_PIXELS + column * (side + GAP_PIXELS) for column in range(columns)]
-    rows = [[grid.crop((left, top, left + side, top + side)) for left in lefts] for top in tops]
+    ys = range(TEXT_PIXELS + GAP_PIXELS, grid.height - side, side + TEXT_PIXELS + GAP_PIXELS)
+    xs = [GAP_PIXELS + column * (side + GAP_PIXELS) for column in range(columns)]
+    rows = [[grid.crop((x, y, x + side, y + side)) for x in xs] for y in ys]
     return rows, captions or [""] * len(rows)
 
 

@@ -209,4 +209,4 @@ def test_two_ranks_train_on_the_images_and_noise_of_one(tiny, losses, place, for
     for key in ("test/miou", "test/lpips-scenes"):
         assert second[key] == pytest.approx(first[key], abs=0.01)
     a, b = (Basis.load(run / "basis.safetensors") for run in (one, two))
-    assert torch.allclose(a.axes, b.axes, atol=1e-5) and a.contract["vectors"] == b.contract["vectors"]
+    assert torch.allclose(a.axes, b.axes, atol=1e-5) and a.metadata["vectors"] == b.metadata["vectors"]
