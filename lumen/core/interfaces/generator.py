@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -93,7 +94,10 @@ class Generator(nn.Module):
 
     def loss_stages(self, latent_moments: Tensor, layout: Tensor) -> Iterator[Stage]:
         """Run the loss on tensors without values, and yield its stages; the last one has the loss."""
-        raise NotImplementedError(f"{type(self).__name__} must implement loss_stages()")
+        keys = [("cost", i) for i in range(len(layout))]
+        timesteps = torch.zeros(len(layout), dtype=torch.long)
+        loss = self.loss(latent_moments, [""] * len(layout), layout, keys, timesteps).mean()
+        yield Stage("forward", "forward", loss=loss)
 
     def sample_stages(self, layout: Tensor, size: tuple[int, int]) -> Iterator[Stage]:
         """Run one sampling step and the decoder on tensors without values, and yield the stages.
