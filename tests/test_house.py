@@ -15,9 +15,9 @@ RETIRED = re.compile(
     r"Average|Course|Ear|Frame|Gathered|Journal|KEPT|Keeper|Keeping|Kept|Known|LayoutModule|Live|Looked|"
     r"Measurement|Mixed|Once|PLACE|Pieces|Rows|Shelf|Stock|Stream|Survey|TOGETHER|Tracker|View|WholeFiles|"
     r"Witness|apart|attending|beside|bill|claim|damaged|deaf|drawn|draws|each|evidence|figure|figures|followed|"
-    r"found|gather|gathering|instead|judge|judged|judges|kept|least|left|listening|look|looked|looks|made|mine|"
+    r"found|gather|gathering|instead|judge|judged|judges|kept|least|listening|look|looked|looks|made|mine|"
     r"once|one|ours|painted|place_of|redrawn|rest|said|seed_of|seen|sent|settle|shown|some|spared|stamps|stand|"
-    r"standing|stock|theirs|there|told|wants|widths|within"
+    r"standing|stock|theirs|there|told|wants|within"
 )
 TASK_NETWORKS = {"controlnet", "unet", "vae", "text_encoder", "diffusion", "conditioning"}
 OWNERS = ("lumen/training/tasks", "lumen/generators", "lumen/diffusion", "lumen/scenes", "backbones", "datamodules")

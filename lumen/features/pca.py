@@ -74,9 +74,9 @@ class Basis:
         expected = self.metadata["backbone"]
         changed = sorted(key for key in expected.keys() | identity.keys() if expected.get(key) != identity.get(key))
         if changed:
-            theirs, own = ({key: side.get(key) for key in changed} for side in (expected, identity))
+            others, own = ({key: side.get(key) for key in changed} for side in (expected, identity))
             raise BasisMismatch(
-                f"{origin} was fitted on other features: the basis has {theirs}, this backbone {own}; "
+                f"{origin} was fitted on other features: the basis has {others}, this backbone {own}; "
                 "choose the backbone of the basis, or fit it again."
             )
 

@@ -81,16 +81,16 @@ def _time(config: Config, cost: Cost) -> list[list[str]]:
     gpu = detect_gpu()
     for name in [gpu] if gpu else GPUS if config.accelerator != "cpu" else []:
         peak = GPUS[name].single if cost.precision == "32-true" else GPUS[name].half
-        least = images * cost.cached / peak
+        minimum = images * cost.cached / peak
         usual = (
             " - ".join(_span(images * n / peak / share) for share in TYPICAL_UTILISATION)
             for n in (cost.cached, cost.image)
         )
-        rows.append([f"{name}: {peak / 1e12:.0f} TFLOP/s by its data sheet", _span(least), *usual])
+        rows.append([f"{name}: {peak / 1e12:.0f} TFLOP/s by its data sheet", _span(minimum), *usual])
     if not torch.cuda.is_available():
         rate = measure_cpu()
-        least = f"{_span(images * cost.cached / rate)}"
-        rows.append([f"this CPU: {rate / 1e9:.0f} GFLOP/s, measured on a product", least])
+        minimum = f"{_span(images * cost.cached / rate)}"
+        rows.append([f"this CPU: {rate / 1e9:.0f} GFLOP/s, measured on a product", minimum])
     low, high = (f"{share:.0%}" for share in reversed(TYPICAL_UTILISATION))
     note = f"least: at all of it. Usual: at {low} to {high}, as published for A100s; small networks and batches: less."
     return [*rows, [note]]
@@ -120,7 +120,7 @@ def _aligned(rows: list[list[str]]) -> list[str]:
     count = max(map(len, rows))
     widths = [max((len(row[i]) for row in rows if len(row) > max(i, 1)), default=0) for i in range(count)]
     lines = []
-    for first, *rest in rows:
-        cells = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=False)]
-        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip() if rest else first)
+    for first, *numbers in rows:
+        cells = [cell.rjust(width) for cell, width in zip(numbers, widths[1:], strict=False)]
+        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip() if numbers else first)
     return lines
