@@ -64,5 +64,5 @@ def extract_section(text: str) -> str:
 
 def write_section() -> None:
     """Replace the section of the page."""
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{format_section()}\n\n{END}{rest.partition(END)[2]}")
+    before, _, after = PAGE.read_text().partition(BEGIN)
+    PAGE.write_text(f"{before}{BEGIN}\n\n{format_section()}\n\n{END}{after.partition(END)[2]}")

@@ -16,8 +16,8 @@ BASELINE_M = 0.22
 class Camera:
     """Camera above the origin of the vehicle frame, without yaw and roll.
 
-    The vehicle frame has x forward, y left and z up, in metres (ISO 8855). The pixel in column j covers [j, j + 1), so
-    its centre is at u = j + 0.5 and the principal point is at half the image size.
+    The vehicle frame has x forward, y left and z up, in metres (ISO 8855). The pixel in column j covers [j, j + 1).
+    So its centre is at u = j + 0.5, and the principal point is at half the image size.
 
     Attributes:
         fx: Focal length in pixels, as is `fy`.

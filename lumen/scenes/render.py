@@ -25,9 +25,9 @@ class Scene:
         depth: (H, W) float32, metres along the optical axis, inf in the sky.
         disparity: (H, W) float32, pixels, 0 in the sky.
         camera: Camera of the image.
-        boxes_2d: Per object, in the order of ids from 1: "modal", the box around its visible pixels; "amodal", the box
-            around its 3D box, cut off at the edge of the image; both [x, y, w, h] in whole pixels; and "truncation",
-            the share of the uncut box that lies outside.
+        boxes_2d: Per object, in the order of ids from 1. "modal" is the box around its visible pixels. "amodal" is the
+            box around its 3D box, cut off at the edge of the image. Both are [x, y, w, h] in whole pixels.
+            "truncation" is the share of the uncut box that lies outside.
         boxes_3d: Per object "center", "dimensions" (length, width, height) and "rotation" (quaternion w, x, y, z) in
             metres in the vehicle frame: x forward, y left, z up.
         graph: Scene graph of plain values for JSON, see `captions.build_graph`.
@@ -108,8 +108,8 @@ def render_image(world: World, camera: Camera, hits: Hits, directions: Vector) -
 def downsample(light: np.ndarray) -> np.ndarray:
     """Return half-pixel samples (3, 2H + 1, 2W + 1) of linear light as RGB bytes.
 
-    Each pixel is the tent-weighted mean of the 3 x 3 samples around its centre. Neighbours share the samples on their
-    edges, so 2 x 2 times as many rays give 3 x 3 samples, and the image is exactly centred on the labels.
+    Each pixel is the tent-weighted mean of the 3 x 3 samples around its centre, so the image is exactly centred on the
+    labels. Neighbours share the samples on their edges, so 2 x 2 times as many rays give 3 x 3 samples.
     """
     rows = (light[:, :-1:2] + light[:, 2::2]) / 4 + light[:, 1::2] / 2
     pixels = (rows[:, :, :-1:2] + rows[:, :, 2::2]) / 4 + rows[:, :, 1::2] / 2

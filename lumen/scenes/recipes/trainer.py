@@ -97,14 +97,14 @@ class ResumableTraining:
                 group["lr"] = self._learning_rate(progress.step, share)
             progress.losses.append(self._step(loss, weights, optimizer, progress.step))
             ema.step(weights)
-            now = time.monotonic()
+            clock = time.monotonic()
             progress.step, progress.images = progress.step + 1, progress.images + self.batch
-            progress.seconds = now - start
-            if now - reported > PROGRESS_INTERVAL_S:
-                reported = now
+            progress.seconds = clock - start
+            if clock - reported > PROGRESS_INTERVAL_S:
+                reported = clock
                 self._report(progress)
-            if now - saved > SAVE_INTERVAL_S:
-                saved = now
+            if clock - saved > SAVE_INTERVAL_S:
+                saved = clock
                 self._save(state)
         if progress.step > first_step:
             self._save(state)
