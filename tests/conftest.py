@@ -46,7 +46,7 @@ def pytest_xdist_auto_num_workers(config) -> int:
 @pytest.fixture(scope="session")
 def pipeline():
     """The untrained small Stable Diffusion; shared, so no test may change it."""
-    from lumen.diffusion.stable_diffusion import load
+    from lumen.diffusion.loading import load
 
     return load("none", "tiny")
 
