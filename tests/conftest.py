@@ -37,6 +37,10 @@ from pathlib import Path
 import pytest
 import torch
 
+# On a CPU no autograd threads are started then. The first backward pass of fake tensors would start one for a fake GPU,
+# and a fork of a process with autograd threads cannot train.
+torch.ones((), requires_grad=True).backward()
+
 
 def pytest_xdist_auto_num_workers(config) -> int:
     """Two processes for the whole suite; a few files are tested sooner in this one, which has imported already."""

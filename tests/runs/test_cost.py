@@ -15,10 +15,11 @@ from lumen.core.errors import BadConfig
 from lumen.core.registry import conditionings, tasks
 from lumen.diffusion import loading
 from lumen.generators.controlnet import ControlNet
-from lumen.runs.build import build_data, build_task
+from lumen.runs.build import build_task
 from lumen.runs.cost.estimate import build_on_meta, count_flops, estimate_cost
 from lumen.runs.cost.hardware import GPUS
 from lumen.runs.cost.memory import MemoryTracker, allocate, backward, track_memory
+from lumen.runs.data import build_data
 
 SMALL = ["diffusion.weights=none", "backbone.weights=none", "backbone.size=tiny", "size=32"]
 

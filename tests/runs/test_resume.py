@@ -23,7 +23,7 @@ from lumen.core.registry import tasks
 from lumen.core.signals import SIGNAL_EXIT_CODE
 from lumen.core.tensor_hashing import hash_tree
 from lumen.runs import certify
-from lumen.runs.build import build_data
+from lumen.runs.data import build_data
 from lumen.runs.directory import run_directory, write_or_verify_config
 from lumen.runs.state_hashes import StepRecorder
 from lumen.runs.train import train
@@ -41,13 +41,14 @@ def launch_fork(log: Path, arguments: list[str]) -> None:
 
     def run(directory: str, moment: str, experiment: str, *flags: str) -> None:
         os.setsid()
+        sys.stdout = sys.stderr = open(log, "a", buffering=1)  # noqa: SIM115  until the process ends
         train(load(experiment, list(flags)), [StepRecorder(Path(directory), moment)])
 
     log.parent.mkdir(parents=True, exist_ok=True)
     process = get_context("fork").Process(target=run, args=arguments)
     process.start()
     process.join()
-    assert process.exitcode == (-signal.SIGKILL if arguments[1] else 0)
+    assert process.exitcode == (-signal.SIGKILL if arguments[1] else 0), log.read_text()
 
 
 @all_tasks

@@ -98,8 +98,8 @@ def test_killed_run_resumes_from_twenty_random_moments(start_run, run_dir, hash_
         assert code == -signal.SIGKILL, run.output()
         kills.append(f"{kind} {moment:.1f}")
         if (place / "runs").exists():
-            now = intact_steps(run_dir() / "checkpoints")
-            assert len(now) >= len(before) and max(now, default=0) >= max(before, default=0), (before, now)
-            before = now
+            steps = intact_steps(run_dir() / "checkpoints")
+            assert len(steps) >= len(before) and max(steps, default=0) >= max(before, default=0), (before, steps)
+            before = steps
     with capsys.disabled():
         print("killed at", ", ".join(kills))

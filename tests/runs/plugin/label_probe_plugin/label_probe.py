@@ -15,7 +15,7 @@ from lumen.core.resize import resize
 class LabelProbe(Task):
     """Training of one linear layer to predict label maps."""
 
-    predicts = "labels"
+    output_kind = "labels"
     metrics = ("pixel_accuracy",)
     reference_rows = {"constant": "first class everywhere"}
     shared_rows = ("constant",)

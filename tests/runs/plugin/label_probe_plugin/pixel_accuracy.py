@@ -13,7 +13,7 @@ class PixelAccuracy(Metric):
     """Share of labelled pixels that are predicted correctly."""
 
     higher_is_better = True
-    scores = "labels"
+    output_kind = "labels"
 
     def __init__(self):
         super().__init__(nn.Identity())
