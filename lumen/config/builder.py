@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lumen.config.files import list_memory_presets, read_memory_preset
-from lumen.config.schema import FRACTION_KEYS, LATER_KEYS, NONNEGATIVE_KEYS, POSITIVE_KEYS, SLOTS, Config
+from lumen.config.schema import DEFAULT_TASK, FRACTION_KEYS, NONNEGATIVE_KEYS, POSITIVE_KEYS, SLOTS, Config
 from lumen.core.errors import BadConfig, BadPlugin, UnknownName, suggestion
 from lumen.core.registry import Registry, metrics, tasks
 from lumen.core.signals import parse_duration
@@ -131,7 +131,7 @@ class ConfigBuilder:
         """Replace the experiment's metrics by the task's own, unless the task is the default or comes with metrics."""
         name = flags.get("task", flags.get("task.name", self.components["task"]["name"]))
         by_flag = {"task", "task.name"} & flags.keys()
-        if name == LATER_KEYS["task.name"] or (self._task_has_metrics and not by_flag):
+        if name == DEFAULT_TASK or (self._task_has_metrics and not by_flag):
             return
         with suppress(UnknownName, BadPlugin):  # reported where the task's arguments are completed
             if chosen := tasks.literal(str(name), "metrics", ()):
@@ -167,7 +167,7 @@ class ConfigBuilder:
             rows = tasks.literal(str(name), "reference_rows", {})
         except (UnknownName, BadPlugin):  # reported where the task's arguments are completed
             return
-        if by_flag:
+        if by_flag or name == DEFAULT_TASK:
             for row in self.tree.measure.anchors:
                 if row not in rows:
                     self.errors.append(f"measure.anchors: task '{name}' has no row '{row}'; {suggestion(row, rows)}")

@@ -122,7 +122,8 @@ NON_RESULT_KEYS = {"runs", "workers", "accelerator", "strategy", "compile", "exa
                    "every.checkpoint", "data.root", "seed"}  # fmt: skip
 # Keys that a config.yaml of the first release lacks, with their defaults. At its default such a key is no part of the
 # name or hash of a run. Add every new key here.
-LATER_KEYS = {"task.name": "layout_to_image", "generator.name": "controlnet"}
+DEFAULT_TASK = "layout_to_image"
+LATER_KEYS = {"task.name": DEFAULT_TASK, "generator.name": "controlnet"}
 # Keys of how the images of a step are divided. Of an elastic run only their product changes the result.
 BATCH_SPLIT_KEYS = ("batch", "accumulate", "devices", "nodes")
 # Ranges of values.

@@ -91,7 +91,7 @@ class Registry:
         spec = self._source(name).parameters
         defaults = [None] * (len(spec.args) - len(spec.defaults)) + spec.defaults
         arguments = {
-            arg.arg: Argument(arg.annotation, node and ast.literal_eval(node), node is None)
+            arg.arg: Argument(arg.annotation, node and self._evaluate(name, arg.arg, node), node is None)
             for arg, node in zip(spec.args, defaults, strict=True)
             if arg.arg != "self"
         }
@@ -223,8 +223,16 @@ def _is_of_type(value: Any, kind: ast.expr) -> bool:
             return isinstance(value, (int, float)) and not isinstance(value, bool)
         case ast.Name(id="int"):
             return isinstance(value, int) and not isinstance(value, bool)
+        case ast.Name(id="Path"):
+            return isinstance(value, str)
+        case ast.Name(id="Any"):
+            return True
         case ast.Name(id=name):
             return type(value).__name__ == name
+        case ast.Constant(value=str() as annotation):
+            return _is_of_type(value, ast.parse(annotation, mode="eval").body)
+        case ast.Subscript(value=ast.Name(id="dict")):
+            return isinstance(value, dict)
         case ast.Subscript(value=ast.Name(id="Literal"), slice=choices):
             return value in [c.value for c in getattr(choices, "elts", [choices])]
         case ast.Subscript(slice=item):

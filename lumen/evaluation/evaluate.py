@@ -34,6 +34,7 @@ class Protocol:
         size: Side of an image in pixels.
         data: Arguments of the data set, as far as they decide which images and classes are scored.
         seed: Seed of the samples; no part of the protocol's hash.
+        task: Name of the task, unless it is the default one.
     """
 
     metrics: dict[str, dict[str, Any]]
@@ -44,12 +45,14 @@ class Protocol:
     size: int
     data: dict[str, Any]
     seed: int
+    task: str | None = None
 
     def rules(
         self, data: LightningDataModule, task: Task, metrics: dict[str, Metric], precision: str
     ) -> dict[str, Any]:
         """Return everything that a metric value depends on besides what was learnt and the seed."""
         source = data.source
+        task_rules = task.protocol() | ({"task": self.task} if self.task else {})
         questions = source.questions_by_caption
         return {
             "metrics": {
@@ -65,7 +68,7 @@ class Protocol:
             | {"fingerprint": source.fingerprint(), "questions": hash_json(questions) if questions else None},
             "lumen": version("lumen"),
             "precision": precision,
-        } | task.protocol()
+        } | task_rules
 
 
 def evaluate_rows(

@@ -106,7 +106,9 @@ class EvaluationLoop(LightningModule):
                 f"samples of {bad[0]} ({self.row}) are not finite numbers, so nothing can be scored; set "
                 "precision=32-true, or lower sampling.guidance."
             )
-        return ((outputs + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1 if self.task.predicts == "images" else outputs
+        return (
+            ((outputs + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1 if self.task.output_kind == "images" else outputs
+        )
 
 
 def _gather(images: list[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,7 +17,6 @@ from lumen.core.patching import ConstantOutput, replace_submodules
 from lumen.core.random import keyed_normal, keyed_uniform, stable_seed
 from lumen.core.registry import generators
 from lumen.core.resize import resize
-from lumen.core.tensor_hashing import fingerprint
 from lumen.diffusion.activation_reuse import cached_cross_attention_kv, known_latents, shared_self_attention
 from lumen.diffusion.hint_encoder import hint_channels, init_hint_encoder
 from lumen.diffusion.sampling import run_sampler
@@ -48,7 +46,7 @@ class ControlNet(Generator):
         cache_text: Whether the embeddings of training captions stay in memory.
     """
 
-    labels = {
+    display_names = {
         "vae": "autoencoder",
         "text_encoder": "text encoder",
         "unet": "U-Net",
@@ -90,11 +88,6 @@ class ControlNet(Generator):
     def networks(self) -> dict[str, nn.Module]:
         """Frozen networks by name."""
         return self.base.networks
-
-    @cached_property
-    def identity(self) -> dict[str, str]:
-        """Hash of each frozen network: a ControlNet steers only the networks that it was trained with."""
-        return {name: fingerprint(network) for name, network in self.networks.items()}
 
     @property
     def source(self) -> str:
@@ -172,7 +165,7 @@ class ControlNet(Generator):
         """Return the U-Net's prediction with the ControlNet's residuals, or without them if there is no layout."""
         residuals = {}
         if layout is not None:
-            hint = resize(layout, self._hint_size(noisy))
+            hint = resize(layout, self._hint_size(noisy.shape))
             down, middle = self.controlnet(noisy, timesteps, text, hint, return_dict=False)
             residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
         return self.base.unet(noisy, timesteps, text, return_dict=False, **residuals)[0]
@@ -201,7 +194,7 @@ class ControlNet(Generator):
         shape = (base.unet.config.in_channels, *(side // base.downscale for side in size))
         hint = None
         if layout is not None:
-            hint = resize(torch.cat([layout] * 2) if guided else layout, self._hint_size(torch.empty(shape)))
+            hint = resize(torch.cat([layout] * 2) if guided else layout, self._hint_size(shape))
 
         def denoise(noisy: Tensor, t: Tensor, progress: float) -> Tensor:
             return self.denoise(noisy, t, text, hint if progress <= control_end else None)
@@ -220,7 +213,7 @@ class ControlNet(Generator):
         with torch.autocast(image.device.type, enabled=False):
             return self.decode(encode_latents(self.base.vae, image.float()))
 
-    def compile(self) -> None:
+    def compile_networks(self) -> None:
         """Compile `denoise`, not the networks: a backbone's hooks do not fire in a compiled U-Net."""
         self.denoise = torch.compile(self.denoise, dynamic=False)
 
@@ -272,13 +265,11 @@ class ControlNet(Generator):
         self.prompt_cache |= {caption: self.base.encode_prompts([caption])[0] for caption in new}
         return torch.stack([self.prompt_cache[caption] for caption in captions])
 
-    def _hint_size(self, latents: Tensor) -> tuple[int, int]:
+    def _hint_size(self, latents: tuple[int, ...]) -> tuple[int, int]:
         factor = self.downscale if self.hint == "image" else 1
-        return latents.shape[-2] * factor, latents.shape[-1] * factor
+        return latents[-2] * factor, latents[-1] * factor
 
     def _apply(self, fn, recurse: bool = True):
         if self.prompt_cache:
             self.prompt_cache.clear()  # of another device or dtype from here on
-        for network in self.networks.values():
-            network._apply(fn)
         return super()._apply(fn, recurse)

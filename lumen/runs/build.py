@@ -1,6 +1,7 @@
 """Construction of a run's objects from its config: the only place where settings meet classes."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -8,34 +9,43 @@ import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from lumen.config.schema import SLOTS, Config
-from lumen.core.errors import BadConfig
-from lumen.core.interfaces import Batch, Conditioning, Generator, Metric, Optimization, Task
+from lumen.config.schema import DEFAULT_TASK, SLOTS, Config
+from lumen.core.errors import BadConfig, BadPlugin
+from lumen.core.interfaces import Backbone, Batch, Conditioning, Generator, Metric, Optimization, Task
 from lumen.core.registry import Registry, backbones, conditionings, generators, metrics, tasks
 from lumen.diffusion.loading import load
+from lumen.diffusion.stable_diffusion import StableDiffusion
 from lumen.runs.data import build_data
 from lumen.training.cache_options import CacheOptions
 
 __all__ = ["build_conditioning", "build_data", "build_generator", "build_metrics", "build_task"]
 
 
-def build_conditioning(config: Config, data: LightningDataModule) -> Conditioning:
+def build_conditioning(
+    config: Config, data: LightningDataModule, build_backbone: Callable[[], Backbone] | None = None
+) -> Conditioning:
     """Return the conditioning, with a backbone only if it uses one, and with what it needs of the data set."""
-    supplies = {"backbone": lambda: backbones.build(**config.backbone), "classes": lambda: data.source.classes}
+    supplies = {
+        "backbone": build_backbone or (lambda: backbones.build(**config.backbone)),
+        "classes": lambda: data.source.classes,
+    }
     return _build(conditionings, config.conditioning, supplies)
 
 
-def build_generator(config: Config, conditioning: Conditioning) -> Generator:
-    """Return the generator for the layouts of a conditioning.
+def build_generator(config: Config, build_layouts: Callable[[], Conditioning]) -> Generator:
+    """Return the generator.
+
+    Args:
+        build_layouts: Function that returns the conditioning whose layouts steer the generator.
 
     Raises:
         BadConfig: The image size is no multiple of a latent cell.
     """
     options = config.diffusion
     supplies = {
-        "base": lambda: load(options.weights, options.size, options.revision, config.diffusion.vae),
-        "channels": lambda: conditioning.channels,
-        "hint": lambda: conditioning.hint if options.hint == "auto" else options.hint,
+        "base": lambda: _load_base(config),
+        "channels": lambda: build_layouts().channels,
+        "hint": lambda: build_layouts().hint if options.hint == "auto" else options.hint,
         "prompt_dropout": lambda: config.prompt_dropout,
         "snr_gamma": lambda: options.snr_gamma,
         "seed": lambda: config.seed,
@@ -43,11 +53,7 @@ def build_generator(config: Config, conditioning: Conditioning) -> Generator:
         "cache_text": lambda: config.cache_text,
     }
     generator = _build(generators, config.generator, supplies)
-    if config.size % (cell := generator.downscale):
-        raise BadConfig(
-            f"size={config.size} does not divide into the autoencoder's {cell} px cells; "
-            f"choose {config.size // cell * cell} or {(config.size // cell + 1) * cell}."
-        )
+    _check_size(config.size, generator.downscale)
     return generator
 
 
@@ -57,14 +63,12 @@ def build_task(config: Config, data: LightningDataModule) -> Task:
     Raises:
         BadConfig: A component does not fit the config.
     """
-    needs = tasks.needs(config.task["name"])
-    components: dict[str, Any] = {}
-    if "conditioning" in needs or "generator" in needs:
-        components["conditioning"] = build_conditioning(config, data)
-    if "generator" in needs:
-        components["generator"] = build_generator(config, components["conditioning"])
-    supplies = {name: lambda component=component: component for name, component in components.items()} | {
-        "backbone": lambda: backbones.build(**config.backbone),
+    build_backbone = cache(lambda: backbones.build(**config.backbone))
+    build_layouts = cache(lambda: build_conditioning(config, data, build_backbone))
+    supplies = {
+        "generator": lambda: build_generator(config, build_layouts),
+        "conditioning": build_layouts,
+        "backbone": build_backbone,
         "classes": lambda: data.source.classes,
         "optimization": lambda: Optimization(config.lr, config.warmup, config.weight_decay),
         "seed": lambda: config.seed,
@@ -86,11 +90,13 @@ def build_metrics(config: Config, data: LightningDataModule, task: Task) -> dict
     images, samples = len(data.source.eval_records()), config.measure.samples
     built = {name: _metric(name, arguments, data) for name, arguments in config.metrics.items()}
     for name, metric in list(built.items()):
-        if metric.scores != task.predicts:
-            known = ", ".join(n for n in metrics.names() if metrics.literal(n, "scores", "images") == task.predicts)
+        if metric.output_kind != task.output_kind:
+            known = ", ".join(
+                n for n in metrics.names() if metrics.literal(n, "output_kind", "images") == task.output_kind
+            )
             raise BadConfig(
-                f"metrics: {name} scores {metric.scores}, and the task {config.task['name']} predicts "
-                f"{task.predicts}; choose from: {known or 'none'}."
+                f"metrics: {name} scores {metric.output_kind}, and the task {config.task['name']} predicts "
+                f"{task.output_kind}; choose from: {known or 'none'}."
             )
         if metric.samples_per_image > samples:
             raise BadConfig(
@@ -118,6 +124,7 @@ def build_cache_options(config: Config) -> CacheOptions:
         batch_size=config.batch,
         num_images=config.steps * config.accumulate * config.batch,
         seed=config.seed,
+        task=config.task["name"] if config.task["name"] != DEFAULT_TASK else None,
         arguments={slot: _changed_arguments(registry, getattr(config, slot)) for slot, registry in SLOTS.items()},
     )
 
@@ -142,9 +149,34 @@ def precision(config: Config) -> str:
 
 
 def _build(registry: Registry, component: dict[str, Any], supplies: dict[str, Callable[[], Any]]) -> Any:
-    """Build a component of the config with those supplies that its factory asks for by keyword-only parameters."""
-    needs = registry.needs(component["name"])
-    return registry.build(**component, **{name: supplies[name]() for name in supplies if name in needs})
+    """Build a component of the config with those supplies that its factory asks for by keyword-only parameters.
+
+    Raises:
+        BadPlugin: It asks for something that a run does not supply.
+    """
+    name = component["name"]
+    needs = registry.needs(name)
+    if unknown := sorted(needs - supplies.keys()):
+        raise BadPlugin(
+            f"the {registry.noun} '{name}' asks for '{unknown[0]}', which a run does not supply; keyword-only "
+            f"parameters of a {registry.noun} may be: {', '.join(sorted(supplies))}."
+        )
+    return registry.build(**component, **{key: supply() for key, supply in supplies.items() if key in needs})
+
+
+def _load_base(config: Config) -> StableDiffusion:
+    options = config.diffusion
+    base = load(options.weights, options.size, options.revision, config.diffusion.vae)
+    _check_size(config.size, base.downscale)  # before the other networks are loaded
+    return base
+
+
+def _check_size(size: int, cell: int) -> None:
+    if size % cell:
+        raise BadConfig(
+            f"size={size} does not divide into the autoencoder's {cell} px cells; "
+            f"choose {size // cell * cell} or {(size // cell + 1) * cell}."
+        )
 
 
 def _changed_arguments(registry: Registry, component: dict[str, Any]) -> dict[str, Any]:

@@ -11,15 +11,16 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 
-from lumen.config.schema import Config
-from lumen.core.errors import BadCheckpoint, BadConfig
+from lumen.config.schema import DEFAULT_TASK, Config
+from lumen.core.errors import BadCheckpoint, BadConfig, BadPlugin
 from lumen.core.files import write_json
 from lumen.core.interfaces import Metric, Task, trainable_parameters
 from lumen.core.locks import lock_directory
 from lumen.core.signals import handle_signals
 from lumen.evaluation.evaluate import Protocol, evaluate_rows, partial_scores_directory, summarize
 from lumen.runs import directory as run_dirs
-from lumen.runs.build import build_data, build_metrics, build_task
+from lumen.runs.build import build_metrics, build_task
+from lumen.runs.data import build_data
 from lumen.runs.provenance import provenance
 from lumen.runs.trainer import build_trainer, is_rank_zero
 from lumen.training import checkpoint_io
@@ -106,20 +107,23 @@ def evaluate_task(
     if grid.step != trainer.global_step:  # otherwise training has just ended with a validation
         trainer.validate(task, datamodule=data, verbose=False, weights_only=True)
     values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+    if "val/loss" not in values:
+        raise BadPlugin(f"the task {config.task['name']} logs no val/loss; log it in its validation_step.")
     values |= task.summary_metrics()
+    sampling = asdict(config.sampling)
     protocol = Protocol(
         metrics={name: config.metrics.get(name, {}) for name in metrics},
         reference_rows=config.measure.anchors,
         images=config.measure.images,
         samples=config.measure.samples,
-        sampling={key: value for key, value in asdict(config.sampling).items() if key != "images"},
+        sampling={key: value for key, value in sampling.items() if key != "images"},
         size=config.size,
         # Mirroring is for training, and a directory may move; all else decides which images and classes are scored.
         data={key: value for key, value in config.data.items() if key not in ("root", "flip")},
         seed=config.seed,
+        task=config.task["name"] if config.task["name"] != DEFAULT_TASK else None,
     )
     values |= evaluate_rows(trainer, data, task, metrics, protocol, directory, Path(config.runs) / "anchors")
-    sampling = {"images": grid.num_samples, **grid.sampling}
     result = {"steps": step, "sampling": sampling, "precision": trainer.precision, **values}
     if trainer.is_global_zero:
         task.save(directory)

@@ -1,7 +1,8 @@
 """Precomputation of the cache entries that the runs of a config would use."""
 
 from lumen.config.schema import Config
-from lumen.runs.build import build_cache_options, build_data, build_task, device, precision
+from lumen.runs.build import build_cache_options, build_task, device, precision
+from lumen.runs.data import build_data
 from lumen.training.feature_precomputer import FeaturePrecomputer, print_cache
 from lumen.training.precompute import CachedStatistics, common_key
 
@@ -12,6 +13,6 @@ def precompute(config: Config) -> None:
     task = build_task(config, data).to(device(config))
     options = build_cache_options(config)
     task.fit_statistics(data, CachedStatistics(options, data, task))
-    precomputer = FeaturePrecomputer(options, data, task, common_key(data, task), precision(config))
+    precomputer = FeaturePrecomputer(options, data, task, common_key(options, data, task), precision(config))
     precomputer.fill(precomputer.select(None))
     print_cache(f"{precomputer.ranges[-1].stop} images x {precomputer.views} views are in {options.root}.")

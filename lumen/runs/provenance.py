@@ -8,9 +8,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lumen.config.experiment import dump
 from lumen.config.schema import Config
 from lumen.core.hashing import hash_json
+from lumen.core.registry import conditionings, tasks
 
 LIBRARIES = ("torch", "lightning", "diffusers", "transformers", "timm", "open_clip_torch", "wandb", "omegaconf")
 
@@ -23,8 +26,6 @@ def provenance(verb: str, what: str, config: Config, facts: dict[str, str]) -> d
         what: Experiment or run that the command names.
         facts: Further entries, such as the identity of the data.
     """
-    import torch
-
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "command": shlex.join(["lumen", verb, what, *(f"{k}={v}" for k, v in config.flags.items())]),
@@ -34,6 +35,15 @@ def provenance(verb: str, what: str, config: Config, facts: dict[str, str]) -> d
         "config": hash_json(dump(config)),
         **facts,
     }
+
+
+def describe(config: Config) -> str:
+    """Return what a run learns from, such as "neural_layout of dino"."""
+    if "conditioning" not in (needs := tasks.needs(config.task["name"])):
+        return f"{config.task['name']} of {config.backbone['name']}" if "backbone" in needs else config.task["name"]
+    conditioning = config.conditioning["name"]
+    has_backbone = "backbone" in conditionings.needs(conditioning)
+    return f"{conditioning} of {config.backbone['name']}" if has_backbone else conditioning
 
 
 def _commit() -> str | None:

@@ -18,7 +18,8 @@ from lumen.core.random import stable_seed
 from lumen.core.registry import conditionings
 from lumen.core.visualize import make_component_grids, make_grid, stack_grids
 from lumen.data.readers import read_image
-from lumen.runs.build import build_conditioning, build_data, build_task, device
+from lumen.runs.build import build_conditioning, build_task, device
+from lumen.runs.data import build_data
 from lumen.runs.evaluate import restore, select_checkpoint
 
 
@@ -44,8 +45,8 @@ def sample_images(task: Task, batch: Batch, num_samples: int, seed: int, samplin
     Raises:
         BadConfig: The task does not generate images.
     """
-    if task.predicts != "images":
-        raise BadConfig(f"this run predicts {task.predicts}; name a run that generates images.")
+    if task.output_kind != "images":
+        raise BadConfig(f"this run predicts {task.output_kind}; name a run that generates images.")
     seeds = [[stable_seed(seed, "sample", k)] for k in range(num_samples)]
     return list(task.outputs(batch.to(task.device), seeds, **sampling).unbind(1))
 
@@ -57,13 +58,17 @@ def save_samples(run: Path, config: Config, photo: Path, prompt: str, out: Path)
     sampling = asdict(config.sampling)
     samples = sample_images(task, batch, sampling.pop("images"), config.seed, sampling)
     batch = batch.to(task.device)
+    layout = task.visualize(batch)
     with atomic_path(out) as draft:
-        make_grid(batch.image, task.visualize(batch), samples, [prompt]).save(draft, format="PNG")
+        make_grid(batch.image, (batch.image + 1) / 2 if layout is None else layout, samples, [prompt]).save(
+            draft, format="PNG"
+        )
 
 
 def save_layouts(paths: list[Path], config: Config, out: Path) -> None:
     """Write a sheet of photos with their layouts; a basis is fitted to these photos unless one is given."""
-    if "vectors" in conditionings.arguments(config.conditioning["name"]):
+    vectors = conditionings.arguments(config.conditioning["name"]).get("vectors")
+    if vectors and vectors.accepts("all"):
         config = replace(config, conditioning=config.conditioning | {"vectors": "all"})
     conditioning = build_conditioning(config, build_data(config)).to(device(config))
     batches = [read_photo(path, config.size).to(device(config)) for path in paths]

@@ -12,12 +12,12 @@ from lumen.core.errors import Mistake
 from lumen.core.files import write_json
 from lumen.core.interfaces import Task, trainable_parameters
 from lumen.core.locks import lock_directory
-from lumen.core.registry import conditionings, tasks
 from lumen.core.signals import handle_signals
 from lumen.runs import directory as run_dirs
-from lumen.runs.build import build_data, build_metrics, build_task
+from lumen.runs.build import build_metrics, build_task
+from lumen.runs.data import build_data
 from lumen.runs.evaluate import evaluate_task, facts_of, interruptible, restore, verify_splits
-from lumen.runs.provenance import provenance
+from lumen.runs.provenance import describe, provenance
 from lumen.runs.trainer import build_trainer, is_rank_zero
 from lumen.training import checkpoint_io
 from lumen.training.lightning_internals import set_global_step
@@ -48,7 +48,7 @@ def train(config: Config, observers: Sequence[Callback] = ()) -> dict[str, Any]:
         data = verify_splits(build_data(config), config)
         task = build_task(config, data)
         metrics = build_metrics(config, data, task)
-        run_dirs.verify_config(directory, config)
+        run_dirs.verify_config(directory, config)  # on all ranks, so that all report the same error
         resume = checkpoint_io.newest(directory / "checkpoints", run_dirs.run_digest(directory, config))
         if is_rank_zero():
             run_dirs.write_or_verify_config(directory, config)
@@ -97,12 +97,3 @@ def _announce(config: Config, data: LightningDataModule, task: Task, directory: 
 
 def _millions(count: int) -> str:
     return f"{count / 1e6:.1f} M" if count >= 1e5 else f"{count:,}"
-
-
-def describe(config: Config) -> str:
-    """Return what a run learns from, such as "neural_layout of dino"."""
-    if "conditioning" not in (needs := tasks.needs(config.task["name"])):
-        return f"{config.task['name']} of {config.backbone['name']}" if "backbone" in needs else config.task["name"]
-    conditioning = config.conditioning["name"]
-    has_backbone = "backbone" in conditionings.needs(conditioning)
-    return f"{conditioning} of {config.backbone['name']}" if has_backbone else conditioning

@@ -19,6 +19,7 @@ class CacheOptions:
         batch_size: Images of a training micro-batch.
         num_images: Images that one rank reads in the whole run, repetitions included.
         seed: Seed of the run.
+        task: Name of the task, unless it is the default one; entries of two tasks are never mixed up.
         arguments: Arguments of each component that differ from their defaults.
     """
 
@@ -28,6 +29,7 @@ class CacheOptions:
     batch_size: int
     num_images: int
     seed: int
+    task: str | None = None
     arguments: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def free_bytes(self) -> float:

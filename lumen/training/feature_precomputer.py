@@ -31,7 +31,7 @@ class Savings:
         views: Views of each image.
         seconds: Time this run spent on filling the cache.
         saved_seconds: Estimated time that the run saves.
-        num_images: Images that the run reads.
+        images_read: Images that the run reads.
         reason: Why outputs are not cached, if so.
     """
 
@@ -40,7 +40,7 @@ class Savings:
     views: int | None
     seconds: float
     saved_seconds: float
-    num_images: int
+    images_read: int
     reason: str | None
 
     def record(self) -> dict[str, Any]:
@@ -50,7 +50,7 @@ class Savings:
     def __str__(self) -> str:
         origin = f"computed in {_duration(self.seconds)}" if self.seconds else "cached already"
         return (
-            f"{' and '.join(self.cached)} of {self.images} images {origin}; the run reads {self.num_images} images, "
+            f"{' and '.join(self.cached)} of {self.images} images {origin}; the run reads {self.images_read} images, "
             f"which saves about {_duration(self.saved_seconds)}."
         )
 

@@ -35,7 +35,7 @@ class PrecomputeCallback(Callback):
             return
         task.fit_statistics(data, CachedStatistics(options, data, task, trainer))
         num_images = options.num_images * trainer.world_size
-        precomputer = FeaturePrecomputer(options, data, task, common_key(data, task), trainer.precision)
+        precomputer = FeaturePrecomputer(options, data, task, common_key(options, data, task), trainer.precision)
         names = precomputer.select(num_images) if trainer.is_global_zero else []
         names, precomputer.keys = trainer.strategy.broadcast((names, precomputer.keys))
         if names:
@@ -60,7 +60,7 @@ class CachedStatistics:
 
     def __init__(self, options: CacheOptions, data: LightningDataModule, task: Task, trainer: Trainer | None = None):
         self.options, self.data, self.trainer = options, data, trainer
-        self.common = common_key(data, task)
+        self.common = common_key(options, data, task)
 
     def __call__(self, key: dict[str, Any], num_images: int, compute: Callable[[], Tensor]) -> Tensor:
         """Return cached statistics of so many images, or compute and cache them."""
@@ -81,6 +81,7 @@ class CachedStatistics:
         return statistics
 
 
-def common_key(data: LightningDataModule, task: Task) -> dict[str, Any]:
+def common_key(options: CacheOptions, data: LightningDataModule, task: Task) -> dict[str, Any]:
     """Return everything that all cache entries of a run depend on."""
-    return {"look": data.source.cache_key(), "device": task.device.type, "lumen": version("lumen")}
+    key = {"look": data.source.cache_key(), "device": task.device.type, "lumen": version("lumen")}
+    return key | ({"task": options.task} if options.task else {})

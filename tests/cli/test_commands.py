@@ -12,7 +12,8 @@ from lumen.__main__ import COMMANDS, main
 from lumen.config.experiment import reload
 from lumen.core.interfaces import trainable_parameters
 from lumen.core.registry import backbones
-from lumen.runs.build import build_data, build_task
+from lumen.runs.build import build_task
+from lumen.runs.data import build_data
 from lumen.runs.directory import load_run_config
 from lumen.runs.evaluate import restore
 from lumen.training.callbacks import EMA

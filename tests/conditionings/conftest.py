@@ -11,7 +11,8 @@ from lumen.core.interfaces import IGNORE, Batch, Conditioning
 from lumen.core.registry import datamodules
 from lumen.data.datamodule import DataModule
 from lumen.data.source import LoaderConfig
-from lumen.runs.build import build_conditioning, build_data
+from lumen.runs.build import build_conditioning
+from lumen.runs.data import build_data
 
 
 @pytest.fixture(scope="package")

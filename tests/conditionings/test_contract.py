@@ -14,7 +14,8 @@ from lumen.core.errors import BadCheckpoint, BasisMismatch, WeightsMissing
 from lumen.core.interfaces import Batch
 from lumen.core.registry import conditionings
 from lumen.features.pretrained import SCENES_WEIGHTS
-from lumen.runs.build import build_data, build_task
+from lumen.runs.build import build_task
+from lumen.runs.data import build_data
 
 NAMES = conditionings.names()
 TINY = ["size=32", "diffusion.weights=none", "batch=2", "data.images=4", "validation=2", "steps=1", "warmup=1"]

@@ -202,3 +202,10 @@ def test_task_metrics_do_not_replace_those_of_a_file_that_names_the_task(colours
     assert reload(dump(load("scenes", [f"task={colours}", "metrics=[kid]"]))).metrics.keys() == {"kid"}
     path.write_text(f"task: {colours}\ndata: scenes\ndefaults: {{metrics: {{segmenter: scenes}}}}\n")
     assert load(str(path)).metrics.keys() == {"lpips", "miou"}
+
+
+def test_experiment_with_an_unknown_reference_row_is_refused(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("data: scenes\nmeasure: {anchors: [real, vea]}\n")
+    with pytest.raises(BadConfig, match="'vea'.*did you mean 'vae'"):
+        load(str(path))

@@ -76,7 +76,7 @@ def sample(task, batch, layout, k=0):
 
 
 def test_evaluation_rows_generate_from_what_their_names_say(task, batch):
-    task.predicts = "arrays"  # which are not rounded, as images are
+    task.output_kind = "arrays"  # which are not rounded, as images are
     vae = task.generator.base.vae
     round_trip = vae.decode(encode_latents(vae, batch.image) / vae.config.scaling_factor).sample.clamp(-1, 1)
     rows = {row: build_loop(row, task).outputs(batch) for row in ("test", *task.reference_rows)}

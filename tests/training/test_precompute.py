@@ -76,7 +76,7 @@ def test_cache_holds_flips_as_views_and_shares_them_between_components(place, mo
         assert main(["train", "coco_stuff", *flags, f"cache={mode}", f"runs={mode}"]) == 0
     uncached, cached = (only_run(place / mode) for mode in ("never", "auto"))
     savings = read_savings(cached)
-    assert has_cached(savings, BOTH, 12, computed=True) and savings["num_images"] == 24 and savings["views"] == 2
+    assert has_cached(savings, BOTH, 12, computed=True) and savings["images_read"] == 24 and savings["views"] == 2
     assert hash_weights(uncached) == hash_weights(cached)
 
     def savings_with(components: int) -> dict[str, Any]:

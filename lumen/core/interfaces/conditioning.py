@@ -35,7 +35,7 @@ class Conditioning(nn.Module):
         fitted: Whether `forward` may run.
         num_fit_images: Training images that `compute_statistics` needs; None means all.
         statistics_key: Everything that the statistics depend on besides images and seed.
-        explained: Share of the variance that each layout channel explains, for conditionings that know it.
+        explained: Share of the variance that each stored axis explains, for conditionings that have axes.
     """
 
     channels: int

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lumen.core.interfaces.task import Stage
+from lumen.core.tensor_hashing import fingerprint
 
 
 class Generator(nn.Module):
@@ -20,19 +22,28 @@ class Generator(nn.Module):
     Attributes:
         networks: Frozen networks by name. They follow the module to its device, but are neither trained nor stored in
             checkpoints.
-        identity: Hash of the weights of each frozen network.
-        source: Folder or name of the frozen weights.
         downscale: Image pixels per latent cell; an image size must be a multiple of it.
         num_train_timesteps: Length of the noise schedule.
-        labels: Names for readers, by name of a network or stage of the cost estimate.
+        display_names: Names for readers, by name of a network or stage of the cost estimate.
     """
 
     networks: dict[str, nn.Module]
-    identity: dict[str, str]
-    source: str
     downscale: int
     num_train_timesteps: int
-    labels: dict[str, str] = {}
+    display_names: dict[str, str] = {}
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """Hash of each frozen network: a generator works only with the networks that it was trained with."""
+        return {name: fingerprint(network) for name, network in self.networks.items()}
+
+    @property
+    def source(self) -> str:
+        """Origin of the frozen weights, for provenance."""
+        return ", ".join(f"{name} {digest}" for name, digest in self.identity.items())
+
+    def compile_networks(self) -> None:
+        """Compile the networks of a training step with torch.compile."""
 
     def encode(self, image: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b n h w"]:
         """Return the moments of an image's latents: mean and, below it, log-variance."""
@@ -106,6 +117,11 @@ class Generator(nn.Module):
             layout: Layouts of both branches, where samples are guided.
         """
         yield from ()
+
+    def _apply(self, fn, recurse: bool = True):
+        for network in self.networks.values():
+            network._apply(fn)
+        return super()._apply(fn, recurse)
 
     def protocol(self) -> dict[str, Any]:
         """Return everything about the frozen networks that a metric value depends on."""

@@ -25,7 +25,7 @@ class Metric(torchmetrics.Metric):
         evaluator: Frozen network used for scoring. It follows the images to their device.
 
     Attributes:
-        scores: What the metric scores; a task whose `predicts` is the same can be scored by it.
+        output_kind: Kind of outputs that the metric scores; it fits tasks of the same kind.
         samples_per_image: Generated images that `per_image` needs for each reference.
         min_samples: Samples needed over all images; with fewer, `fallback` is reported instead.
         num_resamples: Bootstrap resamples of an interval.
@@ -33,7 +33,7 @@ class Metric(torchmetrics.Metric):
 
     higher_is_better: bool
     full_state_update = False
-    scores = "images"
+    output_kind = "images"
     samples_per_image = 1
     min_samples = 1
     fallback: str | None = None

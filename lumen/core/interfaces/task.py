@@ -20,8 +20,6 @@ from lumen.core.interfaces.batch import Batch
 from lumen.core.random import stable_seed
 from lumen.core.tensor_hashing import fingerprint
 
-CachedStatistics = Callable[[dict[str, Any], int, Callable[[], Tensor]], Tensor]
-
 
 @dataclass(frozen=True)
 class Optimization:
@@ -79,26 +77,28 @@ class Task(LightningModule):
             checkpoints.
 
     Attributes:
-        predicts: What `outputs` returns; metrics whose `scores` is the same can score it.
-        metrics: Default metrics, where those of the experiment score something else.
+        output_kind: Kind of the outputs, such as images in [-1, 1]; metrics of the same kind score them.
+        metrics: Metrics of this task; they replace those that an experiment names for the default task.
         reference_rows: Reference rows by key, each with its label in tables: outputs that a metric is compared with.
         shared_rows: Reference rows that are the same for all runs of one protocol, whatever was learnt.
-        labels: Names for readers, by name of a network or stage of the cost estimate.
-        phase_labels: Names for readers, by phase of the cost estimate.
-        trainable: Name of the trained network in the cost estimate.
+        display_names: Names for readers, by name of a network or stage of the cost estimate.
+        phase_names: Names for readers, by phase of the cost estimate.
+        trained_network: Name of the trained network in the cost estimate.
+        weights_hint: Words that say how a user restores the frozen weights of a checkpoint.
     """
 
-    predicts = "images"
+    output_kind = "images"
     metrics: tuple[str, ...] = ()
     reference_rows: dict[str, str] = {}
     shared_rows: tuple[str, ...] = ()
-    labels: dict[str, str] = {}
-    phase_labels: dict[str, str] = {
+    display_names: dict[str, str] = {}
+    phase_names: dict[str, str] = {
         "update": "while AdamW updates",
         "forward": "at the end of the forward pass",
         "backward": "in the backward pass",
     }
-    trainable = "task"
+    trained_network = "task"
+    weights_hint = "the weights that it was trained with"
 
     def __init__(self, optimization: Optimization, seed: int = 0, **frozen: nn.Module):
         super().__init__()
@@ -121,12 +121,14 @@ class Task(LightningModule):
     @property
     def source(self) -> str:
         """Origin of the frozen weights, for provenance."""
-        return "none"
+        return ", ".join(f"{name} {digest}" for name, digest in self.identity.items()) or "none"
 
     # ---- statistics and cache
 
-    def fit_statistics(self, data: LightningDataModule, cached: CachedStatistics | None = None) -> None:
+    def fit_statistics(self, data: LightningDataModule, cached: Callable[..., Tensor] | None = None) -> None:
         """Estimate parameters that follow from statistics of the training set, such as a PCA basis.
+
+        Both the cache and the start of a fit call it, also after a checkpoint was restored; then it does nothing.
 
         Args:
             cached: Function of (key, number of images, compute) that returns cached statistics, or computes them.
@@ -181,7 +183,10 @@ class Task(LightningModule):
         return None
 
     def protocol(self) -> dict[str, Any]:
-        """Return everything besides weights, data and seed that a metric value depends on."""
+        """Return everything besides data, sampling, seed and what was learnt that a metric value depends on.
+
+        The weights of frozen networks belong to it, as their hashes.
+        """
         return {}
 
     def summary_metrics(self) -> dict[str, float]:
@@ -200,9 +205,11 @@ class Task(LightningModule):
 
     def stages(self, image: Tensor) -> Iterator[Stage]:
         """Run a training step on images without values, and yield each stage when it has run; the last has the loss."""
-        warnings.filterwarnings("ignore", message=".*self.log")  # there is no trainer
         mask = torch.zeros(len(image), *image.shape[-2:], dtype=torch.long)
-        loss = self.training_step(Batch(image, [""] * len(image), ["image"] * len(image), mask), 0)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*self.log")  # there is no trainer
+            output = self.training_step(Batch(image, [""] * len(image), ["image"] * len(image), mask), 0)
+        loss = output["loss"] if isinstance(output, dict) else output
         yield Stage("forward", "forward", loss=loss)
 
     def preview_stages(self, image: Tensor, guidance: float) -> Iterator[Stage]:
@@ -263,13 +270,13 @@ class Task(LightningModule):
             if before != now:
                 raise BadCheckpoint(
                     f"this checkpoint belongs to another configuration: {name} has the shape {before} there and "
-                    f"{now} here; name the backbone, conditioning and base model that it was trained with."
+                    f"{now} here; give the settings that it was trained with."
                 )
         for name, now in self.identity.items():
             if (before := checkpoint["frozen"].get(name)) != now:
                 raise BadCheckpoint(
-                    f"this checkpoint was trained on another {name} (weights {before}, here {now}); give the same "
-                    "diffusion.weights, revision and vae."
+                    f"this checkpoint was trained on another {name} (weights {before}, here {now}); give "
+                    f"{self.weights_hint}."
                 )
 
     def _apply(self, fn, recurse: bool = True):

@@ -16,7 +16,7 @@ from lumen.core.interfaces import Stage, Task, trainable_parameters
 from lumen.data.source import DataSource
 from lumen.runs.build import build_task
 from lumen.runs.cost.memory import MemoryTracker, allocate, backward, track_memory
-from lumen.runs.data import build_data
+from lumen.runs.data import build_data, build_source
 
 HALF_PRECISION = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": None}
 
@@ -37,8 +37,8 @@ class Cost:
         checkpoint: Bytes of one checkpoint.
         precision: Lightning's name of the precision.
         uncounted: Name of a component whose networks are not counted.
-        labels: Names for readers, by network and part.
-        phase_labels: Names for readers, by phase.
+        display_names: Names for readers, by network and part.
+        phase_names: Names for readers, by phase.
     """
 
     parameters: dict[str, int]
@@ -52,8 +52,8 @@ class Cost:
     checkpoint: int
     precision: str
     uncounted: str | None
-    labels: dict[str, str]
-    phase_labels: dict[str, str]
+    display_names: dict[str, str]
+    phase_names: dict[str, str]
 
     @property
     def image(self) -> int:
@@ -87,8 +87,8 @@ def estimate_cost(config: Config) -> Cost:
         checkpoint=trained * 4 * (4 if config.ema else 3),
         precision=precision,
         uncounted=uncounted,
-        labels=task.labels,
-        phase_labels=task.phase_labels,
+        display_names=task.display_names,
+        phase_names=task.phase_names,
     )
 
 
@@ -124,7 +124,7 @@ def count_flops(task: Task, size: int) -> tuple[dict[str, int], dict[str, int]]:
             if stage.cached_values:
                 cached_values[stage.name] = stage.cached_values
             if stage.loss is not None:
-                flops |= _count_backward(stage, counter, task.trainable)
+                flops |= _count_backward(stage, counter, task.trained_network)
     return flops, cached_values
 
 
@@ -137,7 +137,7 @@ def _counted(stages: Iterator[Stage]) -> Iterator[tuple[Stage, FlopCounterMode]]
             yield stage, counter
 
 
-def _count_backward(stage: Stage, counter: FlopCounterMode, trainable: str) -> dict[str, int]:
+def _count_backward(stage: Stage, counter: FlopCounterMode, trained_network: str) -> dict[str, int]:
     """Run the backward pass; return the FLOPs of both passes, of the trained network apart from the frozen ones."""
     total = counter.get_total_flops()
     if stage.trained is None:
@@ -150,9 +150,9 @@ def _count_backward(stage: Stage, counter: FlopCounterMode, trainable: str) -> d
     # The backward passes of the frozen network lie around those of the trained one.
     return {
         stage.name: total - forward,
-        trainable: forward,
+        trained_network: forward,
         f"{stage.name}, backward": counter.get_total_flops() - total - back,
-        f"{trainable}, backward": back,
+        f"{trained_network}, backward": back,
     }
 
 
@@ -166,7 +166,8 @@ def estimate_memory(task: Task, config: Config, half: torch.dtype | None) -> tup
         weight_bytes = sum(p.nbytes for p in weights)
         for p in weights:
             p.grad = torch.empty_like(p)
-        optimizer = task.configure_optimizers()["optimizer"]
+        optimizer = task.configure_optimizers()
+        optimizer = optimizer["optimizer"] if isinstance(optimizer, dict) else optimizer
         for group in optimizer.param_groups:  # PyTorch's choice for tensors on a GPU
             group["foreach"] = not group.get("fused") and config.accelerator != "cpu"
         optimizer.step()
@@ -210,7 +211,7 @@ def cache_bytes(precision: str, values: int) -> int:
 
 
 def _networks(task: Task) -> dict[str, nn.Module]:
-    return task.frozen_networks | {task.trainable: task}
+    return task.frozen_networks | {task.trained_network: task}
 
 
 def _count_parameters(task: Task) -> dict[str, int]:
@@ -248,7 +249,7 @@ def _count_images(config: Config) -> int | None:
 
 def _offline_source(config: Config) -> DataSource:
     """Return the data set, which need not be there: its folder is read when records are asked for."""
-    return build_data(_without_root(config)).source
+    return build_source(_without_root(config))
 
 
 def _without_root(config: Config) -> Config:

@@ -5,7 +5,7 @@ import torch
 from lumen.config.schema import Config
 from lumen.runs.cost.estimate import Cost, estimate_cost
 from lumen.runs.cost.hardware import GPUS, TYPICAL_UTILISATION, detect_gpu, measure_cpu
-from lumen.runs.train import describe
+from lumen.runs.provenance import describe
 
 
 def format_cost(config: Config) -> str:
@@ -31,14 +31,14 @@ def _head(config: Config, cost: Cost) -> list[list[str]]:
 
 def _parameters(cost: Cost) -> list[list[str]]:
     *frozen, (trained, count) = cost.parameters.items()
-    rows = [[cost.labels.get(name, name), f"{n / 1e6:.1f}", "frozen" if n else "shared"] for name, n in frozen]
-    rows.append([cost.labels.get(trained, trained), f"{count / 1e6:.1f}", "trained"])
+    rows = [[cost.display_names.get(name, name), f"{n / 1e6:.1f}", "frozen" if n else "shared"] for name, n in frozen]
+    rows.append([cost.display_names.get(trained, trained), f"{count / 1e6:.1f}", "trained"])
     return [["parameters", "million", ""], *rows]
 
 
 def _flops(config: Config, cost: Cost) -> list[list[str]]:
     rows = [
-        [cost.labels.get(part, part), f"{n / 1e9:.1f}", "-" if part in cost.cached_parts else f"{n / 1e9:.1f}"]
+        [cost.display_names.get(part, part), f"{n / 1e9:.1f}", "-" if part in cost.cached_parts else f"{n / 1e9:.1f}"]
         for part, n in cost.flops.items()
     ]
     step = _step_images(config)
@@ -52,12 +52,12 @@ def _flops(config: Config, cost: Cost) -> list[list[str]]:
 
 
 def _memory(cost: Cost) -> list[list[str]]:
-    rows = [[cost.labels.get(name, name), _gib(n)] for name, n in cost.held.items() if n]
+    rows = [[cost.display_names.get(name, name), _gib(n)] for name, n in cost.held.items() if n]
     most = max(cost.peaks, key=cost.peaks.get)
     return [
         [f"device memory in {cost.precision}, computed", "GiB"],
         *rows,
-        *([f"most {cost.phase_labels.get(name, name)}", _gib(n)] for name, n in cost.peaks.items()),
+        *([f"most {cost.phase_names.get(name, name)}", _gib(n)] for name, n in cost.peaks.items()),
         ["the peak", _gib(cost.peaks[most]), "and 0.5 to 1 that CUDA keeps for itself"],
     ]
 

@@ -37,7 +37,8 @@ class LayoutToImage(Task):
         "shuffled": "another image's layout",
     }
     shared_rows = ("real", "vae", "text")
-    phase_labels = Task.phase_labels | {
+    weights_hint = "the same diffusion.weights, revision and vae"
+    phase_names = Task.phase_names | {
         "latents": "while images are encoded",
         "layout": "while layouts are computed",
         "picture": "while the sample grid is generated",
@@ -130,7 +131,7 @@ class LayoutToImage(Task):
 
     def compile_networks(self) -> None:
         """Compile the generator."""
-        self.generator.compile()
+        self.generator.compile_networks()
 
     def to_channels_last(self) -> None:
         """Lay out the generator's convolutions channels-last; by NVIDIA's figures a fifth faster."""
@@ -160,7 +161,7 @@ class LayoutToImage(Task):
         layout = None
         if row != "text":
             layout = self.conditioning(batch if row == "test" else other())
-        return torch.stack([self._sample(batch, layout, one_each, sampling) for one_each in seeds], dim=1)
+        return torch.stack([self._sample(batch, layout, image_seeds, sampling) for image_seeds in seeds], dim=1)
 
     def num_outputs(self, row: str, samples: int) -> int:
         """Return 1 for rows without randomness."""
@@ -175,7 +176,7 @@ class LayoutToImage(Task):
         """
         layout = self.conditioning(batch)
         seeds = [[stable_seed(seed, "grid", image_id, k) for image_id in batch.id] for k in range(num_samples)]
-        samples = [self._sample(batch, layout, one_each, sampling) for one_each in seeds]
+        samples = [self._sample(batch, layout, image_seeds, sampling) for image_seeds in seeds]
         mismatched = self._sample(batch, layout.roll(1, dims=0), seeds[0], sampling)
         scalars = {"val/response": (samples[0] - mismatched).abs().mean() / 2} if len(layout) > 1 else {}
         picture = make_grid(batch.image, self.conditioning.visualize(layout), samples, batch.caption)
@@ -206,12 +207,12 @@ class LayoutToImage(Task):
     # ---- cost
 
     @property
-    def labels(self) -> dict[str, str]:
+    def display_names(self) -> dict[str, str]:
         """Names of the generator's networks."""
-        return self.generator.labels
+        return self.generator.display_names
 
     @property
-    def trainable(self) -> str:
+    def trained_network(self) -> str:
         """Name of the generator."""
         return _module_name(self.generator)
 

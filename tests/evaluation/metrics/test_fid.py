@@ -22,7 +22,8 @@ from lumen.evaluation.feature_extractors import InceptionFeatures, PooledFeature
 from lumen.evaluation.metrics.fid import FrechetDistance, frechet_distance
 from lumen.evaluation.metrics.kid import KernelDistance
 from lumen.features.pretrained import SCENES_WEIGHTS
-from lumen.runs.build import build_data, build_metrics
+from lumen.runs.build import build_metrics
+from lumen.runs.data import build_data
 from lumen.scenes.recipes.features import extract_features, load_network
 
 PUBLISHED = "weights-inception-2015-12-05-6726825d.pth"

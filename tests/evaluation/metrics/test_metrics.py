@@ -11,7 +11,8 @@ from lumen.core.interfaces import IGNORE, Batch, Metric, Optimization, Task
 from lumen.core.registry import datamodules, metrics
 from lumen.data.datamodule import DataModule
 from lumen.data.source import LoaderConfig
-from lumen.runs.build import build_data, build_metrics
+from lumen.runs.build import build_metrics
+from lumen.runs.data import build_data
 
 
 @pytest.fixture(scope="module")

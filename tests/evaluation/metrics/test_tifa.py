@@ -15,7 +15,8 @@ from lumen.core.registry import datamodules, metrics
 from lumen.data.datamodule import DataModule
 from lumen.data.questions import KINDS, Question
 from lumen.data.source import LoaderConfig
-from lumen.runs.build import build_data, build_metrics
+from lumen.runs.build import build_metrics
+from lumen.runs.data import build_data
 
 # The sample that tifascore publishes with its result: kind of question, answer, choice of the VQA model.
 SURFER = [
