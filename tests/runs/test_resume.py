@@ -121,8 +121,13 @@ def test_signal_to_any_rank_stops_all_ranks(task, tiny, place):
     command = [sys.executable, "-m", "lumen", "train", "scenes", *tiny, *QUIET, "data.images=6", "devices=2"]
     command += ["steps=5000", "every.log=1", "every.validate=5000", "every.checkpoint=5000", "workers=0"]
     main_rank = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    path = "runs/scenes/*/seed0/metrics.jsonl"
-    (history,) = wait_for(lambda: [p for p in place.glob(path) if len(p.read_text().splitlines()) > 2], "no training")
+
+    def find_history() -> list[Path]:
+        assert main_rank.poll() is None, main_rank.stderr.read()
+        paths = place.glob("runs/scenes/*/seed0/metrics.jsonl")
+        return [path for path in paths if len(path.read_text().splitlines()) > 2]
+
+    (history,) = wait_for(find_history, "no training")
     (other,) = map(int, Path(f"/proc/{main_rank.pid}/task/{main_rank.pid}/children").read_text().split())
     before = len(history.read_text().splitlines())
     os.kill(other, signal.SIGUSR1)
