@@ -73,7 +73,7 @@ def batch():
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def workdir(tmp_path, monkeypatch):
     """An empty folder that commands run in."""
     monkeypatch.chdir(tmp_path)
     return tmp_path

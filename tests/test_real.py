@@ -15,10 +15,10 @@ SMALL += ["sampling.steps=2", "sampling.images=1", "every.log=1", "every.validat
 
 
 @pytest.mark.parametrize("backbone", backbones.names())
-def test_a_controlnet_learns_on_real_photos(backbone, samples, place):
+def test_a_controlnet_learns_on_real_photos(backbone, samples, workdir):
     roots = [f"data.root={samples / 'coco_stuff'}", f"diffusion.vae={samples / 'taesd'}"]
     assert main(["train", "coco_stuff", *roots, f"backbone={backbone}", *SMALL]) == 0
-    run = next(place.glob("runs/coco_stuff/*/seed0"))
+    run = next(workdir.glob("runs/coco_stuff/*/seed0"))
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [line["train/loss"] for line in lines if "train/loss" in line]
     assert np.mean(losses[-4:]) < 0.9 * np.mean(losses[:4])
@@ -26,7 +26,7 @@ def test_a_controlnet_learns_on_real_photos(backbone, samples, place):
 
 
 @pytest.mark.parametrize("backbone", backbones.names())
-def test_layouts_of_real_photos_are_drawn(backbone, samples, place):
+def test_layouts_of_real_photos_are_drawn(backbone, samples, workdir):
     photos = sorted((samples / "coco_stuff" / "images" / "val2017").glob("*.jpg"))[:3]
     flags = ["base=scenes", "size=128", f"backbone={backbone}", "conditioning.components=4", "out=picture.png"]
     assert main(["layout", *map(str, photos), *flags]) == 0

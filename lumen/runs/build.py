@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lumen.config.schema import DEFAULT_TASK, SLOTS, Config
 from lumen.core.errors import BadConfig, BadPlugin
 from lumen.core.interfaces import Backbone, Batch, Conditioning, Generator, Metric, Optimization, Task
+from lumen.core.random import stable_seed
 from lumen.core.registry import Registry, backbones, conditionings, generators, metrics, tasks
 from lumen.diffusion.loading import load
 from lumen.diffusion.stable_diffusion import StableDiffusion
@@ -73,7 +74,9 @@ def build_task(config: Config, data: LightningDataModule) -> Task:
         "optimization": lambda: Optimization(config.lr, config.warmup, config.weight_decay),
         "seed": lambda: config.seed,
     }
-    task = _build(tasks, config.task, supplies)
+    with torch.random.fork_rng(devices=[]):  # weights without a seed of their own follow the seed of the run
+        torch.default_generator.manual_seed(stable_seed(config.seed, "task"))
+        task = _build(tasks, config.task, supplies)
     if accelerator(config) == "gpu":  # on a CPU measured figures keep their bits
         task.to_channels_last()
     if config.compile:

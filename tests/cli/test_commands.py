@@ -36,7 +36,7 @@ def test_restored_task_has_the_averaged_weights(finished):
     assert all(torch.equal(a, b) for a, b in zip(trainable_parameters(task), averaged, strict=True))
 
 
-def test_sample_command_depends_on_its_seed_alone(finished, photo, place):
+def test_sample_command_depends_on_its_seed_alone(finished, photo, workdir):
     for name, overrides in {"one": [], "two": [], "three": ["seed=1"]}.items():
         arguments = ["sample", str(finished), str(photo), "a house at night", f"out={name}.png", *overrides]
         assert main(arguments) == 0
@@ -45,12 +45,12 @@ def test_sample_command_depends_on_its_seed_alone(finished, photo, place):
 
 
 @pytest.mark.parametrize("name", backbones.names())
-def test_layout_command_takes_every_backbone(name, photo, place):
+def test_layout_command_takes_every_backbone(name, photo, workdir):
     assert main(["layout", str(photo), str(photo), "base=scenes", f"backbone={name}", "conditioning.components=4"]) == 0
     assert Image.open("layout.png").size[1] > 300
 
 
-def test_table_commands_run_row_by_row_and_print(tiny, place, capsys):
+def test_table_commands_run_row_by_row_and_print(tiny, workdir, capsys):
     options = ["base=scenes", *tiny, "steps=1", "wandb=disabled"]
     assert main(["ablate", "components", *options, "--print"]) == 0
     commands = capsys.readouterr().out.splitlines()

@@ -95,21 +95,21 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("arguments", "words"), MISTAKES, ids=[arguments for arguments, _ in MISTAKES])
-def test_mistake_is_one_sentence_and_leaves_nothing(arguments, words, place, capsys):
+def test_mistake_is_one_sentence_and_leaves_nothing(arguments, words, workdir, capsys):
     small = SMALL if arguments.startswith("train scenes") else []
     overrides = [override for override in small if override.partition("=")[0] not in arguments]
     assert re.search(words, message(capsys, [*arguments.split(), *overrides]))
     started = (".lock", "config.yaml", "id", "provenance.json")
-    assert [path for path in place.rglob("*") if path.is_file() and path.name not in started] == []
+    assert [path for path in workdir.rglob("*") if path.is_file() and path.name not in started] == []
 
 
-def test_run_directory_has_one_writer(place, capsys):
+def test_run_directory_has_one_writer(workdir, capsys):
     with lock_directory(run_directory(load("scenes", [*SMALL, "steps=1"]))):
         assert "in use by another process" in message(capsys, ["train", "scenes", *SMALL, "steps=1"])
 
 
-def test_run_directory_has_one_config(place, capsys):
-    path = place / "mine.yaml"
+def test_run_directory_has_one_config(workdir, capsys):
+    path = workdir / "mine.yaml"
     overrides = ["runs=runs", *(override for override in SMALL if not override.startswith("lr="))]
     path.write_text(
         "data: {name: scenes}\nbackbone: {name: dino, size: tiny, patch: 8, weights: none}\nlr: 1e-3\n"
@@ -122,11 +122,11 @@ def test_run_directory_has_one_config(place, capsys):
 
 
 @pytest.mark.parametrize("runs", ["/dev/null/runs", "/proc/runs"])
-def test_run_directory_that_cannot_be_written_is_named(runs, place, capsys):
+def test_run_directory_that_cannot_be_written_is_named(runs, workdir, capsys):
     assert re.search(f"{runs}.* runs=DIR", message(capsys, ["train", "scenes", *SMALL, "steps=1", f"runs={runs}"]))
 
 
-def test_full_disk_leaves_no_partial_checkpoint(place, forking):
+def test_full_disk_leaves_no_partial_checkpoint(workdir, forking):
     limit = 300_000  # bytes of a file: enough for everything but a checkpoint
     result = subprocess.run(
         [sys.executable, "-m", "lumen", "train", "scenes", *SMALL, "steps=1"],
@@ -135,7 +135,7 @@ def test_full_disk_leaves_no_partial_checkpoint(place, forking):
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
     assert result.returncode == 2 and "could not be written" in result.stderr.splitlines()[-1]
-    assert not list(place.rglob("checkpoints/*")) and not list(place.rglob("*.part"))
+    assert not list(workdir.rglob("checkpoints/*")) and not list(workdir.rglob("*.part"))
 
 
 class Bomb:
@@ -169,7 +169,7 @@ def test_damaged_checkpoint_is_skipped(kind, trained, capsys):
     assert (trained / "metrics.json").read_bytes() == results
 
 
-def test_code_in_a_checkpoint_is_not_run(place, trained, capsys):
+def test_code_in_a_checkpoint_is_not_run(workdir, trained, capsys):
     contents = {path: path.read_bytes() for path in list_checkpoints(trained / "checkpoints")}
     for path in contents:
         damage(path, "code")
@@ -207,7 +207,7 @@ def test_checkpoint_belongs_to_one_base_model():
         task.on_load_checkpoint(checkpoint)
 
 
-def test_loss_that_is_not_finite_stops_the_run(place, monkeypatch, capsys):
+def test_loss_that_is_not_finite_stops_the_run(workdir, monkeypatch, capsys):
     loss = ControlNet.loss
 
     def broken(self, latent_moments, caption, layout, keys, timesteps=None):
@@ -216,7 +216,7 @@ def test_loss_that_is_not_finite_stops_the_run(place, monkeypatch, capsys):
 
     monkeypatch.setattr(ControlNet, "loss", broken)
     assert re.search("step 3 .* finite", message(capsys, ["train", "scenes", *SMALL, "steps=4"]))
-    names = [path.name for path in list_checkpoints(next(place.rglob("checkpoints")))]
+    names = [path.name for path in list_checkpoints(next(workdir.rglob("checkpoints")))]
     assert names == ["step00000002.ckpt", "step00000001.ckpt"]
 
 

@@ -87,7 +87,7 @@ def test_wandb_has_the_run_with_its_history(finished):
 
 
 @pytest.mark.parametrize(("number", "step", "code"), [(signal.SIGTERM, 1, 75), (signal.SIGINT, 2, 130)])
-def test_interrupted_run_resumes(finished, command, history, place, monkeypatch, number, step, code):
+def test_interrupted_run_resumes(finished, command, history, workdir, monkeypatch, number, step, code):
     """SIGTERM lets the current step finish and saves it, although no checkpoint and a validation are due."""
     training_step = LayoutToImage.training_step
 
@@ -98,7 +98,7 @@ def test_interrupted_run_resumes(finished, command, history, place, monkeypatch,
 
     monkeypatch.setattr(LayoutToImage, "training_step", interrupted)
     assert main([*command, *(["every.checkpoint=9"] if code == 75 else [])]) == code
-    run = only_run(place)
+    run = only_run(workdir)
     assert checkpoint_io.step_of(checkpoint_io.list_checkpoints(run / "checkpoints")[0]) == 2
     assert ("val/loss" in history(run)[-1]) == (code != 75)
     monkeypatch.setattr(LayoutToImage, "training_step", training_step)
@@ -107,7 +107,7 @@ def test_interrupted_run_resumes(finished, command, history, place, monkeypatch,
 
 
 @pytest.mark.long
-def test_compiled_run_resumes_uncompiled_with_equal_bits(finished, command, place):
+def test_compiled_run_resumes_uncompiled_with_equal_bits(finished, command, workdir):
     """Dynamo without a code generator, whose rounding would differ.
 
     It runs in a process of its own: after a compiled backward pass a fork cannot run one, and other tests fork.
@@ -131,10 +131,10 @@ def test_compiled_run_resumes_uncompiled_with_equal_bits(finished, command, plac
     child.join()
     assert child.exitcode == 130
     assert main(command) == 0
-    assert hash_run_state(only_run(place)) == hash_run_state(finished)
+    assert hash_run_state(only_run(workdir)) == hash_run_state(finished)
 
 
-def test_run_that_is_killed_after_a_save_keeps_the_history_of_that_step(finished, command, place, monkeypatch):
+def test_run_that_is_killed_after_a_save_keeps_the_history_of_that_step(finished, command, workdir, monkeypatch):
     prune = checkpoint_io.prune
 
     def interrupted(directory, *arguments):
@@ -146,7 +146,7 @@ def test_run_that_is_killed_after_a_save_keeps_the_history_of_that_step(finished
     assert main(command) == 130
     monkeypatch.setattr(checkpoint_io, "prune", prune)
     assert main(command) == 0
-    assert hash_run_state(only_run(place)) == hash_run_state(finished)
+    assert hash_run_state(only_run(workdir)) == hash_run_state(finished)
 
 
 def test_run_that_was_interrupted_in_evaluation_is_evaluated(finished, command, history):
@@ -160,20 +160,20 @@ def test_run_that_was_interrupted_in_evaluation_is_evaluated(finished, command, 
 
 
 @pytest.mark.parametrize("name", backbones.names())
-def test_every_backbone_trains_by_one_override(name, tiny, place):
+def test_every_backbone_trains_by_one_override(name, tiny, workdir):
     assert main(["train", "scenes", *tiny, f"backbone={name}", "steps=2", "wandb=disabled"]) == 0
-    assert (only_run(place) / "metrics.json").exists()
+    assert (only_run(workdir) / "metrics.json").exists()
 
 
 @pytest.mark.parametrize("name", conditionings.names())
-def test_every_conditioning_trains_by_one_override(name, tiny, place):
+def test_every_conditioning_trains_by_one_override(name, tiny, workdir):
     overrides = [override for override in tiny if not override.startswith("conditioning.")]
     assert main(["train", "scenes", *overrides, f"conditioning={name}", "steps=2", "wandb=disabled"]) == 0
-    assert (only_run(place) / "metrics.json").exists()
+    assert (only_run(workdir) / "metrics.json").exists()
 
 
 @pytest.mark.parametrize("name", ["coco_stuff", "ade20k", "cityscapes"])
-def test_every_data_format_trains_on_rendered_scenes(name, tiny, place):
+def test_every_data_format_trains_on_rendered_scenes(name, tiny, workdir):
     assert main(["data", "render", "scenes", "world", f"format={name}", "size=32", "train=6", "val=2"]) == 0
     assert main(["data", "check", name, "root=world"]) == 0
     overrides = [override for override in tiny if not override.startswith("data.images")]
@@ -188,20 +188,20 @@ def test_every_data_format_trains_on_rendered_scenes(name, tiny, place):
     + [["precision=bf16-mixed"], ["diffusion.checkpointing=true"], ["conditioning.vectors=all"]],
     ids=lambda overrides: overrides[0],
 )
-def test_variants_of_a_run_train(overrides, tiny, place):
+def test_variants_of_a_run_train(overrides, tiny, workdir):
     assert main(["train", "scenes", *tiny, *overrides, "steps=2", "wandb=disabled"]) == 0
-    (path,) = (only_run(place) / "checkpoints").glob("*02.ckpt")
+    (path,) = (only_run(workdir) / "checkpoints").glob("*02.ckpt")
     assert torch.load(path, weights_only=True)["global_step"] == 2
 
 
-def test_two_ranks_train_on_the_images_and_noise_of_one(tiny, losses, place, forking):
+def test_two_ranks_train_on_the_images_and_noise_of_one(tiny, losses, workdir, forking):
     """The loss is equal up to rounding, and the ranks share one basis."""
     overrides = [override for override in tiny if not override.startswith("batch")]
     overrides += ["metrics=[miou,lpips]", "measure.anchors=[]"]  # of three images, so the ranks have unequal shares
     for split in (["batch=4"], ["batch=2", "devices=2", "accelerator=cpu"]):
         command = [sys.executable, "-m", "lumen", "train", "scenes", *overrides, *split, "steps=2", "wandb=disabled"]
         subprocess.run(command, check=True, timeout=300)
-    one, two = (next(place.glob(f"runs/scenes/batch={batch}*/seed0")) for batch in (4, 2))
+    one, two = (next(workdir.glob(f"runs/scenes/batch={batch}*/seed0")) for batch in (4, 2))
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
     first, second = (json.loads((run / "metrics.json").read_text()) for run in (one, two))
     assert second["val/loss"] == pytest.approx(first["val/loss"], rel=1e-4)

@@ -105,19 +105,19 @@ def photo(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_layout_command_plots_every_layout_that_a_photo_has(name, photo, place, capsys):
+def test_layout_command_plots_every_layout_that_a_photo_has(name, photo, workdir, capsys):
     command = ["layout", str(photo), str(photo), "base=scenes", f"conditioning={name}"]
     if "classes" not in conditionings.needs(name):
         assert main(command) == 0
         assert Image.open("layout.png").size[1] > 300
     else:
         assert main(command) == 2
-        assert "'photo' is a photo without labels" in capsys.readouterr().err and not list(place.iterdir())
+        assert "'photo' is a photo without labels" in capsys.readouterr().err and not list(workdir.iterdir())
 
 
-def test_sample_command_refuses_a_photo_for_a_run_on_label_maps(photo, place, capsys):
+def test_sample_command_refuses_a_photo_for_a_run_on_label_maps(photo, workdir, capsys):
     assert main(["train", "scenes", "conditioning=segmap", *TINY]) == 0
-    run = next(place.glob("runs/scenes/*/seed0"))
+    run = next(workdir.glob("runs/scenes/*/seed0"))
     capsys.readouterr()
     assert main(["sample", str(run), str(photo), "a house"]) == 2
     message = capsys.readouterr().err.strip()

@@ -202,7 +202,7 @@ def test_question_filter_word_f1_equals_upstream():
     assert _word_f1("2", "Two.") == _word_f1("2", "two dogs") == 1 and _word_f1("two", "2") == 0
 
 
-def test_questions_command_resumes_after_an_interrupt(place, monkeypatch, capsys):
+def test_questions_command_resumes_after_an_interrupt(workdir, monkeypatch, capsys):
     captions = []
 
     def complete(self, caption):
@@ -217,30 +217,30 @@ def test_questions_command_resumes_after_an_interrupt(place, monkeypatch, capsys
     assert main(["data", "render", "scenes", "world", "format=coco_stuff", "size=32", "train=4", "val=3"]) == 0
     command = ["questions", "coco_stuff", "data.root=world", "measure.images=3", "out=q.json"]
     assert main(command) == 130
-    first = json.loads((place / "q.json").read_text())
+    first = json.loads((workdir / "q.json").read_text())
     assert [question["question"] for question in first] == ["are there dogs?", "is this a photo?"]
     assert {question["caption"] for question in first} == {captions[0]} and first[0]["choices"] == ["yes", "no"]
     capsys.readouterr()
     assert main(command) == 0 and "3 of 3 images: q.json" in capsys.readouterr().out
     assert len(captions) == 4 and captions[1] == captions[2]
-    assert json.loads((place / "q.json").read_text())[:2] == first
+    assert json.loads((workdir / "q.json").read_text())[:2] == first
     assert main(command) == 0 and len(captions) == 4
     assert main(["questions", "scenes"]) == 2 and "captions=FILE" in capsys.readouterr().err
 
 
-def test_questions_of_a_file_are_scored_by_a_run(place):
+def test_questions_of_a_file_are_scored_by_a_run(workdir):
     assert main(["data", "render", "scenes", "world", "format=coco_stuff", "size=32", "train=4", "val=2"]) == 0
-    annotations = json.loads((place / "world" / "annotations" / "captions_val2017.json").read_text())["annotations"]
+    annotations = json.loads((workdir / "world" / "annotations" / "captions_val2017.json").read_text())["annotations"]
     last = {annotation["image_id"]: annotation["caption"] for annotation in annotations}  # of several per image
     question = {"question": "is there a house?", "choices": ["yes", "no"], "answer": "yes", "element_type": "object"}
-    (place / "q.json").write_text(json.dumps([question | {"caption": caption} for caption in last.values()]))
+    (workdir / "q.json").write_text(json.dumps([question | {"caption": caption} for caption in last.values()]))
     small = ["size=32", "batch=2", "validation=2", "workers=0", "warmup=1", "steps=1", "conditioning.vectors=60"]
     small += ["sampling.steps=1", "sampling.images=1", "wandb=disabled", "measure.anchors=[]"]
     small += ["backbone=dino", "backbone.size=tiny", "backbone.patch=8", "backbone.weights=none"]
     small += ["diffusion.weights=none", "diffusion.size=tiny"]
     tifa = ["metrics=[tifa]", "metrics.tifa.vqa=scenes", "measure.questions=q.json"]
     assert main(["train", "coco_stuff", "data.root=world", *small, *tifa]) == 0
-    run_dir = next(place.glob("runs/coco_stuff/*/seed0"))
+    run_dir = next(workdir.glob("runs/coco_stuff/*/seed0"))
     assert sorted(load_scores(run_dir / "samples.parquet").caption) == sorted(last.values())
     values = json.loads((run_dir / "metrics.json").read_text())
     assert values["test/tifa"] == values["test/tifa/object"] and values["protocol"]["data"]["questions"]

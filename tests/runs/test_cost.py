@@ -177,12 +177,12 @@ def test_cost_of_checkpointing_is_flops_for_memory():
     assert recomputed.image > plain.image and recomputed.peaks["forward"] < plain.peaks["forward"]
 
 
-def test_cost_is_printed_without_downloads_or_files(place, capsys):
+def test_cost_is_printed_without_downloads_or_files(workdir, capsys):
     flags = ["diffusion.size=tiny", "backbone=dino", "backbone.size=small", "size=64", "batch=2"]
     assert main(["show", "coco_stuff", *flags, "--cost"]) == 0
     message = capsys.readouterr().out
     assert all(word in message for word in ("parameters", "PFLOP", "GiB", "the data set is not here", *GPUS))
-    assert not list(place.iterdir())
+    assert not list(workdir.iterdir())
     assert main(["train", "scenes", "--cost"]) == 2
 
 

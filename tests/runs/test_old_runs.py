@@ -32,10 +32,10 @@ COMMITS = sorted((Path(__file__).parent / "fixtures").iterdir())
 
 
 @pytest.fixture(params=COMMITS, ids=lambda path: path.name)
-def old_runs(request, place) -> Path:
+def old_runs(request, workdir) -> Path:
     """A copy of the runs of an earlier commit, in the directory where they were started."""
-    shutil.copytree(request.param, place, dirs_exist_ok=True)
-    return place
+    shutil.copytree(request.param, workdir, dirs_exist_ok=True)
+    return workdir
 
 
 def only_run(runs: Path) -> Path:

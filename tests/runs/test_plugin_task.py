@@ -52,7 +52,7 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(PLUGIN)}
 
 
-def test_plugin_task_is_trained_resumed_cached_and_tabulated(place, environment):
+def test_plugin_task_is_trained_resumed_cached_and_tabulated(workdir, environment):
     command = [sys.executable, "-c", SCRIPT, *TINY]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -61,7 +61,7 @@ def test_plugin_task_is_trained_resumed_cached_and_tabulated(place, environment)
     assert any("miou" in line and "pixel_accuracy" in line for line in errors)  # what the task can be scored by
     assert any("vae" in line and "constant" in line for line in errors)
     assert any("pixel_accuracy scores labels" in line for line in errors)
-    run = next(place.glob("whole/scenes/*/seed0"))
+    run = next(workdir.glob("whole/scenes/*/seed0"))
     values = json.loads((run / "metrics.json").read_text())
     assert 0 <= values["test/pixel_accuracy"] <= 1 and "constant/pixel_accuracy" in values
     assert json.loads((run / "cache.json").read_text())["cached"] == ["features"]
@@ -70,17 +70,17 @@ def test_plugin_task_is_trained_resumed_cached_and_tabulated(place, environment)
 
 @pytest.mark.long
 @pytest.mark.parametrize("devices", [1, 2])
-def test_plugin_task_is_certified(place, environment, devices):
+def test_plugin_task_is_certified(workdir, environment, devices):
     flags = [flag for flag in TINY if not flag.startswith(("wandb", "every", "cache"))]
     command = [sys.executable, "-m", "lumen", "certify", "scenes", *flags, f"devices={devices}"]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stdout + result.stderr[-3000:]
-    certificate = json.loads(next(place.glob("runs/certify/scenes/*/seed0/certificate.json")).read_text())
+    certificate = json.loads(next(workdir.glob("runs/certify/scenes/*/seed0/certificate.json")).read_text())
     assert certificate["equal"] and {"weights", "optimizer", "average", "history"} <= certificate["parts"].keys()
 
 
 @pytest.mark.long
-def test_plugin_task_is_swept(place, environment):
+def test_plugin_task_is_swept(workdir, environment):
     command = [sys.executable, "-m", "lumen", "ablate", "table1", "base=scenes", "rows=DINOv2,CLIP", *TINY]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stdout + result.stderr[-3000:]

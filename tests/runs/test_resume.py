@@ -52,7 +52,7 @@ def launch_fork(log: Path, arguments: list[str]) -> None:
 
 
 @all_tasks
-def test_certificate_of_a_run_that_is_killed_three_times(task, tiny, place, monkeypatch, capsys):
+def test_certificate_of_a_run_that_is_killed_three_times(task, tiny, workdir, monkeypatch, capsys):
     """With flips, prompt dropout, EMA, a worker, accumulation, and noise that has no key."""
     kind = tasks.factory(task)
     step = kind.training_step
@@ -68,20 +68,20 @@ def test_certificate_of_a_run_that_is_killed_three_times(task, tiny, place, monk
     message = capsys.readouterr().out
     parts = ("weights", "optimizer", "average", "history", "figures", "samples", "looks", "losses")
     assert all(f"equal      {part}" in message for part in parts)
-    (path,) = place.glob("runs/certify/coco_stuff/*/seed0/certificate.json")
+    (path,) = workdir.glob("runs/certify/coco_stuff/*/seed0/certificate.json")
     certificate = json.loads(path.read_text())
     assert certificate["equal"] and certificate["killed at"] == ["step:2", "validation:4", "step:5"]
     assert set(certificate["parts"]) == set(parts) and not (path.parent / "whole").exists()
 
 
-def test_certificate_names_what_differs(tiny, place, monkeypatch, capsys):
+def test_certificate_names_what_differs(tiny, workdir, monkeypatch, capsys):
     hashes = iter([{"weights": "a", "losses": "b"}, {"weights": "a", "losses": "c"}])
     monkeypatch.setattr(certify, "_launch", lambda log, _: log.parent.mkdir(exist_ok=True))
     monkeypatch.setattr(certify, "hash_run_state", lambda _: next(hashes))
     assert main(["certify", "scenes", *tiny]) == 1
     message = capsys.readouterr().out
     assert "equal      weights" in message and "DIFFERENT  losses" in message
-    (path,) = place.glob("runs/certify/scenes/*/seed0/certificate.json")
+    (path,) = workdir.glob("runs/certify/scenes/*/seed0/certificate.json")
     certificate = json.loads(path.read_text())
     assert certificate["parts"] == {"weights": True, "losses": False} and not certificate["equal"]
     assert (path.parent / "continued").exists()  # for inspection
@@ -98,12 +98,12 @@ def test_hash_tree_covers_every_bit_and_name():
 # ---- checkpoints
 
 
-def test_best_checkpoint_stays_and_is_evaluated(tiny, place):
+def test_best_checkpoint_stays_and_is_evaluated(tiny, workdir):
     diverging = ["lr=0.3", "warmup=0", "every.validate=1", "every.checkpoint=1"]  # the loss grows from step to step
     flags = [flag for flag in tiny if flag.partition("=")[0] not in ("lr", "warmup", "ema")]
     flags += ["data.images=6", "steps=3", "keep=1", "best=val/loss"]
     assert main(["train", "scenes", *flags, *QUIET, *diverging]) == 0
-    run = next(place.glob("runs/scenes/*/seed0"))
+    run = next(workdir.glob("runs/scenes/*/seed0"))
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = {line["step"] + 1: line["val/loss"] for line in lines if "val/loss" in line}
     lowest = min(losses, key=losses.get)
@@ -117,14 +117,14 @@ def test_best_checkpoint_stays_and_is_evaluated(tiny, place):
 
 
 @all_tasks
-def test_signal_to_any_rank_stops_all_ranks(task, tiny, place):
+def test_signal_to_any_rank_stops_all_ranks(task, tiny, workdir):
     command = [sys.executable, "-m", "lumen", "train", "scenes", *tiny, *QUIET, "data.images=6", "devices=2"]
     command += ["steps=5000", "every.log=1", "every.validate=5000", "every.checkpoint=5000", "workers=0"]
     main_rank = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
     def find_history() -> list[Path]:
         assert main_rank.poll() is None, main_rank.stderr.read()
-        paths = place.glob("runs/scenes/*/seed0/metrics.jsonl")
+        paths = workdir.glob("runs/scenes/*/seed0/metrics.jsonl")
         return [path for path in paths if len(path.read_text().splitlines()) > 2]
 
     (history,) = wait_for(find_history, "no training")

@@ -18,7 +18,7 @@ PROTOCOL = {
 
 
 @pytest.fixture
-def table(place):
+def table(workdir):
     """Table 1 on scenes; none of its runs has finished."""
     return read_table("table1", base="scenes")
 

@@ -55,7 +55,7 @@ def test_table_runs_on_its_own_base(name):
             read_table(name, overrides=[other for other in roots if other != root])
 
 
-def test_table_row_has_overrides_of_its_own_and_others_can_be_left_out(place):
+def test_table_row_has_overrides_of_its_own_and_others_can_be_left_out(workdir):
     table = read_table("transfer", base="scenes", overrides=ROOTS, only=["ade20k"])
     ((train, evaluate),) = [table.commands(row, 0).values() for row in table.rows]
     assert train == "lumen train scenes seed=0"
@@ -64,7 +64,7 @@ def test_table_row_has_overrides_of_its_own_and_others_can_be_left_out(place):
         read_table("transfer", base="scenes", overrides=ROOTS, only=["ade"])
 
 
-def test_trial_of_several_rows_is_trained_once_and_evaluated_for_each(place, monkeypatch, capsys):
+def test_trial_of_several_rows_is_trained_once_and_evaluated_for_each(workdir, monkeypatch, capsys):
     commands = []
 
     def start(command, log, environment):
@@ -97,7 +97,7 @@ def test_table_has_the_published_values():
     assert table.keys() - names == {"Blank"} and not table["Blank"]
 
 
-def test_sweep_runs_rows_once_and_names_failures(place, monkeypatch, capsys):
+def test_sweep_runs_rows_once_and_names_failures(workdir, monkeypatch, capsys):
     commands = []
 
     def start(command, log, environment):
@@ -129,7 +129,7 @@ def ended_process(code: int) -> Popen:
     ("codes", "code"),
     [({"clip": 75}, 75), ({"clip": 75, "dino": 1}, 1), ({"clip": 130, "dino": 75}, 75), ({"sd": 2}, 1)],
 )
-def test_exit_code_of_a_sweep_says_whether_to_repeat_it(codes, code, place, monkeypatch, capsys):
+def test_exit_code_of_a_sweep_says_whether_to_repeat_it(codes, code, workdir, monkeypatch, capsys):
     def start(command, log, environment):
         name = re.search(r"backbone=(\w+)", command)[1]
         if name not in codes:
@@ -144,13 +144,13 @@ def test_exit_code_of_a_sweep_says_whether_to_repeat_it(codes, code, place, monk
     assert output.err.count("to repeat: lumen train") == sum(c in (1, 2) for c in codes.values())
 
 
-def test_sweep_runs_two_rows_side_by_side(place, capsys, forking):
+def test_sweep_runs_two_rows_side_by_side(workdir, capsys, forking):
     small = [override for override in TINY if not override.startswith("metrics")]
     assert main(["ablate", "table1", "base=scenes", "rows=CLIP,DINO", "slots=2", *small, "metrics=[]"]) == 0
     output = capsys.readouterr()
     assert "| CLIP | 1/1 |" in output.out and "| DINO | 1/1 |" in output.out and "[2/2] " in output.out
     assert not output.err
-    logs = [path.read_text() for path in place.glob("runs/scenes/*/seed0/log.txt")]
+    logs = [path.read_text() for path in workdir.glob("runs/scenes/*/seed0/log.txt")]
     assert len(logs) == 2 and all(log.startswith("$ lumen train scenes") and "metrics:" in log for log in logs)
 
 
@@ -170,7 +170,7 @@ def test_sweep_runs_two_rows_side_by_side(place, capsys, forking):
         (["nodes=2"], "one node"),
     ],
 )
-def test_launcher_mistakes_are_answered(place, capsys, flags, message):
+def test_launcher_mistakes_are_answered(workdir, capsys, flags, message):
     assert main(["ablate", "table1", "base=scenes", *flags]) == 2
     assert message in capsys.readouterr().err
 
@@ -196,12 +196,12 @@ def read_results(directory: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.long
-def test_sweep_that_is_killed_twice_ends_with_the_same_table(place):
+def test_sweep_that_is_killed_twice_ends_with_the_same_table(workdir):
     """All of its processes are killed with SIGKILL: while its first two rows train, and while others do."""
     small = [override for override in TINY if not override.startswith("steps")]
     overrides = ["base=scenes", "slots=2", "accelerator=cpu", *small, "steps=6", "every.log=1", "every.checkpoint=2"]
     command = [sys.executable, "-m", "lumen", "ablate", "table1", *overrides]
-    whole, killed = place / "whole", place / "killed"
+    whole, killed = workdir / "whole", workdir / "killed"
     for directory in (whole, killed):
         directory.mkdir()
 

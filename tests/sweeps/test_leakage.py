@@ -82,14 +82,14 @@ def test_leakage_uses_one_grid_for_all_rows(data):
     assert scores["fine"]["colour"] > 0.999 > scores["coarse"]["colour"]
 
 
-def test_leakage_command_prints_and_writes_the_table(place, capsys):
+def test_leakage_command_prints_and_writes_the_table(workdir, capsys):
     assert main(["leakage", "components", "base=scenes", *SMALL]) == 0
     output = capsys.readouterr().out
-    text = next((place / "runs/tables").glob("leakage-components-scenes-*.md")).read_text()
+    text = next((workdir / "runs/tables").glob("leakage-components-scenes-*.md")).read_text()
     assert text in output and text.count("| N=") == 6 and "Axes of 0 of 6 layouts" in text
 
 
-def test_leakage_is_reproducible_and_uses_the_axes_of_finished_runs(place):
+def test_leakage_is_reproducible_and_uses_the_axes_of_finished_runs(workdir):
     table = read_table("components", "scenes", 1, SMALL)
     table = replace(table, rows=table.rows[:2])
     before = leakage.leakage(table)[0].splitlines()
@@ -101,7 +101,7 @@ def test_leakage_is_reproducible_and_uses_the_axes_of_finished_runs(place):
     assert changed == ["| N=1", before[-1][:5]] and "Axes of 1 of 2 layouts" in after[-1]
 
 
-def test_leakage_fits_every_seed_and_shows_a_dash_without_targets(place, capsys):
+def test_leakage_fits_every_seed_and_shows_a_dash_without_targets(workdir, capsys):
     CocoStuff.fake("coco")
     overrides = ["data.root=coco", "backbone=dino", "backbone.size=tiny", "backbone.patch=8", "backbone.weights=none"]
     overrides += [

@@ -142,7 +142,7 @@ def test_html_report_shows_captions_that_differ_between_rows(table):
     assert texts.index("prompt") < texts.index("one house") < texts.index("another house")
 
 
-def test_curve_plot_shows_every_row_and_its_intervals(place):
+def test_curve_plot_shows_every_row_and_its_intervals(workdir):
     table = read_table("components", base="scenes")
     for row in table.rows[:3]:
         finish(table, row)
@@ -156,8 +156,8 @@ def test_curve_plot_shows_every_row_and_its_intervals(place):
     assert plots.plot_curve(collect(read_table("table1", base="scenes"))) is None
 
 
-def test_report_command_writes_a_page_of_what_has_finished(table, place, capsys):
-    path = place / "runs" / "tables" / "table1-scenes.html"
+def test_report_command_writes_a_page_of_what_has_finished(table, workdir, capsys):
+    path = workdir / "runs" / "tables" / "table1-scenes.html"
     assert main(["report", "table1", "base=scenes"]) == 0
     assert "page: runs/tables/table1-scenes.html" in capsys.readouterr().out
     assert "8 commands" not in path.read_text() and "4 commands are left" in Page(path.read_text()).text
@@ -168,7 +168,7 @@ def test_report_command_writes_a_page_of_what_has_finished(table, place, capsys)
     assert Page(path.read_text()).images
 
 
-def test_wandb_report_has_a_panel_per_metric_and_only_the_runs_of_the_table(place):
+def test_wandb_report_has_a_panel_per_metric_and_only_the_runs_of_the_table(workdir):
     table = read_table("components", base="scenes")
     directories = [finish(table, row) for row in table.rows[:2]]
     report = wandb_report.build_report(collect(table), "somebody")
@@ -186,7 +186,7 @@ def test_wandb_report_has_a_panel_per_metric_and_only_the_runs_of_the_table(plac
     assert [runs["grouping"] for runs in grids] == [grouping, grouping, []]
 
 
-def test_wandb_report_of_rows_evaluated_again_shows_training_and_evaluation_runs(place):
+def test_wandb_report_of_rows_evaluated_again_shows_training_and_evaluation_runs(workdir):
     table = read_table("table1", base="scenes", overrides=["eval.sampling.steps=30"])
     row = table.rows[0]
     run_dir, eval_dir = table.commands(row, 0)

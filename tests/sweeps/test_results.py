@@ -43,7 +43,7 @@ def test_interval_covers_the_truth_at_its_level():
     assert 180 <= covered <= 198
 
 
-def test_interval_widens_with_seeds(place, finish_run):
+def test_interval_widens_with_seeds(workdir, finish_run):
     table, scores = read_table("table1", base="scenes", seeds=3), noise(1)
     for seed in range(3):
         finish_run(table, table.rows[0], seed, scores + seed)
@@ -84,7 +84,7 @@ def test_breakdown_of_a_metric_has_a_column_per_part(table, finish_run, capsys):
     assert "'tifa'" in message and "miou" in message
 
 
-def test_rows_evaluated_again_are_not_trained_again(place):
+def test_rows_evaluated_again_are_not_trained_again(workdir):
     table = read_table("table1", base="scenes", overrides=["eval.sampling.steps=30"])
     (run_dir, train), (eval_dir, evaluate) = table.commands(table.rows[0], 0).items()
     assert train == "lumen train scenes backbone=clip seed=0"
@@ -93,7 +93,7 @@ def test_rows_evaluated_again_are_not_trained_again(place):
     assert table.output_path(".md").name == "table1-scenes-eval.sampling.steps=30.md"
 
 
-def test_curve_columns_are_metrics_and_not_their_parts(place, finish_run):
+def test_curve_columns_are_metrics_and_not_their_parts(workdir, finish_run):
     table = read_table("components", base="scenes")
     values = {"test/miou": 0.5, "test/miou/sky": 0.75}
     finish_run(table, table.rows[0], 0, noise(1), **values)

@@ -32,7 +32,7 @@ def noise(seed):
 
 
 @pytest.fixture
-def table(place, finish_run):
+def table(workdir, finish_run):
     """A table with a curve, of which two rows have finished."""
     table = read_table("components", base="scenes")
     for number, row in enumerate(table.rows[:2]):
@@ -47,19 +47,19 @@ def run_without_torch(*command):
     )
 
 
-def cache_files(place):
-    return sorted(path.name for path in place.glob("runs/tables/cache/*"))
+def cache_files(workdir):
+    return sorted(path.name for path in workdir.glob("runs/tables/cache/*"))
 
 
-def test_cache_prints_an_unchanged_table_without_torch(table, place, capsys):
+def test_cache_prints_an_unchanged_table_without_torch(table, workdir, capsys):
     assert main(COMMAND) == 0
     output = capsys.readouterr().out
-    pictures = {path: path.stat().st_mtime_ns for path in place.glob("runs/tables/*.png")}
+    pictures = {path: path.stat().st_mtime_ns for path in workdir.glob("runs/tables/*.png")}
     assert "[" in output and "components-scenes-curve.png" in output and len(pictures) == 1
     process = run_without_torch(*COMMAND)
     assert process.returncode == 0 and process.stdout == output, process.stderr
     assert float(process.stderr.split()[-2]) < 1.0  # seconds of CPU
-    assert pictures == {path: path.stat().st_mtime_ns for path in place.glob("runs/tables/*.png")}
+    assert pictures == {path: path.stat().st_mtime_ns for path in workdir.glob("runs/tables/*.png")}
 
 
 def test_cache_is_not_used_for_changed_scores(table, finish_run):
@@ -71,7 +71,7 @@ def test_cache_is_not_used_for_changed_scores(table, finish_run):
     assert collect(table).column("lpips-scenes")[0][table.rows[1].name] == after
 
 
-def test_cache_needs_torch_for_scores_that_are_swapped_between_images(table, place, capsys):
+def test_cache_needs_torch_for_scores_that_are_swapped_between_images(table, workdir, capsys):
     """The mean and metrics.json stay the same, and so does the size of samples.parquet."""
     assert main(COMMAND) == 0
     file = next(iter(table.commands(table.rows[1], 0))) / "samples.parquet"
@@ -89,7 +89,7 @@ def test_cache_keeps_the_order_of_rows_and_knows_which_rows_there_are(table):
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff", b'{"inputs": 1}'])
-def test_cache_that_is_damaged_is_computed_again(table, place, damage):
+def test_cache_that_is_damaged_is_computed_again(table, workdir, damage):
     rows = collect(table).rows
     file = table.cache_path(".json")
     content = file.read_bytes()
@@ -97,7 +97,7 @@ def test_cache_that_is_damaged_is_computed_again(table, place, damage):
     assert collect(table).rows == rows and file.read_bytes() == content
 
 
-def test_cache_with_a_changed_number_is_computed_again(table, place):
+def test_cache_with_a_changed_number_is_computed_again(table, workdir):
     rows = collect(table).rows
     file = table.cache_path(".json")
     record = json.loads(file.read_text())
@@ -106,24 +106,24 @@ def test_cache_with_a_changed_number_is_computed_again(table, place):
     assert collect(table).rows == rows
 
 
-def test_cache_that_cannot_be_written_is_no_error(table, place):
+def test_cache_that_cannot_be_written_is_no_error(table, workdir):
     directory = table.cache_path(".json").parent
     directory.parent.mkdir(parents=True)
     directory.write_text("a file where a directory is needed")
     assert collect(table).rows == collect(table).rows and main(COMMAND) == 0
 
 
-def test_cache_holds_one_file_per_table_however_often_runs_change(table, place, finish_run):
+def test_cache_holds_one_file_per_table_however_often_runs_change(table, workdir, finish_run):
     for seed in range(3):
         finish_run(table, table.rows[0], 0, noise(seed), **{"test/miou": 0.5, "test/miou/sky": 0.5, "real/miou": 0.9})
         assert main(COMMAND) == 0 and main([*COMMAND, "parts=miou"]) == 0
     names = ["components-scenes-miou.json", "components-scenes-pictures.json", "components-scenes.json"]
-    assert cache_files(place) == names
+    assert cache_files(workdir) == names
 
 
-def test_cache_keeps_pictures_that_show_the_same(table, place):
+def test_cache_keeps_pictures_that_show_the_same(table, workdir):
     assert main(COMMAND) == 0
-    (picture,) = place.glob("runs/tables/*.png")
+    (picture,) = workdir.glob("runs/tables/*.png")
     content = picture.read_bytes()
     picture.unlink()
     assert main(COMMAND) == 0 and picture.read_bytes() == content

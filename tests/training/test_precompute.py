@@ -54,7 +54,7 @@ def has_cached(savings: dict[str, Any], names: list[str], images: int, computed:
 
 @pytest.mark.parametrize("flags", [[], ["conditioning.components=2", "conditioning.scale=component"], SD,
                                    ["conditioning=canny"], ["conditioning=segmap"]])  # fmt: skip
-def test_cache_leaves_the_bits_of_a_run(place, flags, monkeypatch, capsys):
+def test_cache_leaves_the_bits_of_a_run(workdir, flags, monkeypatch, capsys):
     """One shard has six images and one the last four; the batch size divides neither."""
     monkeypatch.setattr(cache, "SHARD_SIZE", 6)
     replaced = "backbone" if flags is SD else "conditioning.vectors" if "conditioning=" in "".join(flags) else "-"
@@ -62,19 +62,19 @@ def test_cache_leaves_the_bits_of_a_run(place, flags, monkeypatch, capsys):
         command = ["train", "scenes", *tiny_without(replaced), *flags, f"cache={mode}", f"runs={mode}"]
         assert main(command) == 0
     assert "latents and layouts of 10 images" in capsys.readouterr().out
-    uncached, cached = (only_run(place / mode) for mode in ("never", "always"))
+    uncached, cached = (only_run(workdir / mode) for mode in ("never", "always"))
     assert has_cached(read_savings(cached), BOTH, 10, computed=True)
     assert hash_weights(uncached) == hash_weights(cached)
     assert (uncached / "metrics.json").read_text() == (cached / "metrics.json").read_text()
-    assert not (place / "never/cache").exists() and not (uncached / "cache.json").exists()
+    assert not (workdir / "never/cache").exists() and not (uncached / "cache.json").exists()
 
 
-def test_cache_holds_flips_as_views_and_shares_them_between_components(place, monkeypatch, capsys):
+def test_cache_holds_flips_as_views_and_shares_them_between_components(workdir, monkeypatch, capsys):
     assert main(["data", "render", "scenes", "world", "format=coco_stuff", "size=32", "train=6", "val=2"]) == 0
     flags = [*tiny_without("data.images"), "data.root=world"]
     for mode in ("never", "auto"):  # the runs read 24 times one of 6 images in 2 views: each twice
         assert main(["train", "coco_stuff", *flags, f"cache={mode}", f"runs={mode}"]) == 0
-    uncached, cached = (only_run(place / mode) for mode in ("never", "auto"))
+    uncached, cached = (only_run(workdir / mode) for mode in ("never", "auto"))
     savings = read_savings(cached)
     assert has_cached(savings, BOTH, 12, computed=True) and savings["images_read"] == 24 and savings["views"] == 2
     assert hash_weights(uncached) == hash_weights(cached)
@@ -82,7 +82,7 @@ def test_cache_holds_flips_as_views_and_shares_them_between_components(place, mo
     def savings_with(components: int) -> dict[str, Any]:
         name = f"conditioning.components={components}"
         assert main(["train", "coco_stuff", *flags, "runs=auto", name]) == 0
-        (path,) = (path for path in place.glob("auto/coco_stuff/*/seed0") if _has_flag(path, name))
+        (path,) = (path for path in workdir.glob("auto/coco_stuff/*/seed0") if _has_flag(path, name))
         return read_savings(path)
 
     monkeypatch.setattr(NeuralLayout, "compute_statistics", lambda *_: pytest.fail("the statistics are cached"))
@@ -98,7 +98,7 @@ def _has_flag(run: Path, flag: str) -> bool:
     return flag in json.loads((run / "provenance.json").read_text())["command"]
 
 
-def test_cache_encodes_an_image_once_for_all_backbones(place, monkeypatch):
+def test_cache_encodes_an_image_once_for_all_backbones(workdir, monkeypatch):
     """A backbone that reads latents gets those that the cache has."""
     assert main(["cache", "build", "scenes", *TINY]) == 0
     encoded, forward = [], Encoder.forward
@@ -111,26 +111,26 @@ def test_cache_encodes_an_image_once_for_all_backbones(place, monkeypatch):
     assert sum(encoded) == 2 + 4 + 12  # those, and 10 images in whole batches of 4
 
 
-def test_cache_refuses_random_crops(place, capsys):
-    datamodules.factory("cityscapes").fake(place / "world")
+def test_cache_refuses_random_crops(workdir, capsys):
+    datamodules.factory("cityscapes").fake(workdir / "world")
     flags = [*tiny_without("data.images"), "data.root=world", "validation=1"]
     assert main(["train", "cityscapes", *flags, "runs=crops"]) == 0
     assert "views=4" in capsys.readouterr().out
-    savings = read_savings(only_run(place / "crops"))
+    savings = read_savings(only_run(workdir / "crops"))
     assert savings["cached"] == [] and "views=4" in savings["reason"]
     assert main(["train", "cityscapes", *flags, "views=1"]) == 0
-    assert has_cached(read_savings(only_run(place / "runs")), BOTH, 6, computed=True)
+    assert has_cached(read_savings(only_run(workdir / "runs")), BOTH, 6, computed=True)
 
 
-def test_cache_is_not_filled_for_a_run_that_reads_each_image_once(place, capsys):
+def test_cache_is_not_filled_for_a_run_that_reads_each_image_once(workdir, capsys):
     assert main(["train", "scenes", *tiny_without("steps"), "steps=2"]) == 0
     message = capsys.readouterr().out
     assert "0.8 times" in message and "cache=always" in message
-    savings = read_savings(only_run(place / "runs"))
+    savings = read_savings(only_run(workdir / "runs"))
     assert savings["cached"] == [] and "cache=always" in savings["reason"]
 
 
-def test_cache_respects_its_limit(place, capsys):
+def test_cache_respects_its_limit(workdir, capsys):
     assert main(["train", "scenes", *TINY, "cache_gb=1e-6"]) == 0
     message = capsys.readouterr().out
     assert "latents of 10 images" in message and "cache_gb" in message
@@ -140,15 +140,15 @@ def test_cache_respects_its_limit(place, capsys):
     row = 8 * 8 * 8 * 4  # eight numbers of 4 bytes for each of 8 x 8 latents
     limit = 12 * row + 1e4  # room for the latents, and 10 kB for feature moments
     assert main(["train", "scenes", *TINY, f"cache_gb={limit / 1e9}", "runs=half"]) == 0
-    savings = read_savings(only_run(place / "half"))
+    savings = read_savings(only_run(workdir / "half"))
     assert savings["cached"] == ["latents"] and "layouts of 10 images" in savings["reason"]
-    kinds = [path.name.partition("-")[0] for path in sorted((place / "half/cache").glob("*-*"))]
+    kinds = [path.name.partition("-")[0] for path in sorted((workdir / "half/cache").glob("*-*"))]
     assert kinds == ["features", "latents"]
 
 
-def test_cache_is_filled_by_several_processes_with_each_shard_once(place, monkeypatch, capfd):
+def test_cache_is_filled_by_several_processes_with_each_shard_once(workdir, monkeypatch, capfd):
     monkeypatch.setattr(cache, "SHARD_SIZE", 2)
-    log = place / "computed.txt"
+    log = workdir / "computed.txt"
     monkeypatch.setattr(FeaturePrecomputer, "_compute", _logged(FeaturePrecomputer._compute, log))
     fork = get_context("fork")
     processes = [fork.Process(target=main, args=(["cache", "build", "scenes", *TINY],)) for _ in range(2)]
@@ -173,7 +173,7 @@ def _logged(compute: Callable, log: Path) -> Callable:
     return logged
 
 
-def test_cache_build_resumes_after_a_kill(place, monkeypatch):
+def test_cache_build_resumes_after_a_kill(workdir, monkeypatch):
     monkeypatch.setattr(cache, "SHARD_SIZE", 2)
 
     def build_until_killed() -> None:
@@ -190,26 +190,26 @@ def test_cache_build_resumes_after_a_kill(place, monkeypatch):
     process = get_context("fork").Process(target=build_until_killed)
     process.start()
     process.join()
-    assert process.exitcode == -signal.SIGKILL and len(list(place.glob("runs/cache/latents-*/*.npy"))) == 3
+    assert process.exitcode == -signal.SIGKILL and len(list(workdir.glob("runs/cache/latents-*/*.npy"))) == 3
     assert main(["cache", "build", "scenes", *TINY]) == 0
-    assert len(list(place.glob("runs/cache/latents-*/*.npy"))) == 5
+    assert len(list(workdir.glob("runs/cache/latents-*/*.npy"))) == 5
     assert main(["train", "scenes", *TINY]) == 0
-    assert has_cached(read_savings(only_run(place / "runs")), BOTH, 10, computed=False)
+    assert has_cached(read_savings(only_run(workdir / "runs")), BOTH, 10, computed=False)
 
 
-def test_cache_verify_removes_a_damaged_shard_that_build_computes_again(place, capsys):
+def test_cache_verify_removes_a_damaged_shard_that_build_computes_again(workdir, capsys):
     assert main(["cache", "build", "scenes", *TINY]) == 0
-    (shard,) = place.glob("runs/cache/latents-*/*.npy")
+    (shard,) = workdir.glob("runs/cache/latents-*/*.npy")
     content = shard.read_bytes()
     shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     capsys.readouterr()
     assert main(["cache", "verify"]) == 1
-    assert capsys.readouterr().out == f"removed: {shard.relative_to(place)}\n1 damaged\n"
+    assert capsys.readouterr().out == f"removed: {shard.relative_to(workdir)}\n1 damaged\n"
     assert main(["cache", "build", "scenes", *TINY]) == 0 and shard.read_bytes() == content
     assert main(["cache", "verify"]) == 0
 
 
-def test_cache_refuses_rows_that_overflow_half_precision(place, monkeypatch, capsys):
+def test_cache_refuses_rows_that_overflow_half_precision(workdir, monkeypatch, capsys):
     def init_in_half_precision(self, *arguments):
         init(self, *arguments)
         self.dtype = torch.float16
@@ -220,4 +220,4 @@ def test_cache_refuses_rows_that_overflow_half_precision(place, monkeypatch, cap
     assert main(["cache", "build", "scenes", *TINY]) == 2
     message = capsys.readouterr().err
     assert "latents" in message and "torch.float16" in message and "cache=never" in message
-    assert not list(place.glob("runs/cache/la*/*.npy"))
+    assert not list(workdir.glob("runs/cache/la*/*.npy"))

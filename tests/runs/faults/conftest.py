@@ -111,7 +111,7 @@ def world_environments(world_size: int) -> Sequence[dict[str, str]]:
 
 
 @pytest.fixture
-def start_command(place):
+def start_command(workdir):
     """Function that starts a command in each of its ranks; those still running when a test ends are killed."""
     started = []
 
@@ -171,9 +171,9 @@ def kill_self() -> Callable[[], None]:
 
 
 @pytest.fixture
-def run_dir(place) -> Callable[[], Path]:
+def run_dir(workdir) -> Callable[[], Path]:
     """Function that returns the directory of the one run in ./runs."""
-    return lambda: next(place.glob("runs/scenes/*/seed0"))
+    return lambda: next(workdir.glob("runs/scenes/*/seed0"))
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.long, pytest.mark.parametrize("task", tasks.names())]
     [(1, 0, 1, 4), (1, 2, 2, 6), (2, 2, 1, 8), (2, 0, 2, 10), (3, 2, 1, 12), (4, 0, 2, 24)],
 )
 def test_certificate_of_a_killed_run(
-    devices, workers, accumulate, images, tiny, place, start_command, monkeypatch, capsys
+    devices, workers, accumulate, images, tiny, workdir, start_command, monkeypatch, capsys
 ):
     def launch(log: Path, arguments: list[str]) -> None:
         directory, moment, experiment, *flags = arguments
@@ -37,7 +37,7 @@ def test_certificate_of_a_killed_run(
     message = capsys.readouterr().out
     parts = ("weights", "optimizer", "average", "history", "figures", "samples", "looks", "losses")
     assert all(f"equal      {part}" in message for part in parts)
-    (path,) = place.glob("runs/certify/coco_stuff/*/seed0/certificate.json")
+    (path,) = workdir.glob("runs/certify/coco_stuff/*/seed0/certificate.json")
     certificate = json.loads(path.read_text())
     assert certificate["equal"] and certificate["killed at"] == ["step:2", "validation:4", "step:5"]
     assert certificate["parts"] == dict.fromkeys(parts, True)

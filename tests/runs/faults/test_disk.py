@@ -22,9 +22,9 @@ def mount(*arguments: str) -> bool:
 
 
 @pytest.fixture
-def disk(place) -> Iterator[Path]:
+def disk(workdir) -> Iterator[Path]:
     """A disk of 100 MB at ./runs."""
-    disk = place / "runs"
+    disk = workdir / "runs"
     disk.mkdir()
     if not mount("-t", "tmpfs", "-o", "size=100m", "lumen", str(disk)):
         pytest.skip("this system does not let the user mount a disk")
@@ -85,13 +85,15 @@ def test_read_only_disk_ends_a_run_without_loss(disk, start_run, before_step, ru
     assert hash_run() == reference_hashes()
 
 
-def test_directory_that_cannot_be_created_is_named(start_run, before_step, run_dir, place, hash_run, reference_hashes):
+def test_directory_that_cannot_be_created_is_named(
+    start_run, before_step, run_dir, workdir, hash_run, reference_hashes
+):
     """A file in place of the directory stops even a user whom no permission binds."""
-    (place / "runs").write_text("")
+    (workdir / "runs").write_text("")
     run = start_run()
     assert run.wait() == [2]
     assert "runs/scenes/" in run.output() and "Not a directory" in run.output()
-    (place / "runs").unlink()
+    (workdir / "runs").unlink()
     run = start_run(callbacks=[before_step(1, lambda: (run_dir() / "checkpoints").write_text(""))])
     assert run.wait() == [2]
     assert "step00000002.ckpt" in run.output()

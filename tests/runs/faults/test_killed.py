@@ -74,7 +74,7 @@ def intact_steps(directory: Path) -> list[int]:
     return steps
 
 
-def test_killed_run_resumes_from_twenty_random_moments(start_run, run_dir, hash_run, reference_hashes, place, capsys):
+def test_killed_run_resumes_from_twenty_random_moments(start_run, run_dir, hash_run, reference_hashes, workdir, capsys):
     generator = random.Random(0)
     kills, before = [], []
     while True:
@@ -92,12 +92,12 @@ def test_killed_run_resumes_from_twenty_random_moments(start_run, run_dir, hash_
             assert hash_run() == reference_hashes()
             if not is_killed:
                 break
-            shutil.rmtree(place / "runs")
+            shutil.rmtree(workdir / "runs")
             before = []
             continue
         assert code == -signal.SIGKILL, run.output()
         kills.append(f"{kind} {moment:.1f}")
-        if (place / "runs").exists():
+        if (workdir / "runs").exists():
             steps = intact_steps(run_dir() / "checkpoints")
             assert len(steps) >= len(before) and max(steps, default=0) >= max(before, default=0), (before, steps)
             before = steps

@@ -32,25 +32,25 @@ def read_losses(run: Path) -> dict[int, float]:
 
 
 @pytest.mark.parametrize("flags", [["batch=4"], ["accumulate=2"]], ids=lambda flags: flags[0])
-def test_elastic_run_of_two_processes_resumes_on_one(flags, start_run, before_step, kill_self, run_dir, place):
+def test_elastic_run_of_two_processes_resumes_on_one(flags, start_run, before_step, kill_self, run_dir, workdir):
     """Images and results do not depend on how the steps are divided, except for rounding."""
     assert start_run("elastic=true", world_size=2).wait() == [0, 0]
     run_directory = run_dir()
     losses, steps = read_losses(run_directory), read_records(Path("records"))
-    run_directory.rename(place / "uninterrupted")
+    run_directory.rename(workdir / "uninterrupted")
     Path("records").rename("records-of-two")
 
     start_run("elastic=true", world_size=2, callbacks=[before_step(4, kill_self, 0)]).wait()
     run = start_run("elastic=true", *flags)
     assert run.wait() == [0], run.output()
-    assert f"{run_directory.relative_to(place)} resumes at step 4:" in run.output()
+    assert f"{run_directory.relative_to(workdir)} resumes at step 4:" in run.output()
     assert "4 images a step" in run.output()
-    lines = (place / "records" / "seen-by-0.jsonl").read_text().splitlines()
+    lines = (workdir / "records" / "seen-by-0.jsonl").read_text().splitlines()
     resumed = [json.loads(line)["samples"] for line in lines][4:]  # of the last two steps, which one process has taken
     assert sum(resumed, []) == sum(steps[4:], [])
     if flags == ["batch=4"]:  # otherwise the loss of a step's last half is logged
         assert read_losses(run_directory) == pytest.approx(losses, rel=1e-5)
-    results = [json.loads((run / "metrics.json").read_text()) for run in (run_directory, place / "uninterrupted")]
+    results = [json.loads((run / "metrics.json").read_text()) for run in (run_directory, workdir / "uninterrupted")]
     assert results[0]["val/loss"] == pytest.approx(results[1]["val/loss"], rel=1e-4)
 
 
@@ -103,7 +103,7 @@ def hosts() -> Iterator[list[str]]:
             run_ip(f"netns del {name}")
 
 
-def test_torchrun_on_two_hosts_resumes(hosts, short_command, run_dir, hash_run, reference_hashes, place):
+def test_torchrun_on_two_hosts_resumes(hosts, short_command, run_dir, hash_run, reference_hashes, workdir):
     """Killed on both hosts after a checkpoint, the repeated command ends as two processes of one host do."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
     torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "10.77.0.1:29500"]
@@ -120,7 +120,7 @@ def test_torchrun_on_two_hosts_resumes(hosts, short_command, run_dir, hash_run, 
             return [subprocess.Popen(command, stdout=file, stderr=file, env=environment) for command in commands]
 
     processes = start()
-    while not list(place.glob("runs/scenes/*/seed0/checkpoints/step00000002.ckpt")):
+    while not list(workdir.glob("runs/scenes/*/seed0/checkpoints/step00000002.ckpt")):
         assert all(process.poll() is None for process in processes), log.read_text()
         time.sleep(0.05)
     for host in hosts:

@@ -59,7 +59,7 @@ def scripts(tmp_path_factory):
 
 
 @pytest.fixture
-def quick(place, scripts, monkeypatch):
+def quick(workdir, scripts, monkeypatch):
     """Function that makes a trial; each attempt of its first command performs the next action."""
     monkeypatch.setenv("PYTHONPATH", scripts)
 
@@ -88,6 +88,6 @@ def wait_for():
 
 
 @pytest.fixture
-def table(place):
+def table(workdir):
     """A table whose config launchers read; its rows are not run."""
     return read_table("table1", base="scenes", overrides=["accelerator=cpu", "wandb=disabled"])

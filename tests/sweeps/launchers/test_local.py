@@ -21,9 +21,9 @@ def run(table, trials, slots=1):
     local.local(slots, table=table, trials=trials)
 
 
-def order(place: Path) -> list[str]:
+def order(workdir: Path) -> list[str]:
     """Names of the commands in the order of their start."""
-    return [name.lstrip("+") for name in (place / "order").read_text().split()]
+    return [name.lstrip("+") for name in (workdir / "order").read_text().split()]
 
 
 def running(words: str) -> list[int]:
@@ -39,14 +39,14 @@ def running(words: str) -> list[int]:
     return numbers
 
 
-def test_trials_run_one_after_another_and_are_evaluated_after_training(quick, table, place):
+def test_trials_run_one_after_another_and_are_evaluated_after_training(quick, table, workdir):
     trials = [quick("a", "finish", evaluation="finish"), quick("b", "finish")]
     run(table, trials)
-    assert order(place) == ["a", "a-eval", "b"] and [t.state for t in trials] == ["done", "done"]
+    assert order(workdir) == ["a", "a-eval", "b"] and [t.state for t in trials] == ["done", "done"]
     assert not trials[0].pending_commands()
 
 
-def test_slots_run_side_by_side_and_share_the_cores(quick, table, place, monkeypatch):
+def test_slots_run_side_by_side_and_share_the_cores(quick, table, workdir, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS")
     # alone, a would wait for b without end
     trials = [quick("a", "wait_for_another"), quick("b", "wait_for_another"), quick("c", "finish")]
@@ -56,14 +56,14 @@ def test_slots_run_side_by_side_and_share_the_cores(quick, table, place, monkeyp
     assert int(share) == max(1, len(os.sched_getaffinity(0)) // 2)
 
 
-def test_trial_that_fails_is_repeated_once_and_a_mistake_is_not(quick, table, place):
+def test_trial_that_fails_is_repeated_once_and_a_mistake_is_not(quick, table, workdir):
     trials = [
         quick("once", "1", "finish"),
         quick("twice", "1", "1", "finish", evaluation="finish"),
         quick("mistake", "2", "finish"),
     ]
     run(table, trials)
-    assert order(place) == ["once", "once", "twice", "twice", "mistake"]
+    assert order(workdir) == ["once", "once", "twice", "twice", "mistake"]
     assert [t.state for t in trials] == ["done", "failed", "failed"]
     report = trials[1].failure_report()
     assert "twice failed: RuntimeError: out of luck" in report and "runs/twice/log.txt" in report
@@ -86,7 +86,7 @@ def test_evaluation_that_fails_leaves_the_training_done(quick, table):
     assert trial.state == "failed" and list(trial.pending_commands()) == [trial.run_dir / "eval" / "a-eval"]
 
 
-def test_trial_that_is_killed_names_the_signal(quick, table, place):
+def test_trial_that_is_killed_names_the_signal(quick, table, workdir):
     trial = quick("a", "save_on_signal")
     killer = threading.Thread(target=kill_twice, args=(trial.run_dir,))
     killer.start()
@@ -105,15 +105,15 @@ def kill_twice(run_dir: Path) -> None:
         os.kill(process, signal.SIGKILL)
 
 
-def test_trial_that_another_launcher_runs_is_skipped(quick, table, place, capsys):
+def test_trial_that_another_launcher_runs_is_skipped(quick, table, workdir, capsys):
     trials = [quick("a", "finish"), quick("b", "finish")]
     with lock_directory(trials[0].run_dir, ".trial"):
         run(table, trials)
-    assert order(place) == ["b"] and trials[0].state == "busy" and not trials[0].failures
+    assert order(workdir) == ["b"] and trials[0].state == "busy" and not trials[0].failures
     assert "a: skipped" in capsys.readouterr().out
 
 
-def test_trial_that_another_launcher_finished_counts_as_done(quick, table, place):
+def test_trial_that_another_launcher_finished_counts_as_done(quick, table, workdir):
     trials = [quick("a", "finish"), quick("b", "finish")]
     lock = lock_directory(trials[0].run_dir, ".trial")
     lock.__enter__()
@@ -125,10 +125,10 @@ def test_trial_that_another_launcher_finished_counts_as_done(quick, table, place
 
     trials[1].run = run_b
     run(table, trials)
-    assert order(place) == ["b"] and [t.state for t in trials] == ["done", "done"]
+    assert order(workdir) == ["b"] and [t.state for t in trials] == ["done", "done"]
 
 
-def test_trial_whose_command_a_user_has_started_is_no_failure(quick, table, place):
+def test_trial_whose_command_a_user_has_started_is_no_failure(quick, table, workdir):
     trial = quick("a", "2")  # exit code of lumen train if another lumen train has locked the directory
     with lock_directory(trial.run_dir):
         run(table, [trial])
@@ -136,7 +136,7 @@ def test_trial_whose_command_a_user_has_started_is_no_failure(quick, table, plac
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
-def test_signal_reaches_every_run_and_no_other_is_started(quick, table, place, number, code):
+def test_signal_reaches_every_run_and_no_other_is_started(quick, table, workdir, number, code):
     trials = [quick(name, "save_on_signal", "finish") for name in "abc"]
 
     def send():
@@ -150,7 +150,7 @@ def test_signal_reaches_every_run_and_no_other_is_started(quick, table, place, n
         run(table, trials, slots=2)
     sender.join()
 
-    assert sorted(order(place)) == ["a", "b"] and [t.state for t in trials] == ["stopped", "stopped", "waiting"]
+    assert sorted(order(workdir)) == ["a", "b"] and [t.state for t in trials] == ["stopped", "stopped", "waiting"]
     run(table, trials[:2])
     assert [t.state for t in trials[:2]] == ["done", "done"]
 
@@ -169,11 +169,11 @@ def launcher(*trials: str) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", LAUNCHER, *trials])
 
 
-def test_trials_run_once_under_two_launchers(quick, place):
+def test_trials_run_once_under_two_launchers(quick, workdir):
     trials = [f"runs/{name} finish" for name in "abcdefgh"]
     launchers = [launcher(*trials), launcher(*trials)]
     assert [process.wait() for process in launchers] == [0, 0]
-    assert sorted(order(place)) == list("abcdefgh")
+    assert sorted(order(workdir)) == list("abcdefgh")
 
 
 def test_launcher_that_is_killed_leaves_no_process(quick, table, wait_for):
@@ -188,10 +188,10 @@ def test_launcher_that_is_killed_leaves_no_process(quick, table, wait_for):
     assert trial.state == "done"
 
 
-def test_trial_that_was_stopped_elsewhere_is_not_repeated_and_the_others_run(quick, table, place, capsys):
+def test_trial_that_was_stopped_elsewhere_is_not_repeated_and_the_others_run(quick, table, workdir, capsys):
     trials = [quick("a", "75", "finish"), quick("b", "finish")]
     run(table, trials)
-    assert order(place) == ["a", "b"] and [t.state for t in trials] == ["stopped", "done"]
+    assert order(workdir) == ["a", "b"] and [t.state for t in trials] == ["stopped", "done"]
     assert "a: stopped" in capsys.readouterr().out
     run(table, trials[:1])
     assert trials[0].state == "done"

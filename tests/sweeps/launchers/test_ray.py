@@ -55,7 +55,7 @@ def test_ray_cluster_without_such_a_machine_is_reported(quick, table, requests, 
     assert "no machine of the cluster has 2 GPUs and 1 CPUs" in capsys.readouterr().out
 
 
-def test_ray_without_a_cluster_names_the_next_step(place, monkeypatch, capsys):
+def test_ray_without_a_cluster_names_the_next_step(workdir, monkeypatch, capsys):
     def init(**options):
         raise ConnectionError("Could not find any running Ray instance.")
 

@@ -43,14 +43,14 @@ def cluster(scripts):
         holder.wait()
 
 
-def test_ray_runs_two_trainings_of_which_one_fails(cluster, place, capsys):
+def test_ray_runs_two_trainings_of_which_one_fails(cluster, workdir, capsys):
     overrides = ["base=scenes", "rows=CLIP,DINO", *TINY, "CLIP.backbone.weights=/nowhere"]
     assert main(["ablate", "table1", *overrides, "launcher=ray", f"ray.address={cluster}"]) == 1
     output = capsys.readouterr()
     assert "| CLIP | 0/1 |" in output.out and "| DINO | 1/1 |" in output.out and "[2/2] " in output.out
     assert "CLIP failed: lumen: " in output.err and "/nowhere" in output.err
     assert "to repeat: lumen train scenes backbone=clip backbone.weights=/nowhere" in output.err
-    assert next(place.glob("runs/scenes/*dino*/seed0/metrics.json"))
+    assert next(workdir.glob("runs/scenes/*dino*/seed0/metrics.json"))
 
 
 def test_ray_resumes_a_stopped_trial_only_when_repeated(cluster, quick, table):

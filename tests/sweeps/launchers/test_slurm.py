@@ -16,15 +16,15 @@ from lumen.sweeps.table import read_table
 
 
 @pytest.fixture
-def sbatch(place, monkeypatch):
+def sbatch(workdir, monkeypatch):
     """Cluster that accepts a job and never runs it; sbatch copies its file to `submitted`."""
     for name, text in {"sbatch": 'cp "$1" submitted; echo Submitted batch job 12', "srun": "exit 1"}.items():
-        script = place / "bin" / name
+        script = workdir / "bin" / name
         script.parent.mkdir(exist_ok=True)
         script.write_text(f"#!/bin/sh\n{text}\n")
         script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{script.parent}{os.pathsep}{os.environ['PATH']}")
-    return place
+    return workdir
 
 
 def test_slurm_gets_one_array_of_jobs(sbatch, capsys):
@@ -50,18 +50,18 @@ def test_slurm_refusal_is_printed(sbatch, capsys):
     assert "sbatch: error: no such partition" in capsys.readouterr().err
 
 
-def test_slurm_without_sbatch_names_the_next_step(place, monkeypatch, capsys):
-    monkeypatch.setenv("PATH", str(place))
+def test_slurm_without_sbatch_names_the_next_step(workdir, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(workdir))
     assert main(["ablate", "table1", "base=scenes", "launcher=slurm"]) == 2
     assert "login node" in capsys.readouterr().err
 
 
 @pytest.fixture
-def submit(place, monkeypatch):
+def submit(workdir, monkeypatch):
     """Function that runs a trial as a job of submitit on this machine."""
     monkeypatch.setattr(submitit.JobEnvironment, "USR_SIG", "USR1")  # submitit may have been imported before
     monkeypatch.setenv("SUBMITIT_PREEMPT_SIGNAL", "USR1")
-    executor = submitit.LocalExecutor(place / "jobs" / "%j")
+    executor = submitit.LocalExecutor(workdir / "jobs" / "%j")
     executor.update_parameters(timeout_min=60)
     return lambda trial: executor.submit(slurm.Job(trial))
 
@@ -117,15 +117,15 @@ exec "$@"
 
 
 @pytest.fixture
-def cluster(place, monkeypatch):
+def cluster(workdir, monkeypatch):
     """Directory whose commands sbatch, srun and scontrol are on the PATH."""
     for name, text in CLUSTER.items():
-        script = place / "bin" / name
+        script = workdir / "bin" / name
         script.parent.mkdir(exist_ok=True)
         script.write_text(f"#!/bin/bash\n{text}\n")
         script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{script.parent}{os.pathsep}{os.environ['PATH']}")
-    return place
+    return workdir
 
 
 @pytest.mark.long

@@ -83,12 +83,12 @@ def commands(sweep: dict) -> list[list[str]]:
     ],
     ids=lambda words: words[0],
 )
-def test_wandb_agent_runs_the_printed_commands(words, place, capsys):
+def test_wandb_agent_runs_the_printed_commands(words, workdir, capsys):
     assert main(["ablate", *words, "--print"]) == 0
     expected = capsys.readouterr().out.splitlines()
     file, sweep = write_sweep(*words)
     output = capsys.readouterr().out
-    assert f"wandb sweep {shlex.quote(str(file.relative_to(place)))}" in output
+    assert f"wandb sweep {shlex.quote(str(file.relative_to(workdir)))}" in output
     assert "wandb agent --forward-signals lumen/ID" in output
     assert sweep["method"] == "grid" and sweep["project"] == "lumen"
     for env, program, *rest in commands(sweep):
@@ -96,7 +96,7 @@ def test_wandb_agent_runs_the_printed_commands(words, place, capsys):
     assert capsys.readouterr().out.splitlines() == expected
 
 
-def test_wandb_sweep_file_is_valid_by_its_schema(place):
+def test_wandb_sweep_file_is_valid_by_its_schema(workdir):
     _, sweep = write_sweep("table1", "base=scenes", "seeds=2")
     violations = sweeps.schema_violations_from_proposed_config
     assert violations(sweep) == []
@@ -104,7 +104,7 @@ def test_wandb_sweep_file_is_valid_by_its_schema(place):
         assert violations(sweep | mistake)
 
 
-def test_wandb_sweep_holds_unfinished_trials_only(place):
+def test_wandb_sweep_holds_unfinished_trials_only(workdir):
     results = Path("runs/scenes/backbone=clip/seed0/metrics.json")
     results.parent.mkdir(parents=True)
     results.write_text("{}")
@@ -112,17 +112,17 @@ def test_wandb_sweep_holds_unfinished_trials_only(place):
     assert sweep["parameters"]["trial"]["values"] == ["DINO", "DINOv2", "SD"]
 
 
-def test_unknown_trial_is_answered_with_the_nearest(place, capsys):
+def test_unknown_trial_is_answered_with_the_nearest(workdir, capsys):
     assert main(["ablate", "table1", "base=scenes", "seeds=2", "trial=CLIP seed3"]) == 2
     assert "table1 has no trial 'CLIP seed3'; did you mean 'CLIP seed" in capsys.readouterr().err
 
 
 @pytest.fixture
-def agent(quick, place, monkeypatch):
+def agent(quick, workdir, monkeypatch):
     """Function that starts an agent on three trials; each attempt of a trial performs the next action."""
 
     def start(actions: str) -> subprocess.Popen:
-        script = place / "bin" / "lumen"
+        script = workdir / "bin" / "lumen"
         script.parent.mkdir()
         script.write_text(LUMEN.format(python=sys.executable, words=actions))
         script.chmod(0o755)
@@ -133,27 +133,27 @@ def agent(quick, place, monkeypatch):
     return start
 
 
-def attempts(place: Path) -> dict[str, str]:
-    return {path.parent.name: path.read_text() for path in place.glob("runs/*/attempts")}
+def attempts(workdir: Path) -> dict[str, str]:
+    return {path.parent.name: path.read_text() for path in workdir.glob("runs/*/attempts")}
 
 
 @pytest.mark.long
-def test_wandb_agent_runs_every_trial_once(agent, place):
+def test_wandb_agent_runs_every_trial_once(agent, workdir):
     assert agent("finish").wait(120) == 0
-    assert attempts(place) == {"CLIP": "x", "DINO": "x", "SD": "x"}
+    assert attempts(workdir) == {"CLIP": "x", "DINO": "x", "SD": "x"}
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("cause", ["signal", "server"])
-def test_wandb_agent_that_ends_leaves_no_process(agent, place, wait_for, cause):
+def test_wandb_agent_that_ends_leaves_no_process(agent, workdir, wait_for, cause):
     """It passes SIGTERM on, and kills its processes if the sweep is ended on the server."""
     process = agent("save_on_signal finish")
-    run_dir = place / "runs" / "CLIP"
+    run_dir = workdir / "runs" / "CLIP"
     wait_for((run_dir / "ready").exists)
     if cause == "signal":
         process.send_signal(signal.SIGTERM)
     else:
-        (place / "over").touch()
+        (workdir / "over").touch()
     process.wait(60)
     assert wait_for(lambda: (run_dir / "saved").exists() and (run_dir / "saved").read_text()) == "SIGTERM"
-    assert attempts(place) == {"CLIP": "x"}
+    assert attempts(workdir) == {"CLIP": "x"}

@@ -6,7 +6,6 @@ from torch import nn
 
 from lumen.core.interfaces import Backbone, Batch, Optimization, Task
 from lumen.core.labels import IGNORE
-from lumen.core.random import stable_seed
 from lumen.core.registry import tasks
 from lumen.core.resize import resize
 
@@ -25,9 +24,7 @@ class LabelProbe(Task):
     ):
         super().__init__(optimization, seed, backbone=backbone)
         self.dropout = nn.Dropout2d(dropout)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(stable_seed(seed, "probe"))
-            self.probe = nn.Conv2d(backbone.channels, len(classes), 1)
+        self.probe = nn.Conv2d(backbone.channels, len(classes), 1)
 
     def cache_keys(self, arguments):
         return {"features": {"backbone": dict(self.frozen_networks["backbone"].identity)}}
