@@ -165,7 +165,7 @@ def test_cost_of_every_task(task, tiny):
     config = load("scenes", [*tiny, "data.images=6"])
     cost, built = estimate_cost(config), build_task(config, build_data(config))
     *_, (trainable, parameters) = cost.parameters.items()
-    assert trainable == built.trainable and parameters == sum(p.numel() for p in built.parameters())
+    assert trainable == built.trained_network and parameters == sum(p.numel() for p in built.parameters())
     assert 0 < cost.cached <= cost.image and cost.images == 6
     assert max(cost.peaks.values()) >= sum(cost.held.values()) > 0
 

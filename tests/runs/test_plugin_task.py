@@ -69,10 +69,9 @@ def test_plugin_task_is_trained_resumed_cached_and_tabulated(workdir, environmen
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("devices", [1, 2])
-def test_plugin_task_is_certified(workdir, environment, devices):
+def test_plugin_task_is_certified_on_two_ranks(workdir, environment):
     flags = [flag for flag in TINY if not flag.startswith(("wandb", "every", "cache"))]
-    command = [sys.executable, "-m", "lumen", "certify", "scenes", *flags, f"devices={devices}"]
+    command = [sys.executable, "-m", "lumen", "certify", "scenes", *flags, "devices=2"]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stdout + result.stderr[-3000:]
     certificate = json.loads(next(workdir.glob("runs/certify/scenes/*/seed0/certificate.json")).read_text())
