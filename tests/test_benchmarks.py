@@ -54,7 +54,7 @@ def test_benchmark_script_steps_are_timed(pipeline, tmp_path, monkeypatch):
 
 def test_benchmark_profile_names_the_slowest_function():
     def compute(count: int) -> int:
-        return sorted(range(count, 0, -1))[0] + sum(n * n for n in range(count))
+        return sorted(range(count, 0, -1))[0] + sum(n**99 % 7 for n in range(count))
 
-    shares = profile(compute, (200_000,))
+    shares = profile(compute, (50_000,))
     assert next(iter(shares)) == "test_benchmarks.<genexpr>" and 0.5 < sum(shares.values()) <= 1

@@ -69,18 +69,8 @@ def test_plugin_task_is_trained_resumed_cached_and_tabulated(workdir, environmen
 
 
 @pytest.mark.long
-def test_plugin_task_is_certified_on_two_ranks(workdir, environment):
-    flags = [flag for flag in TINY if not flag.startswith(("wandb", "every", "cache"))]
-    command = [sys.executable, "-m", "lumen", "certify", "scenes", *flags, "devices=2"]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert result.returncode == 0, result.stdout + result.stderr[-3000:]
-    certificate = json.loads(next(workdir.glob("runs/certify/scenes/*/seed0/certificate.json")).read_text())
-    assert certificate["equal"] and {"weights", "optimizer", "average", "history"} <= certificate["parts"].keys()
-
-
-@pytest.mark.long
 def test_plugin_task_is_swept(workdir, environment):
-    command = [sys.executable, "-m", "lumen", "ablate", "table1", "base=scenes", "rows=DINOv2,CLIP", *TINY]
+    command = [sys.executable, "-m", "lumen", "ablate", "table1", "base=scenes", "rows=CLIP", *TINY]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stdout + result.stderr[-3000:]
-    assert result.stdout.count("| 1/1 |") == 2 and "pixel_accuracy" in result.stdout
+    assert result.stdout.count("| 1/1 |") == 1 and "pixel_accuracy" in result.stdout
