@@ -2,10 +2,12 @@
 
 import os
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 from lumen.core.errors import BadConfig, Mistake, UnknownName, suggestion
 from lumen.scenes.recipes import NAMES, weights_subdirectory
@@ -33,7 +35,7 @@ def main(arguments: list[str]) -> int:
 def _parse_flags(name: str, train, flags: list[str]) -> dict[str, Any]:
     from lumen.features.pretrained import SCENES_WEIGHTS
 
-    types = {key: parameter.annotation for key, parameter in signature(train).parameters.items()}
+    types = {key: _flag_type(parameter.annotation) for key, parameter in signature(train).parameters.items()}
     options: dict[str, Any] = {"out": SCENES_WEIGHTS / weights_subdirectory(name), "work": Path("runs/recipes")}
     for flag in flags:
         key, _, value = flag.partition("=")
@@ -44,6 +46,11 @@ def _parse_flags(name: str, train, flags: list[str]) -> dict[str, Any]:
         except ValueError:
             raise BadConfig(f"recipe {name}: {key} is '{value}', not a number; give {key}=NUMBER.") from None
     return options
+
+
+def _flag_type(annotation: Any) -> Callable[[str], Any]:
+    """Return the type of a flag's value, which an annotation may join with None."""
+    return next(kind for kind in get_args(annotation) or (annotation,) if kind is not NoneType)
 
 
 if __name__ == "__main__":

@@ -1,41 +1,50 @@
-"""Resumable training of a small network: state file, progress report, time limit."""
+"""Resumable training of a small network: state file, weights to start from, progress report, time limit."""
 
+import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.training_utils import EMAModel
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lumen.core.errors import Diverged
+from lumen.core.errors import Diverged, WeightsMissing
 from lumen.core.files import atomic_path
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PROGRESS_INTERVAL_S = 30  # seconds between progress reports
 SAVE_INTERVAL_S = 120  # seconds between saved states, lost at most when the power fails
+AVERAGE, LOSSES = "average/", "losses"  # names in `weights_file`
+RESTART_WARMUP_STEPS = 500  # to the full learning rate after a start from weights, whose optimiser is new
 
 
 @dataclass
 class Progress:
-    """Progress of a training: steps, images and seconds of all its runs, and the loss of every step."""
+    """Progress of a training: steps, images and seconds of all its runs, and the loss of every step.
+
+    Attributes:
+        start_step: Step at which the optimiser was new.
+    """
 
     step: int = 0
     images: int = 0
     seconds: float = 0.0
+    start_step: int = 0
     losses: list[float] = field(default_factory=list)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the part of the state file that `load_state_dict` reads."""
-        return {"step": self.step, "seen": self.images, "spent": self.seconds, "losses": self.losses}
+        return asdict(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from the progress of a state file."""
-        self.step, self.images, self.seconds = state["step"], state["seen"], state["spent"]
-        self.losses = state["losses"]
+        vars(self).update(state)
 
     def mean_loss(self, count: int) -> float:
         """Return the mean of the last `count` losses."""
@@ -45,10 +54,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class ResumableTraining:
-    """Training with AdamW, EMA and a cosine schedule that the same command resumes.
+    """Training with AdamW, EMA and a learning rate that falls at the end, which the same command resumes.
 
     It ends at `steps` or after `minutes` of work, whichever comes first. With more steps or minutes the same command
     continues a finished training.
+
+    Beside the state file lies `weights_file`, which is a fifth as large: weights and their moving average in half
+    precision, with step and seed. A training on another machine takes it as `start`.
 
     Args:
         state_file: File from which the training resumes.
@@ -59,6 +71,8 @@ class ResumableTraining:
         seed: Seed of every random number.
         ema_decay: Decay of the moving average of the weights.
         warmup_steps: Steps to the full learning rate.
+        decay_share: Last share of the training, in which the learning rate falls along half a cosine to zero.
+        start: `weights_file` of another training of the same network, which this one continues.
     """
 
     state_file: Path
@@ -69,6 +83,13 @@ class ResumableTraining:
     seed: int = 0
     ema_decay: float = 0.999
     warmup_steps: int = 200
+    decay_share: float = 1.0
+    start: Path | None = None
+
+    @property
+    def weights_file(self) -> Path:
+        """File of the weights and their moving average."""
+        return self.state_file.with_suffix(".safetensors")
 
     def run(self, network: nn.Module, loss: Callable[[], Tensor]) -> dict:
         """Train a network on `DEVICE` to the end, and leave its averaged weights in it, on the CPU.
@@ -81,6 +102,7 @@ class ResumableTraining:
 
         Raises:
             Diverged: The loss is not finite.
+            WeightsMissing: There is no file `start`.
         """
         weights = list(network.to(DEVICE).parameters())
         optimizer = torch.optim.AdamW(weights, lr=self.learning_rate, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
@@ -94,7 +116,7 @@ class ResumableTraining:
         while (share := max(progress.step / self.steps, progress.seconds / 60 / self.minutes)) < 1:
             torch.manual_seed(self.seed * 10**8 + progress.step)
             for group in optimizer.param_groups:
-                group["lr"] = self._learning_rate(progress.step, share)
+                group["lr"] = self._learning_rate(progress, share)
             progress.losses.append(self._step(loss, weights, optimizer, progress.step))
             ema.step(weights)
             clock = time.monotonic()
@@ -112,9 +134,11 @@ class ResumableTraining:
         network.eval().cpu()
         return _summarize(progress)
 
-    def _learning_rate(self, step: int, share: float) -> float:
-        """Return the learning rate: it rises over the warm-up, then falls along half a cosine to zero."""
-        return self.learning_rate * min(1, (step + 1) / self.warmup_steps) * (0.5 + 0.5 * math.cos(math.pi * share))
+    def _learning_rate(self, progress: Progress, share: float) -> float:
+        warmup_steps = RESTART_WARMUP_STEPS if progress.start_step else self.warmup_steps
+        warmup = min(1, (progress.step - progress.start_step + 1) / warmup_steps)
+        decay = max(0, 1 - (1 - share) / self.decay_share)
+        return self.learning_rate * warmup * (0.5 + 0.5 * math.cos(math.pi * decay))
 
     def _step(self, loss: Callable[[], Tensor], weights: list[Tensor], optimizer, step: int) -> float:
         value = loss()
@@ -127,16 +151,43 @@ class ResumableTraining:
         return value.item()
 
     def _resume(self, state: dict[str, Any]) -> None:
-        if not self.state_file.exists():
+        progress: Progress = state["count"]
+        if self.state_file.exists():
+            content = torch.load(self.state_file, map_location=DEVICE, weights_only=True)
+            for name, part in state.items():
+                part.load_state_dict(content[name])
+        elif self.start:
+            self._start(state["network"], state["mean"], progress)
+        else:
             return
-        content = torch.load(self.state_file, map_location=DEVICE, weights_only=True)
-        for name, part in state.items():
-            part.load_state_dict(content[name])
-        print(f"{self.state_file.stem}: resumed at step {state['count'].step}", flush=True)
+        print(f"{self.state_file.stem}: resumed at step {progress.step}", flush=True)
 
     def _save(self, state: dict[str, Any]) -> None:
         with atomic_path(self.state_file) as path:
             torch.save({name: part.state_dict() for name, part in state.items()}, path)
+        network, ema, progress = state["network"], state["mean"], asdict(state["count"])
+        averages = zip(network.named_parameters(), ema.shadow_params, strict=True)
+        tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+        tensors |= {f"{AVERAGE}{name}": average.contiguous() for (name, _), average in averages}
+        tensors[LOSSES] = torch.tensor(progress.pop("losses"))
+        halves = {name: x.half() if x.is_floating_point() else x for name, x in tensors.items()}
+        with atomic_path(self.weights_file) as path:
+            save_file(halves, path, {"progress": json.dumps(progress), "seed": str(self.seed)})
+
+    def _start(self, network: nn.Module, ema: EMAModel, progress: Progress) -> None:
+        """Continue the training of `start` with a new optimiser."""
+        if not self.start.is_file():
+            raise WeightsMissing(f"there is no file {self.start}; give start= the .safetensors of a training's work=.")
+        with safe_open(self.start, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            values = json.loads(file.metadata()["progress"])
+        values["losses"] = tensors.pop(LOSSES).tolist()
+        averages = {name.removeprefix(AVERAGE): tensors.pop(name) for name in list(tensors) if name.startswith(AVERAGE)}
+        network.load_state_dict(tensors)
+        for (name, _), average in zip(network.named_parameters(), ema.shadow_params, strict=True):
+            average.copy_(averages[name])
+        ema.optimization_step = values["step"]
+        progress.load_state_dict(values | {"start_step": values["step"]})
 
     def _report(self, progress: Progress) -> None:
         seconds = progress.seconds

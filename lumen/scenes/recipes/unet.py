@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -13,26 +14,31 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from lumen.core.bootstrap import percentile_interval
 from lumen.core.errors import WeightsMissing
 from lumen.core.files import atomic_path
+from lumen.core.interfaces import Batch
 from lumen.diffusion.loading import load
+from lumen.evaluation.metrics.kid import KernelDistance
 from lumen.evaluation.vqa import MultipleChoiceVQA
 from lumen.features.pretrained import SCENES_WEIGHTS
 from lumen.generators.controlnet import ControlNet
 from lumen.scenes.questions import compose_questions
 from lumen.scenes.recipes import linear_probe
 from lumen.scenes.recipes.model_card import evaluate_held_out, write_card
-from lumen.scenes.recipes.rendered_dataset import render_dataset
+from lumen.scenes.recipes.rendered_dataset import RenderedScenes, render_dataset
 from lumen.scenes.recipes.trainer import DEVICE, ResumableTraining
-from lumen.scenes.recipes.vae import SIZE, encode_images
+from lumen.scenes.recipes.vae import SIZE, encode_images, to_pixels
 
 CHANNELS = (32, 64, 96, 128)
 HEADS = (2, 2, 4, 4)  # four on the finest level would spend a third of the time on a CPU in its softmax
 TEXT_WIDTH = 64
 MAX_TOKENS = 48  # the longest caption has 43
+EMA_DECAY = 0.9995
+DECAY_SHARE = 0.2  # of the steps, at the end: before, a training can be prolonged without loss
 CAPTION_DROPOUT = 0.1  # share of empty prompts, for classifier-free guidance
 GUIDANCE = 3.0  # of the samples that are evaluated
-MAX_SAMPLES = 256  # that are evaluated
+SAMPLE_SHARE = 4  # samples by which distributions are compared, for each one about which questions are asked
 SNR_GAMMA = 5  # of min-SNR weighting (Hang et al. 2023, arXiv:2303.09556)
 TRAINING_NOTES = """\
 Training notes: after 20,000 images there is a horizon and a sky; after 37,000 sky and ground follow the caption; after
@@ -77,6 +83,13 @@ class TextToImage(nn.Module):
         predicted = self.unet(noisy, t, self.text(tokens).last_hidden_state, return_dict=False)[0]
         snr = compute_snr(self.schedule, t)
         return F.mse_loss(predicted, noise, reduction="none").mean((1, 2, 3)) * snr.clamp(max=SNR_GAMMA) / snr
+
+
+def load_weights(model: TextToImage, directory: Path) -> None:
+    """Load the networks of a saved pipeline."""
+    pipeline = StableDiffusionPipeline.from_pretrained(directory, safety_checker=None, torch_dtype=torch.float32)
+    model.unet.load_state_dict(pipeline.unet.state_dict())
+    model.text.load_state_dict(pipeline.text_encoder.state_dict())
 
 
 def load_or_build_tokenizer(directory: Path, captions: list[list[str]]) -> CLIPTokenizer:
@@ -124,19 +137,30 @@ def encode_dataset(work: Path, vae: AutoencoderKL, split: str, count: int) -> tu
 
 
 def train(
-    out: Path, work: Path, steps: int = 20_000, batch: int = 32, minutes: float = math.inf, seed: int = 0,
-    images: int = 16_384, held_out: int = 512, rate: float = 1e-3,
+    out: Path, work: Path, steps: int = 47_000, batch: int = 32, minutes: float = math.inf, seed: int = 0,
+    images: int = 65_536, held_out: int = 512, rate: float = 1e-3, start: Path | None = None,
 ) -> dict:  # fmt: skip
-    """Train, evaluate and save a pipeline to out, which must hold the autoencoder. Return the rows of the card."""
+    """Train, evaluate and save a pipeline to out, which must hold the autoencoder. Return the rows of the card.
+
+    Args:
+        start: Directory of a saved pipeline, or `weights_file` of a training, whose networks are trained on.
+    """
     if not (out / "vae").is_dir():
         raise WeightsMissing(f"recipe unet: {out / 'vae'} does not exist; run the recipe vae with the same out= first.")
     vae = AutoencoderKL.from_pretrained(out / "vae").eval()
     mean, std, captions = encode_dataset(work, vae, "train", images)
-    tokenizer = load_or_build_tokenizer(work / f"unet-{seed}-words", captions)
+    words = out / "tokenizer" if start and (out / "tokenizer").is_dir() else work / f"unet-{seed}-words"
+    tokenizer = load_or_build_tokenizer(words, captions)
     tokens, empty = tokenize(tokenizer, captions), tokenize(tokenizer, [[""]])[0, 0]
     torch.manual_seed(seed)
     model = TextToImage(tokenizer).to(memory_format=torch.channels_last)
-    training = ResumableTraining(work / f"unet-{seed}.pt", steps, batch, rate, minutes, seed)
+    if start and start.is_dir():
+        load_weights(model, start)
+        start = None
+    training = ResumableTraining(
+        work / f"unet-{seed}.pt", steps, batch, rate, minutes, seed, EMA_DECAY, warmup_steps=500,
+        decay_share=DECAY_SHARE, start=start,
+    )  # fmt: skip
 
     def batch_loss() -> Tensor:
         index = torch.randint(images, (batch,))
@@ -158,29 +182,57 @@ def train(
 
 
 def evaluate(directory: Path, work: Path, split: str = "test", count: int = 512) -> dict[str, float]:
-    """Return the probe of the U-Net's features, and the accuracy of answers to questions about samples."""
+    """Return the probe of the U-Net's features, the accuracy of answers about samples, and their distance to scenes."""
     probe = linear_probe.evaluate("sd", work, split, str(directory), count)
-    return probe | sample_accuracy(directory, work, split, count)
+    scenes = render_dataset(work, split, SAMPLE_SHARE * count, SIZE)
+    samples = sample_first_captions(directory, scenes)
+    return probe | answer_accuracy(samples[:count], scenes.graphs[:count]) | kernel_distance(samples, scenes)
 
 
-def sample_accuracy(directory: Path, work: Path, split: str, count: int) -> dict[str, float]:
-    """Return the share of right answers about samples of first captions: the mean over kinds, and each kind."""
-    scenes, count = render_dataset(work, split, count, SIZE), min(count, MAX_SAMPLES)
+def sample_first_captions(directory: Path, scenes: RenderedScenes) -> Float[Tensor, "n 3 H W"]:
+    """Return a sample of the first caption of every scene."""
     generator = ControlNet(base=load(str(directory), "tiny"), channels=1)
+    samples = []
+    for first in range(0, len(scenes.captions), 32):
+        captions = [group[0] for group in scenes.captions[first : first + 32]]
+        keys = list(range(first, first + len(captions)))
+        samples.append(generator.sample(captions, None, keys, (SIZE, SIZE), "dpm", 15, GUIDANCE))
+    return torch.cat(samples)
+
+
+def answer_accuracy(samples: Float[Tensor, "n 3 H W"], graphs: list[dict]) -> dict[str, float]:
+    """Return the share of right answers about samples: the mean over kinds of questions, each kind, and each object."""
     vqa = MultipleChoiceVQA(SCENES_WEIGHTS / "vqa")
+    questions = [compose_questions(graph) for graph in graphs]
+    parts = zip(samples.split(32), [questions[i : i + 32] for i in range(0, len(questions), 32)], strict=True)
+    answers = [answer for part in parts for answer in vqa.answer(*part)]
     correct: dict[str, list[bool]] = {}
-    for first in range(0, count, 32):
-        index = range(first, min(first + 32, count))
-        captions = [scenes.captions[i][0] for i in index]
-        generated = generator.sample(captions, None, list(index), (SIZE, SIZE), "dpm", 15, GUIDANCE)
-        questions = [compose_questions(scenes.graphs[i]) for i in index]
-        for image_questions, answers in zip(questions, vqa.answer(generated, questions), strict=True):
-            for question, answer in zip(image_questions, answers, strict=True):
-                correct.setdefault(question.kind, []).append(answer == question.answer)
+    for question, answer in zip(chain(*questions), chain(*answers), strict=True):
+        correct.setdefault(question.kind, []).append(answer == question.answer)
+        if question.kind == "presence":
+            kind = question.text.removesuffix("?").split()[-1]
+            correct.setdefault(f"presence of a {kind}", []).append(answer == question.answer)
     accuracy = {kind: sum(hits) / len(hits) for kind, hits in sorted(correct.items())}
+    kinds = {question.kind for question in chain(*questions)}
     name = "VQA accuracy of samples"
-    mean = sum(accuracy.values()) / len(accuracy)
+    mean = sum(accuracy[kind] for kind in kinds) / len(kinds)
     return {name: mean} | {f"{name}, {kind}": value for kind, value in accuracy.items()}
+
+
+def kernel_distance(samples: Float[Tensor, "n 3 H W"], scenes: RenderedScenes) -> dict[str, float]:
+    """Return the KID of samples and the scenes of their captions in the features of `scenes`, and its interval."""
+    metric = KernelDistance("scenes")
+    for first in range(0, len(samples), 64):
+        rows = slice(first, first + 64)
+        image = to_pixels(scenes.image[rows])
+        names = [str(i) for i in range(first, first + len(image))]
+        metric.update(
+            Batch(image=image, caption=[group[0] for group in scenes.captions[rows]], id=names), samples[rows, None]
+        )
+    scores = torch.cat(metric.rows)
+    low, high = percentile_interval(metric.bootstrap_resamples(scores))
+    name = metric.key
+    return {name: metric.aggregate(scores).item(), f"{name}, low": low, f"{name}, high": high}
 
 
 @torch.no_grad()
