@@ -28,6 +28,10 @@ class BadSample(Mistake):
     """File of a data set that cannot be used."""
 
 
+class BadFile(Mistake):
+    """File of a run, of the cache or of a table that is damaged, or does not hold what it should."""
+
+
 class WeightsMissing(Mistake):
     """Weights that are neither in the directory that the config names nor on the hub."""
 
