@@ -4,9 +4,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lumen.core.errors import WeightsMissing
 from lumen.core.interfaces import Batch, Conditioning
 from lumen.core.registry import conditionings
 from lumen.features.dense_prediction import DensePredictor
+
+METRIC_MODELS = ("glpn", "zoedepth", "depth_pro")  # of transformers, which predict metres
 
 
 @conditionings.register
@@ -24,7 +27,14 @@ class InverseDepth(Conditioning):
     channels = 1
 
     def __init__(self, weights: str = "Intel/dpt-hybrid-midas", revision: str | None = None):
-        super().__init__(midas=DensePredictor(weights, "midas", "DepthEstimation", revision))
+        midas = DensePredictor(weights, "midas", "DepthEstimation", revision)
+        config = midas.network.config
+        if config.model_type in METRIC_MODELS or getattr(config, "depth_estimation_type", "relative") == "metric":
+            raise WeightsMissing(
+                f"the weights of midas in '{weights}' predict depth in metres ({config.model_type}), which is largest "
+                "where the inverse depth of the layout is smallest; give a model of inverse depth, or scenes."
+            )
+        super().__init__(midas=midas)
 
     @torch.no_grad()
     def forward(self, batch: Batch) -> Float[Tensor, "b 1 H W"]:

@@ -33,7 +33,7 @@ class BadFile(Mistake):
 
 
 class WeightsMissing(Mistake):
-    """Weights that are neither in the directory that the config names nor on the hub."""
+    """Weights that are nowhere, cannot be read, or belong to another network."""
 
 
 class BadSize(Mistake):
@@ -50,6 +50,10 @@ class BadCheckpoint(Mistake):
 
 class RunBusy(Mistake):
     """Run directory that another process is writing, or that holds another config."""
+
+
+class RunMissing(Mistake):
+    """Run directory that was moved or removed while a command was writing to it."""
 
 
 class Diverged(Mistake):

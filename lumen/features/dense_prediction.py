@@ -8,9 +8,14 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BaseImageProcessor, OneFormerProcessor
 
 from lumen.core.errors import WeightsMissing
-from lumen.features.pretrained import loading_errors, resolve_transformers_weights
+from lumen.features.pretrained import load_network, loading_errors, resolve_transformers_weights
 
 FILES = ["*.json", "merges.txt"]  # of the image processor, and of OneFormer's tokenizer
+# By the end of the name of a class: the method of its processor that makes the prediction.
+POST_PROCESSORS = {
+    "Segmentation": "post_process_semantic_segmentation",
+    "DepthEstimation": "post_process_depth_estimation",
+}
 CONTENTS = "config.json, preprocessor_config.json and .safetensors, as save_pretrained writes them"
 
 
@@ -20,7 +25,7 @@ class DensePredictor(nn.Module):
     Args:
         weights: "scenes", a folder or a hub id.
         name: Name of the network, in messages and as the folder of "scenes".
-        task: End of the name of a class that does the task, such as "Segmentation".
+        task: End of the name of a class that does the task, a key of `POST_PROCESSORS`.
         revision: Commit, tag or branch of a hub id; None is its main branch.
 
     Raises:
@@ -33,14 +38,14 @@ class DensePredictor(nn.Module):
         if path is None:
             raise WeightsMissing(f"an untrained {name} predicts nothing useful; give a folder, a hub id, or scenes.")
         with loading_errors(path, name, CONTENTS):
-            self.network = _model_class(path, task).from_pretrained(
-                path, local_files_only=True, weights_only=True, dtype=torch.float32
-            )
+            self.network = load_network(_model_class(path, task), path, weights_only=True, dtype=torch.float32)
             self.needs_task_prompt = self.network.config.model_type == "oneformer"
             if self.needs_task_prompt:
                 self.processor = _oneformer_processor(path, self.network)
             else:
                 self.processor = _image_processor(path)
+            if not hasattr(self.processor, POST_PROCESSORS[task]):
+                raise TypeError(f"its processor {type(self.processor).__name__} has no {POST_PROCESSORS[task]}")
 
     def forward(self, images: Float[Tensor, "b 3 H W"]):
         """Return the network's output on images in [-1, 1], rounded to bytes as in an image file."""

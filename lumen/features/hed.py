@@ -91,6 +91,8 @@ def load_hed(path: str | Path) -> HED:
             network, weights = HED(), torch.load(file, map_location="cpu", weights_only=True)
         else:
             config = json.loads((path / "config.json").read_text())
+            if config.get("architecture") != "hed":
+                raise ValueError(f"its config.json is of {config.get('architecture', 'another network')}, not of hed")
             network = HED(tuple(config["widths"]), tuple(config["convs"]))
             weights = load_file(path / "model.safetensors")
         network.load_state_dict(weights)

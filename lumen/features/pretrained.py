@@ -1,15 +1,22 @@
 """Pretrained weights: resolution of a config value to a folder, and errors of loading the folder."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import torch
-from transformers.utils import logging
+from diffusers.utils import logging as diffusers_logging
+from torch import nn
+from transformers.utils import logging as transformers_logging
 
 from lumen.core.errors import WeightsMissing
 
 SCENES_WEIGHTS = Path(__file__).parents[1] / "scenes" / "weights"  # networks trained on the offline world
+LIBRARY_LOGS = (transformers_logging, diffusers_logging)
+FILE_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".onnx")  # of a single file of weights
 
 
 def building_on_meta() -> bool:
@@ -42,12 +49,18 @@ def resolve_weights(weights: str, name: str, hub_id: str | None, revision: str |
         )
     if weights == "scenes":
         weights = str(SCENES_WEIGHTS / name)
-    if Path(weights).expanduser().is_dir():
-        return Path(weights).expanduser()
+    path = Path(os.path.expanduser(weights))
+    if weights and os.path.isdir(path):  # os.path calls a name that no file can have missing; Path raises an error
+        return path
     identifier = hub_id if weights == "published" else weights
-    if identifier.count("/") != 1 or identifier[0] in "./~":
+    if weights != "published" and os.path.isfile(path):
         raise WeightsMissing(
-            f"the weights of {name} are not in '{weights}', which is not a folder; "
+            f"the weights of {name} cannot be read from '{weights}', which is a single file; give the folder that "
+            "holds it together with its config files, or a hub id such as org/model."
+        )
+    if identifier.count("/") != 1 or identifier[0] in "./~" or path.suffix.lower() in FILE_SUFFIXES:
+        raise WeightsMissing(
+            f"the weights of {name} are not in '{weights}', which does not exist; "
             "give an existing folder, a hub id such as org/model, published or none."
         )
     return None if building_on_meta() else _download(identifier, name, revision, files)
@@ -76,9 +89,9 @@ def _download(identifier: str, name: str, revision: str | None, files: list[str]
         pinned = f" --revision {revision}" if revision else ""
         file = f" {files[0]}" if len(files) == 1 else ""  # the repository may hold many networks
         raise WeightsMissing(
-            f"the weights of {name}, '{identifier}', are not in {HF_HUB_CACHE}, and the hub could not be reached "
-            f"or lacks them; with network access, run 'hf download {identifier}{file}{pinned} --local-dir DIR', "
-            "then give weights=DIR."
+            f"the weights of {name}, '{identifier}', are no folder and not in {HF_HUB_CACHE}, and the hub could not "
+            "be reached or lacks them; with network access, run "
+            f"'hf download {identifier}{file}{pinned} --local-dir DIR', then give weights=DIR."
         ) from error
 
 
@@ -97,15 +110,57 @@ def loading_errors(path: Path | None, name: str, contents: str) -> Iterator[None
     Raises:
         WeightsMissing: A file is missing, is damaged, or belongs to another architecture.
     """
-    logging.disable_progress_bar()  # transformers would write one bar per network into every log
-    with torch.random.fork_rng(devices=[]):
+    for library in LIBRARY_LOGS:
+        library.disable_progress_bar()  # they would write one bar per network into every log
+    with torch.random.fork_rng(devices=[]), _quiet_libraries():
         torch.default_generator.manual_seed(0)  # torch.manual_seed would also seed the GPUs
         try:
             yield
         except Exception as error:
             if path is None:
                 raise
-            cause = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise WeightsMissing(
-                f"the weights of {name} cannot be read from '{path}' ({cause}); the folder must hold {contents}."
+                f"the weights of {name} cannot be read from '{path}' ({_cause(error)}); "
+                f"the folder must hold {contents}."
             ) from error
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Hold back the warnings of libraries: one that matters becomes an error, and the others do not help a user."""
+    verbosity = [library.get_verbosity() for library in LIBRARY_LOGS]
+    for library in LIBRARY_LOGS:
+        library.set_verbosity_error()
+    try:
+        yield
+    finally:
+        for library, level in zip(LIBRARY_LOGS, verbosity, strict=True):
+            library.set_verbosity(level)
+
+
+def _cause(error: Exception) -> str:
+    """Return a library's error as one line."""
+    if isinstance(error, UnpicklingError):  # torch explains how code could be run
+        return "it is damaged, or holds more than tensors"
+    if isinstance(error, KeyError):
+        return f"it has no entry {error}"
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(line.strip() for line in lines[: 1 + lines[0].endswith(":")])
+
+
+def load_network(model_class: Any, path: Path, **options: Any) -> nn.Module:
+    """Load a network of diffusers or transformers from a folder that holds all parts of it.
+
+    Both libraries give random numbers to weights that a folder lacks. Single weights may be missing: published models
+    leave out those that no output depends on.
+
+    Raises:
+        ValueError: The folder has no weights of a whole part, because it belongs to another model.
+    """
+    network, report = model_class.from_pretrained(path, local_files_only=True, output_loading_info=True, **options)
+    missing = set(report["missing_keys"])
+    for name, part in network.named_children():
+        weights = {f"{name}.{key}" for key in part.state_dict()}
+        if weights and weights <= missing:
+            raise ValueError(f"it has no weights for '{name}' of a {model_class.__name__}")
+    return network

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from functools import cached_property
+from pathlib import Path
 
 import timm
 import torch
@@ -100,13 +101,23 @@ def timm_vit(
         revision: Commit, tag or branch of a hub id.
 
     Raises:
-        WeightsMissing: The weights do not exist or cannot be read.
+        WeightsMissing: The weights do not exist, cannot be read, or belong to another kind of network.
     """
     path = resolve_weights(weights, name, None if tiny else f"timm/{architecture}", revision, FILES)
     with loading_errors(path, name, CONTENTS):
         if path:
-            net = timm.create_model(f"local-dir:{path}", not building_on_meta(), num_classes=0, dynamic_img_size=True)
+            net = _load_vit(path)
         else:
             options = TINY_CONFIG if tiny else {}
             net = timm.create_model(architecture, num_classes=0, dynamic_img_size=True, **options)
     return ViT(name, net, layer, facet, fit)
+
+
+def _load_vit(path: Path) -> VisionTransformer:
+    """Return the network of a timm folder."""
+    with torch.device("meta"):  # of the architecture alone, because only some take `dynamic_img_size`
+        architecture = timm.create_model(f"local-dir:{path}", num_classes=0)
+    if not isinstance(architecture, VisionTransformer):
+        kind = architecture.pretrained_cfg["architecture"]
+        raise TypeError(f"its architecture {kind} is timm's {type(architecture).__name__}, not its VisionTransformer")
+    return timm.create_model(f"local-dir:{path}", not building_on_meta(), num_classes=0, dynamic_img_size=True)

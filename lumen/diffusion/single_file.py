@@ -1,0 +1,109 @@
+"""Stable Diffusion 1 in a single .safetensors file, under the names of its first code (CompVis)."""
+
+import json
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from diffusers import StableDiffusionPipeline
+from open_clip import SimpleTokenizer
+from safetensors import safe_open
+from transformers import CLIPTokenizer
+
+from lumen.core.errors import WeightsMissing
+from lumen.diffusion.family import LATENT_CHANNELS, OTHER_INPUTS
+from lumen.features.pretrained import FILE_SUFFIXES
+
+UNET = "model.diffusion_model"
+INPUT, CAPTION = f"{UNET}.input_blocks.0.0.weight", f"{UNET}.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+COMPONENTS = {
+    "unet": ("diffusers", "UNet2DConditionModel"),
+    "vae": ("diffusers", "AutoencoderKL"),
+    "text_encoder": ("transformers", "CLIPTextModel"),
+}
+
+
+def find_single_file(weights: str) -> Path | None:
+    """Return the .safetensors file that weights name; None if they name no file.
+
+    Raises:
+        WeightsMissing: They name a file of another form.
+    """
+    path = Path(os.path.expanduser(weights))
+    if path.suffix.lower() not in FILE_SUFFIXES or not os.path.isfile(path):
+        return None
+    if path.suffix.lower() == ".safetensors":
+        return path
+    raise WeightsMissing(
+        f"the weights of sd cannot be read from '{weights}', a file in which code could run or that diffusers does not "
+        f"read; python -c \"from diffusers import StableDiffusionPipeline as P; P.from_single_file('{weights}')"
+        ".save_pretrained('DIR')\" converts a checkpoint to a folder, then give weights=DIR."
+    )
+
+
+def read_size(path: Path, sizes: dict[int, str]) -> str:
+    """Return the size of a single file's architecture from the shapes in its header.
+
+    Args:
+        sizes: Names of sizes by the channels of a caption's embedding.
+
+    Raises:
+        ValueError: The file holds another model.
+    """
+    with safe_open(path, "pt") as file:
+        names = set(file.keys())
+        if not {INPUT, CAPTION} <= names:
+            kind = (
+                "SDXL" if any(name.startswith("conditioner.embedders.") for name in names) else "no Stable Diffusion 1"
+            )
+            raise ValueError(f"the file holds {kind}: it has no {CAPTION}")
+        channels, width = file.get_slice(INPUT).get_shape()[1], file.get_slice(CAPTION).get_shape()[1]
+    if channels != LATENT_CHANNELS:
+        kind = OTHER_INPUTS.get(channels, "another model")
+        raise ValueError(f"the file holds {kind}, whose U-Net takes {channels} channels, not {LATENT_CHANNELS}")
+    if width not in sizes:
+        raise ValueError(
+            f"its captions have {width} channels, and those of Stable Diffusion 1 have 768; of Stable Diffusion 2 "
+            "only a diffusers folder says whether the U-Net predicts noise or velocity"
+        )
+    return sizes[width]
+
+
+def load_single_file(path: Path, architecture: dict[str, Any]) -> dict[str, Any]:
+    """Return the components of a single file in float32.
+
+    Args:
+        architecture: Components whose configs are those of the file, with the noise schedule and, for a vocabulary
+            smaller than CLIP's, the tokenizer.
+    """
+    text = architecture["text_encoder"].config
+    tokenizer = clip_tokenizer() if text.vocab_size > len(architecture["tokenizer"]) else architecture["tokenizer"]
+    with TemporaryDirectory() as folder:
+        for name in ("unet", "vae"):
+            architecture[name].save_config(Path(folder, name))
+        text.save_pretrained(Path(folder, "text_encoder"))
+        libraries = {
+            n: ["transformers" if n == "text_encoder" else "diffusers", kind] for n, kind in COMPONENTS.items()
+        }
+        index = {"_class_name": "StableDiffusionPipeline", **libraries}
+        Path(folder, "model_index.json").write_text(json.dumps(index))
+        pipeline = StableDiffusionPipeline.from_single_file(
+            str(path),
+            config=folder,
+            local_files_only=True,
+            tokenizer=tokenizer,
+            scheduler=architecture["scheduler"],
+            safety_checker=None,
+            feature_extractor=None,
+        )
+    networks = {name: getattr(pipeline, name).float() for name in COMPONENTS}
+    return {**networks, "tokenizer": tokenizer, "scheduler": architecture["scheduler"]}
+
+
+def clip_tokenizer() -> CLIPTokenizer:
+    """Return the tokenizer of OpenAI's CLIP, whose vocabulary open_clip holds."""
+    original = SimpleTokenizer()
+    marks = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+    vocabulary = {marks.get(token, token): index for token, index in original.encoder.items()}
+    return CLIPTokenizer(vocab=vocabulary, merges=list(original.bpe_ranks), model_max_length=77)
