@@ -11,6 +11,7 @@ from lumen.cli import cache, data, info, runs, tables  # noqa: F401  (their impo
 from lumen.cli.command import COMMANDS
 from lumen.core.errors import BadConfig, Mistake, UnknownName, suggestion
 from lumen.core.signals import SIGNAL_EXIT_CODE, SignalInterrupt, is_child_rank
+from lumen.core.text import escape
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         return COMMANDS[verb](positionals, options)
     except Mistake as mistake:
-        print("\n".join(f"lumen: {line}" for line in str(mistake).splitlines()), file=sys.stderr)
+        print("\n".join(f"lumen: {line}" for line in escape(str(mistake)).splitlines()), file=sys.stderr)
         return 2
     except SignalInterrupt as interrupt:
         if is_child_rank():  # the first rank of this machine prints and returns for all of them

@@ -7,15 +7,16 @@ from lumen.config.experiment import load
 from lumen.core.errors import BadConfig, UnknownName, suggestion
 
 
-@command("data check", "NAME [root=DIR ...]")
+@command("data check", "NAME [root=DIR ... --all]")
 def check(positionals: list[str], options: dict[str, str]) -> int:
-    """Check that a data set is complete and readable, file by file."""
+    """Check that a data set is complete and readable, file by file; --all lists every problem."""
     from lumen.runs.data import build_source
 
+    complete = options.pop("--all", None) is not None
     name = single_argument(positionals, "NAME", check)
-    overrides = [f"data={name}", *(f"data.{key}={value}" for key, value in options.items())]
+    overrides = [f"data={name}", *(f"data.{key.removeprefix('data.')}={value}" for key, value in options.items())]
     report = build_source(load("scenes" if name == "scenes" else "coco_stuff", overrides)).check()
-    print(report)
+    print(report.format(complete))
     return 0 if report.ok else 1
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from PIL import Image
 
 from lumen.core.errors import BadSample
-from lumen.data.readers import read_captions
+from lumen.data.captions import as_captions, read_captions
+from lumen.data.tree import files_by_stem
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class DatasetIndex:
         problems: Sentences about faults that make the split unusable.
         notes: Sentences about everything else that a user should know.
         files: Files by kind and stem, the part of the name that all files of an image share.
-        captions: Captions by stem; None where the split has no captions file.
+        captions: Captions by stem or by name of the image file, as they stand in the captions file; None without one.
         shared_files: Files that belong to no single image.
     """
 
@@ -43,7 +44,7 @@ class DatasetIndex:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     files: dict[str, dict[str, Path]] = field(default_factory=dict)
-    captions: dict[str, list[str]] | None = None
+    captions: dict[str, Any] | None = None
     shared_files: list[Path] = field(default_factory=list)
 
     def __post_init__(self):
@@ -53,26 +54,43 @@ class DatasetIndex:
                 f"the directory {self.root} does not exist; name the directory of the data set with root=DIR."
             )
 
-    def add_files(self, kind: str, suffixes: tuple[str, ...], *directories: str, optional: bool = False) -> None:
-        """Add the files of a kind from the first of the directories that exists.
+    def add_files(
+        self,
+        kind: str,
+        suffixes: tuple[str, ...],
+        *directories: str,
+        optional: bool = False,
+        exclude: tuple[str, ...] = (),
+    ) -> None:
+        """Add the files of a kind from the first of the directories that has any.
 
         Args:
             kind: Kind of file, such as "mask".
             suffixes: Ends of the file names; the rest of a name is its stem.
             directories: Directories to search, relative to the root.
             optional: Whether the data set is complete without these files.
+            exclude: Ends of the names of files that another program wrote beside them.
         """
         candidates = [self.root / directory for directory in directories]
-        directory = next((candidate for candidate in candidates if candidate.is_dir()), None)
-        if directory:
-            self.files[kind] = _files_by_stem(directory, suffixes)
-        if optional or not self.root_exists:
+        trees = {path: files_by_stem(path, suffixes, exclude) for path in candidates if path.is_dir()}
+        self.problems += [problem for _, problems in trees.values() for problem in problems]
+        filled = {path: files for path, (files, _) in trees.items() if files}
+        if filled:
+            directory, self.files[kind] = next(iter(filled.items()))
+            for other, files in filled.items():
+                if files.keys() != self.files[kind].keys():
+                    self.problems.append(f"{directory} and {other} hold other {kind} files; remove or rename either.")
+        elif trees:
+            self.files[kind] = {}
+        if filled or optional or not self.root_exists:
             return
-        if directory is None:
+        if trees:
+            names = " or ".join(f"*{suffix}" for suffix in suffixes)
+            but = f" besides {' and '.join(f'*{suffix}' for suffix in exclude)}" if exclude else ""
+            self.problems.append(f"{next(iter(trees))} has no {names}{but}; unpack the archive of {kind} files there.")
+        else:
             names = " or ".join(map(str, candidates))
             self.problems.append(f"there is no directory {names} with the {kind} files; unpack that archive there.")
-        elif not self.files[kind]:
-            self.problems.append(f"{directory} has no *{suffixes[0]}; unpack the archive of {kind} files there.")
 
     def add_captions(self, file: str | None, default: str) -> None:
         """Read captions from a file of the user, or from the official file if it exists.
@@ -82,13 +100,14 @@ class DatasetIndex:
             default: Official file, relative to the root.
         """
         path = Path(file) if file else self.root / default
-        if not path.is_file():
+        if not path.exists():
             if file:
-                self.problems.append(f"there is no captions file {path}; correct captions=FILE.")
+                self.problems.append(f"there is no captions file {path}; correct data.captions=FILE.")
             elif self.root_exists:
-                self.notes.append(f"{path} does not exist, so the prompts are empty; captions=FILE names another.")
+                self.notes.append(f"{path} does not exist, so the prompts are empty; data.captions=FILE names another.")
             return
-        self.shared_files.append(path)
+        if path.is_file():
+            self.shared_files.append(path)
         try:
             self.captions = read_captions(path)
         except BadSample as error:
@@ -98,11 +117,14 @@ class DatasetIndex:
         """Return the images that have a label map, by id, and add all others to the problems."""
         images, masks = self.files.get("image", {}), self.files.get("mask", {})
         self._add_unmatched(images, masks)
-        records = []
-        for stem in sorted(images.keys() & masks.keys()):
-            files = {kind: paths[stem] for kind, paths in self.files.items() if stem in paths}
-            records.append(ImageRecord(stem, files, self._select_captions(stem)))
-        return records
+        stems = sorted(images.keys() & masks.keys())
+        if not (stems or self.problems):
+            self.problems.append(f"{self.root} has no image with a label map; unpack the archives there.")
+        captions = self._match_captions({stem: images[stem] for stem in stems})
+        return [
+            ImageRecord(stem, {kind: paths[stem] for kind, paths in self.files.items() if stem in paths}, usable)
+            for stem, usable in captions.items()
+        ]
 
     def _add_unmatched(self, images: dict[str, Path], masks: dict[str, Path]) -> None:
         """Add a problem for each image without a label map, and the reverse."""
@@ -114,18 +136,37 @@ class DatasetIndex:
         for stem in sorted(masks.keys() - images.keys()):
             self.problems.append(f"{masks[stem]} has no image; restore the image, or remove the map.")
 
-    def _select_captions(self, stem: str) -> tuple[str, ...]:
-        """Return the captions of an image that are not empty, and add problems and notes about the others."""
+    def _match_captions(self, images: dict[str, Path]) -> dict[str, tuple[str, ...]]:
+        """Return the captions of each image, and add problems and notes about those that cannot be used."""
         if self.captions is None:
+            return dict.fromkeys(images, ())
+        path = self.shared_files[0]
+        names = {stem: (stem, image.name, image.stem) for stem, image in images.items()}
+        keys = {stem: next((key for key in names[stem] if key in self.captions), None) for stem in images}
+        if images and not any(keys.values()):
+            keys = f"has keys such as {next(iter(self.captions))!r}" if self.captions else "is empty"
+            self.problems.append(
+                f"{path} {keys} and has no caption for any of the {len(images):,} images, which are called such as "
+                f"{next(iter(images))!r}; write captions under the names of images."
+            )
+            return dict.fromkeys(images, ())
+        values = {stem: [] if key is None else self.captions[key] for stem, key in keys.items()}
+        return {stem: self._usable_captions(path, stem, value) for stem, value in values.items()}
+
+    def _usable_captions(self, path: Path, stem: str, value: Any) -> tuple[str, ...]:
+        """Return the captions of an image that are not empty, and add problems and notes about the others."""
+        try:
+            captions = as_captions(value)
+        except ValueError as error:
+            self.problems.append(f"{path} has {error} as the caption of {stem}; write text, or a list of texts.")
             return ()
-        path, captions = self.shared_files[0], self.captions.get(stem, [])
         usable = tuple(caption for caption in captions if caption)
         if not captions:
             self.problems.append(f"{path} has no caption for {stem}; add one.")
         elif not usable:
             self.problems.append(f"{path} has an empty caption for {stem}; write one.")
         elif len(usable) < len(captions):
-            self.notes.append(f"{path}: an empty caption of {stem} is ignored.")
+            self.notes.append(f"{path} has an empty caption of {stem} among others; it is ignored.")
         return usable
 
 
@@ -154,13 +195,3 @@ def read_record(record: ImageRecord, readers: dict[str, Callable[[Path], Any]]) 
                 "restore the two from one archive."
             )
     return parts, problems
-
-
-def _files_by_stem(directory: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """Return the files below a directory by their name without its suffix. Hidden files do not belong to a data set."""
-    files = {}
-    for path in sorted(directory.rglob("*")):
-        suffix = next((suffix for suffix in suffixes if path.name.lower().endswith(suffix.lower())), None)
-        if suffix and not path.name.startswith("."):
-            files[path.name[: -len(suffix)]] = path
-    return files

@@ -5,10 +5,16 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lumen.data.index import DatasetIndex, read_record
+from PIL import Image
+
+from lumen.core.text import escape_line
+from lumen.data.index import DatasetIndex, ImageRecord, read_record
+from lumen.data.problems import summarize
+from lumen.data.readers import is_turned
 
 
 @dataclass
@@ -37,13 +43,20 @@ class IntegrityReport:
         return not self.problems
 
     def __str__(self) -> str:
+        return self.format()
+
+    def format(self, complete: bool = False) -> str:
+        """Return the report as text, with a sentence for every problem or, without `complete`, for every kind."""
         num_problems = f"{len(self.problems)} problem{'s' * (len(self.problems) > 1)}"
         verdict = "complete and readable" if self.ok else num_problems
         lines = [f"{self.name} at {self.root}: {verdict}; content {self.hash}"]
         for split, counts in self.counts.items():
             lines.append(f"  {split}: " + ", ".join(f"{kind} {count}" for kind, count in counts.items()))
-        lines += [f"  problem: {problem}" for problem in self.problems]
-        return "\n".join(lines + [f"  note: {note}" for note in self.notes])
+        problems, notes = (f if complete else summarize(f) for f in (self.problems, self.notes))
+        lines += [f"  problem: {problem}" for problem in problems] + [f"  note: {note}" for note in notes]
+        if len(problems) < len(self.problems):
+            lines.append("  --all lists every problem")
+        return "\n".join(map(escape_line, lines))
 
 
 def check_dataset(
@@ -69,12 +82,22 @@ def check_dataset(
         files = [path for record in records for path in record.files.values()] + index.shared_files
         # Decoding and hashing release the GIL, so threads use all cores.
         with ThreadPoolExecutor() as pool:
-            for problems in pool.map(lambda record: read_record(record, readers)[1], records):
+            for problems, notes in pool.map(partial(_check_record, readers=readers), records):
                 report.problems += problems
+                report.notes += notes
             hashes |= zip(files, pool.map(_hash_file, files), strict=True)
     lines = sorted(f"{_relative_name(path, root)} {digest}\n" for path, digest in hashes.items())
-    report.hash = hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+    report.hash = hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()[:16]
     return report
+
+
+def _check_record(record: ImageRecord, readers: dict[str, Callable[[Path], Any]]) -> tuple[list[str], list[str]]:
+    """Return sentences about faults of the files of an image, and about everything else that a user should know."""
+    parts, problems = read_record(record, readers)
+    notes = []
+    if isinstance(image := parts.get("image"), Image.Image) and is_turned(image):
+        notes.append(f"{record.files['image']} is to be turned by EXIF; it is used as stored, like its label map.")
+    return problems, notes
 
 
 def _hash_file(path: Path) -> str:

@@ -1,12 +1,12 @@
 """Questions about captions, and their files (TIFA, Hu et al. 2023, arXiv:2303.11897)."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lumen.core.errors import BadSample, DatasetMissing
+from lumen.data.readers import read_json
 
 # Subjects of questions: first TIFA's element types, then those of the rendered scenes.
 KINDS = ("animal/human", "object", "food", "activity", "attribute", "counting", "color", "material", "spatial",
@@ -44,12 +44,9 @@ def read_entries(path: Path) -> list[dict[str, Any]]:
         DatasetMissing: There is no such file.
         BadSample: The file does not have the format of tifa_v1.0_question_answers.json.
     """
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DatasetMissing(f"there is no questions file {path}; `lumen questions` writes one.") from None
-    except (OSError, ValueError) as error:
-        raise BadSample(f"the questions file {path} cannot be read ({error}); copy or write it again.") from None
+    if not path.exists():
+        raise DatasetMissing(f"there is no questions file {path}; `lumen questions` writes one.")
+    entries = read_json(path)
     if not (isinstance(entries, list) and all(map(_is_entry, entries))):
         raise BadSample(
             f"{path} is not a list of entries with caption, question, choices and answer; "

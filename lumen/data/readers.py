@@ -1,55 +1,111 @@
 """Readers of single files of a data set. A file that cannot be used raises one sentence with the reason."""
 
 import json
-import struct
-import zlib
-from collections.abc import Callable
+import stat
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
-from lumen.core.errors import BadSample
+from lumen.core.errors import BadSample, Mistake
 from lumen.core.labels import IGNORE
+from lumen.core.readers import explain_damage
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 REMEDY = "copy or download it again"
-# Every exception that PIL is known to raise for a file that is truncated, overwritten or not an image.
-DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+# Pillow warns of metadata and sizes that it reads all the same.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def _explain_errors(read: Callable) -> Callable:
-    """Convert decoding errors of a reader into BadSample, with the file, the reason and the next step."""
+def _explain_errors(remedy: str) -> Callable[[Callable], Callable]:
+    """Return a decorator of readers that converts every error into BadSample, with the file and the next step."""
 
-    @wraps(read)
-    def explained(path: Path, **options: Any) -> Any:
-        try:
-            return read(path, **options)
-        except FileNotFoundError:
-            raise BadSample(f"{path} does not exist; {REMEDY}.") from None
-        except DECODING_ERRORS as error:
-            reason = f"is no {path.suffix} file" if isinstance(error, Image.UnidentifiedImageError) else error
-            raise BadSample(f"{path} cannot be read ({reason}); {REMEDY}.") from error
+    def decorate(read: Callable) -> Callable:
+        @wraps(read)
+        def explained(path: Path, **options: Any) -> Any:
+            try:
+                with explain_damage(path, remedy):
+                    if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe would wait for its writer
+                        raise BadSample(f"{path} is no regular file; put a file there.")
+                    return read(path, **options)
+            except BadSample:
+                raise
+            except Mistake as error:
+                raise BadSample(str(error)) from error
 
-    return explained
+        return explained
+
+    return decorate
 
 
-@_explain_errors
+@contextmanager
+def _open_image(path: Path) -> Iterator[Image.Image]:
+    try:
+        image = Image.open(path)
+    except Image.UnidentifiedImageError:
+        raise ValueError(f"it is no {path.suffix or 'image'} file that Pillow can read") from None
+    except Image.DecompressionBombError:
+        raise BadSample(f"{path} has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller.") from None
+    with image:
+        yield image
+
+
+@_explain_errors(REMEDY)
 def read_image(path: Path) -> Image.Image:
-    """Read a photo as RGB. Grey becomes three equal channels, and transparency is composed on white.
+    """Read an image of a data set as RGB.
 
-    EXIF orientation is ignored: the label maps of all data sets follow the stored pixels.
+    Grey becomes three equal channels, and transparency is composed on white. Of 16 bits the upper 8 count, as Pillow
+    reads colours of 16 bits. EXIF orientation is ignored: the label maps of all data sets follow the stored pixels.
     """
-    with Image.open(path) as image:
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-        return image.convert("RGB")
+    with _open_image(path) as image:
+        return _to_rgb(image, path)
 
 
-@_explain_errors
+@_explain_errors("copy it again, or save it as JPEG or PNG")
+def read_photo(path: Path) -> Image.Image:
+    """Read a photo as `read_image` does, but upright, as its EXIF orientation says and as viewers show it."""
+    with _open_image(path) as image:
+        return _to_rgb(ImageOps.exif_transpose(image), path)
+
+
+def is_turned(image: Image.Image) -> bool:
+    """Return whether viewers show an image otherwise than it is stored."""
+    return image.getexif().get(0x0112, 1) in range(2, 9)
+
+
+def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+    """Return an image of any mode as RGB.
+
+    Raises:
+        BadSample: Its pixels are numbers of which none is known to be white.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        return _upper_bits(image)
+    if image.mode in ("I", "F"):
+        kind = {"I": "32-bit integers", "F": "floating-point numbers"}[image.mode]
+        raise BadSample(
+            f"the pixels of {path} are {kind}, of which none is known to be white; save it with 8 or 16 bits."
+        )
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _upper_bits(image: Image.Image) -> Image.Image:
+    """Return a grey image of 16 bits as RGB; the grey that stands for transparency becomes white."""
+    stored = np.asarray(image)
+    grey = (stored >> 8).astype(np.uint8)
+    grey[stored == image.info.get("transparency", -1)] = 255
+    return Image.fromarray(grey).convert("RGB")
+
+
+@_explain_errors(REMEDY)
 def read_label_map(path: Path, table: np.ndarray) -> Image.Image:
     """Read a label map as 8-bit class ids.
 
@@ -57,7 +113,7 @@ def read_label_map(path: Path, table: np.ndarray) -> Image.Image:
         path: Image of one byte per pixel.
         table: Class of each label id in the file (see `lookup_table`).
     """
-    with Image.open(path) as image:
+    with _open_image(path) as image:
         if image.mode not in ("L", "P"):
             raise BadSample(
                 f"{path} is no label map: its pixels are {image.mode}, not one byte; put the map of ids there."
@@ -72,50 +128,46 @@ def read_label_map(path: Path, table: np.ndarray) -> Image.Image:
     return Image.fromarray(classes.astype(np.uint8))
 
 
-@_explain_errors
+@_explain_errors(REMEDY)
 def read_disparity(path: Path) -> Image.Image:
     """Read a Cityscapes disparity in pixels, with NaN for invalid measurements.
 
     Source: README of cityscapesScripts: p > 0 means (p - 1) / 256, p = 0 an invalid measurement.
     """
-    with Image.open(path) as image:
+    with _open_image(path) as image:
+        if not image.mode.startswith("I"):
+            raise BadSample(f"{path} is no disparity: its pixels are {image.mode}, not 16 bits; {REMEDY}.")
         stored = np.asarray(image).astype(np.float32)
     return Image.fromarray(np.where(stored > 0, (stored - 1) / 256, np.float32("nan")))
 
 
-@_explain_errors
+@_explain_errors("copy it again, or save it as a single JSON value in UTF-8")
 def read_json(path: Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read a JSON file. Its encoding may be UTF-8, UTF-16 or UTF-32, with or without a byte order mark."""
+    return json.loads(path.read_bytes(), object_pairs_hook=_unique_keys)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a dictionary.
+
+    Raises:
+        ValueError: A key has two values.
+    """
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        for key, value in pairs:
+            if content[key] != value:
+                raise ValueError(f"the key {key!r} has two values")
+    return content
 
 
 def read_boxes(path: Path) -> list[dict]:
     """Read the objects of a Cityscapes 3D file unchanged. `datamodules/cityscapes.py` describes the fields."""
     content = read_json(path)
-    if not isinstance(content, dict) or "objects" not in content:
+    objects = content.get("objects") if isinstance(content, dict) else None
+    if not (isinstance(objects, list) and all(isinstance(entry, dict) for entry in objects)):
         raise BadSample(f"{path} holds no 'objects'; {REMEDY}.")
-    return content["objects"]
-
-
-def read_captions(path: Path) -> dict[str, list[str]]:
-    """Read captions by the stem of their image, from COCO's format or from {stem: caption or captions}."""
-    content = read_json(path)
-    try:
-        if "annotations" not in content:
-            return {stem: [caption.strip() for caption in _as_list(value)] for stem, value in content.items()}
-        stems = {image["id"]: Path(image["file_name"]).stem for image in content["images"]}
-        captions: dict[str, list[str]] = {stem: [] for stem in stems.values()}
-        for annotation in content["annotations"]:
-            captions[stems[annotation["image_id"]]].append(annotation["caption"].strip())
-        return captions
-    except (KeyError, TypeError, AttributeError):
-        raise BadSample(
-            f"{path} is neither {{stem: caption}} nor COCO's captions; write it in one of the two."
-        ) from None
-
-
-def _as_list(value: str | list[str]) -> list[str]:
-    return [value] if isinstance(value, str) else value
+    return objects
 
 
 def lookup_table(classes: dict[int, int]) -> np.ndarray:

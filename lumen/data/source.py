@@ -1,6 +1,7 @@
 """Data source: the files, captions and questions of a data set, without torch until an image is transformed."""
 
 import hashlib
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -11,9 +12,11 @@ from PIL import Image
 
 from lumen.core.errors import BadSample, DatasetMissing
 from lumen.core.hashing import hash_json
+from lumen.core.text import escape_line
 from lumen.data.cache import hash_files
 from lumen.data.index import DatasetIndex, ImageRecord, read_record
 from lumen.data.integrity import IntegrityReport, check_dataset
+from lumen.data.problems import summarize
 from lumen.data.questions import Question, group_by_caption, normalize_caption, read_entries
 from lumen.data.transforms import Augmentation, CropTransform, bernoulli, crop_to_square, stretch_to_square, to_tensor
 
@@ -94,8 +97,8 @@ class DataSource:
 
     @property
     def check_command(self) -> str:
-        """Command that checks the data set."""
-        return f"lumen data check {self.name} root={self.root}"
+        """Command that names every fault of the data set."""
+        return f"lumen data check {self.name} {shlex.quote(f'root={self.root}')} --all"
 
     # ---- images
 
@@ -109,10 +112,10 @@ class DataSource:
             index = self.index_split(split)
             records = index.match_records()
             if index.problems:
-                count, first = len(index.problems), " ".join(index.problems[:3])
-                more = f" {count} problems in all: `{self.check_command}` names each." if count > 3 else ""
+                count, first = len(index.problems), " ".join(summarize(index.problems)[:3])
+                more = f" {count:,} problems in all: `{self.check_command}` names each." if count > 3 else ""
                 raise DatasetMissing(f"{self.name}, {split} split: {first}{more}")
-            for note in index.notes:
+            for note in summarize(index.notes):
                 _warn_on_first_rank(f"{self.name}, {split} split: {note}")
             self._records[split] = records
         return self._records[split]
@@ -130,7 +133,7 @@ class DataSource:
         """
         parts, problems = read_record(record, self.readers)
         if problems:
-            raise BadSample(f"{problems[0]} `{self.check_command}` names every such file.")
+            raise BadSample(f"{escape_line(problems[0])} `{self.check_command}` names every such file.")
         return parts
 
     def transform_for(self, size: tuple[int, int], generator: "torch.Generator | None") -> CropTransform:

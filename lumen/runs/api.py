@@ -12,7 +12,7 @@ from lumen.config.schema import Config
 from lumen.core.interfaces import Task
 from lumen.core.visualize import to_uint8
 from lumen.runs.directory import load_results, load_run_config
-from lumen.runs.sample import load_task, read_photo, sample_images
+from lumen.runs.sample import load_photo, load_task, sample_images
 
 
 class Run:
@@ -47,7 +47,7 @@ class Run:
         """
         options = asdict(self.config.sampling) | sampling
         count = options.pop("images")
-        batch = read_photo(Path(photo), self.config.size, prompt)
+        batch = load_photo(Path(photo), self.config.size, prompt)
         samples = sample_images(self.task, batch, num_samples or count, seed, options)
         return [Image.fromarray(to_uint8(sample[0]).numpy()) for sample in samples]
 

@@ -17,7 +17,7 @@ from lumen.core.interfaces import Batch, Conditioning, Task
 from lumen.core.random import stable_seed
 from lumen.core.registry import conditionings
 from lumen.core.visualize import make_component_grids, make_grid, stack_grids
-from lumen.data.readers import read_image
+from lumen.data.readers import read_photo
 from lumen.runs.build import build_conditioning, build_task, device
 from lumen.runs.data import build_data
 from lumen.runs.evaluate import restore, select_checkpoint
@@ -31,9 +31,9 @@ def load_task(run: Path, config: Config) -> Task:
     return task.to(device(config))
 
 
-def read_photo(path: Path, size: int, prompt: str = "") -> Batch:
+def load_photo(path: Path, size: int, prompt: str = "") -> Batch:
     """Return a photo as a batch of one, resized to a square as in training."""
-    image = read_image(path).resize((size, size), Image.Resampling.LANCZOS)
+    image = read_photo(path).resize((size, size), Image.Resampling.LANCZOS)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
     return Batch(image=pixels, caption=[prompt], id=[path.stem])
 
@@ -53,7 +53,7 @@ def sample_images(task: Task, batch: Batch, num_samples: int, seed: int, samplin
 
 def save_samples(run: Path, config: Config, photo: Path, prompt: str, out: Path) -> None:
     """Write a sheet of a photo, its layout, and samples under a prompt."""
-    batch = read_photo(photo, config.size, prompt)
+    batch = load_photo(photo, config.size, prompt)
     task = load_task(run, config)
     sampling = asdict(config.sampling)
     samples = sample_images(task, batch, sampling.pop("images"), config.seed, sampling)
@@ -70,8 +70,9 @@ def save_layouts(paths: list[Path], config: Config, out: Path) -> None:
     vectors = conditionings.arguments(config.conditioning["name"]).get("vectors")
     if vectors and vectors.accepts("all"):
         config = replace(config, conditioning=config.conditioning | {"vectors": "all"})
+    batches = [load_photo(path, config.size) for path in paths]  # before anything is built
     conditioning = build_conditioning(config, build_data(config)).to(device(config))
-    batches = [read_photo(path, config.size).to(device(config)) for path in paths]
+    batches = [batch.to(device(config)) for batch in batches]
     if not conditioning.fitted:
         conditioning.fit(batches, len(batches), config.seed, "the photos shown")
     sheets = [sheet for batch in batches for sheet in _layout_sheets(conditioning, batch)]

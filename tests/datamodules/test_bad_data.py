@@ -53,7 +53,7 @@ def test_check_names_all_faults(name, build_source, tmp_path):
         (files[3]["mask"], f"label id {UNKNOWN_IDS[name]}"),
         (files[4]["image"], "has no label map"),
         (files[5]["mask"], "has no image"),
-        (val[0].files["mask"], "is no .png file"),
+        (val[0].files["mask"], "is empty"),
         (val[1].files["mask"], "not one byte"),
         (val[2].id, "has no caption"),
         (train[2].id, "empty caption"),
@@ -102,13 +102,20 @@ def test_image_without_label_map_is_an_error_before_training(name, build):
 
 
 @pytest.mark.parametrize("name", ON_DISK)
-def test_missing_captions_are_counted_and_three_are_named(name, build_source, tmp_path):
-    build_source(name)
+def test_missing_captions_become_a_single_sentence_with_their_number(name, build_source, tmp_path):
+    records = build_source(name).records("train")
     captions = tmp_path / "few.json"
-    captions.write_text('{"somebody else": "a caption"}')
-    with pytest.raises(DatasetMissing, match=r"6 problems in all: `lumen data check") as error:
+    captions.write_text(json.dumps({"somebody else": "a caption"}))
+    with pytest.raises(DatasetMissing) as error:
         build_source(name, captions=str(captions)).records("train")
-    assert str(error.value).count("has no caption for") == 3
+    assert all(part in str(error.value) for part in ("somebody else", "6 images", records[0].id))
+    # With one of six captions, the five that are missing are few enough to be named by the check.
+    captions.write_text(json.dumps({records[0].id: "a caption"}))
+    source = build_source(name, captions=str(captions))
+    with pytest.raises(DatasetMissing, match=r"5 problems in all: `lumen data check .* --all"):
+        source.records("train")
+    named = str(source.check()).count("has no caption for")
+    assert named == 5 + 1  # and a sentence for all of the other split
 
 
 @pytest.mark.parametrize("name", ON_DISK)
