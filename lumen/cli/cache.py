@@ -48,7 +48,8 @@ def prune_cache(positionals: list[str], options: dict[str, str]) -> int:
         stores = list(prune(_cache_directory(positionals, options, prune_cache), int(float(limit) * 1e9)))
     except ValueError:
         raise BadConfig(f"gb must be a number of gigabytes, not '{limit}'.") from None
-    print("\n".join([*(f"removed: {store}" for store in stores), f"{len(stores)} removed"]))
+    lines = [f"{'in use, so not removed' if store.is_in_use else 'removed'}: {store}" for store in stores]
+    print("\n".join([*lines, f"{sum(not store.is_in_use for store in stores)} removed"]))
     return 0
 
 

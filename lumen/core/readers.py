@@ -11,7 +11,9 @@ from lumen.core.errors import BadFile, Mistake
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
+    from yaml import SafeLoader
 
+Shape = dict[str, Any]  # type of the value of each key that content must have; a shape for keys and values
 MAX_YAML_NODES = 100_000  # with every alias written out: a few nested aliases stand for billions of values
 MAX_REASON_LENGTH = 200  # characters of a parser's own words
 
@@ -42,24 +44,41 @@ def read_text(path: Path, remedy: str) -> str:
         return path.read_text(encoding="utf-8")
 
 
-def read_json(path: Path, remedy: str, *keys: str) -> dict[str, Any]:
-    """Return the content of a JSON file, which must hold these keys."""
+def read_json(path: Path, remedy: str, shape: Shape | None = None) -> dict[str, Any]:
+    """Return the content of a JSON file: keys and values, among them those of the shape."""
     with explain_damage(path, remedy):
-        return _require_keys(json.loads(path.read_text(encoding="utf-8")), keys)
+        content = json.loads(path.read_text(encoding="utf-8"))
+        require_shape(content, shape or {})
+        return content
 
 
-def read_yaml(path: Path, remedy: str, *keys: str) -> dict[str, Any]:
-    """Return the content of a YAML file, which must hold these keys, and plain values alone."""
+def read_yaml(path: Path, remedy: str, shape: Shape | None = None) -> dict[str, Any]:
+    """Return the content of a YAML file: keys and plain values, among them those of the shape."""
     import yaml
 
     with explain_damage(path, remedy):
-        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
-        node = loader.get_single_node()
-        if node is not None and _count_nodes(node, {}) > MAX_YAML_NODES:
-            raise ValueError(f"its aliases stand for more than {MAX_YAML_NODES:,} values")
-        content = _require_keys(None if node is None else loader.construct_document(node), keys)
+        content = parse_yaml(path.read_text(encoding="utf-8"), yaml.SafeLoader)
+        require_shape(content, shape or {})
         json.dumps(content, sort_keys=True)  # a run's config is hashed in this form
         return content
+
+
+def parse_yaml(text: str, loader_class: type["SafeLoader"]) -> Any:
+    """Return the content of YAML text, unless its aliases stand for too many values."""
+    loader = loader_class(text)
+    node = loader.get_single_node()
+    if node is not None and _count_nodes(node, {}) > MAX_YAML_NODES:
+        raise ValueError(f"its aliases stand for more than {MAX_YAML_NODES:,} values")
+    return None if node is None else loader.construct_document(node)
+
+
+def parse_line(line: bytes) -> dict[str, Any] | None:
+    """Return the keys and values of a line of JSON; None if the line is damaged or incomplete."""
+    try:
+        record = json.loads(line.decode())
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def read_array(path: Path, remedy: str) -> "np.ndarray":
@@ -78,17 +97,29 @@ def read_tensors(path: Path, remedy: str) -> dict[str, "Tensor"]:
         return load_file(path)
 
 
-def _require_keys(content: Any, keys: tuple[str, ...]) -> dict[str, Any]:
+def require_shape(content: Any, shape: Shape, name: str = "it") -> None:
+    """Verify that content holds the keys of a shape, with values of its types.
+
+    Args:
+        name: Subject of the error.
+
+    Raises:
+        ValueError: It does not.
+    """
     if not isinstance(content, dict):
-        raise ValueError(f"it holds {_kind(content)}, not keys and values")
-    if missing := [key for key in keys if key not in content]:
-        raise ValueError(f"it has no '{missing[0]}'")
-    return content
+        raise ValueError(f"{name} holds {_kind(content)}, not keys and values")
+    for key, expected in shape.items():
+        if key not in content:
+            raise ValueError(f"{name} has no '{key}'")
+        if isinstance(expected, dict):
+            require_shape(content[key], expected, f"its '{key}'")
+        elif not isinstance(content[key], expected):
+            raise ValueError(f"its '{key}' is {_kind(content[key])}")
 
 
 def _kind(content: Any) -> str:
-    names = {type(None): "nothing", list: "a list", str: "text", bool: "a truth value"}
-    return names.get(type(content), "a number" if isinstance(content, int | float) else "a value")
+    names = {type(None): "nothing", dict: "keys and values", list: "a list", str: "text", bool: "a truth value"}
+    return names.get(type(content), "a number")
 
 
 def _count_nodes(node: Any, counts: dict[int, int]) -> int:

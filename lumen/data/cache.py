@@ -2,19 +2,21 @@
 
 import json
 import os
-import shutil
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lumen.core.files import atomic_path, write, write_json
+from lumen.core.errors import Mistake, RunBusy
+from lumen.core.files import atomic_path, remove_drafts, write, write_json
 from lumen.core.hashing import hash_file, hash_json
+from lumen.core.locks import lock_directory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +28,7 @@ class CacheStore:
     """Cached rows of one kind under one key: a directory of shards, each of which is complete or absent.
 
     A JSON file beside each shard holds its SHA-256, its number of rows, and the metadata that was written with it.
+    `prune` removes no store that an object of this class has read or written, in whichever process.
 
     Args:
         root: Directory of all stores.
@@ -36,17 +39,38 @@ class CacheStore:
     def __init__(self, root: Path, kind: str, key: dict[str, Any]):
         self.kind, self.key = kind, key
         self.directory = root / f"{kind}-{hash_json(key)}"
+        self._is_held, self._locks = False, ExitStack()
+        weakref.finalize(self, self._locks.close)
+
+    def hold(self) -> None:
+        """Lock the store as long as this object exists, so that `prune` passes it over.
+
+        Raises:
+            Mistake: The directory cannot be written, or its file system has no locks.
+        """
+        if self._is_held:
+            return
+        with suppress(RunBusy), lock_store(self.directory) as is_alone:
+            if is_alone:
+                remove_drafts(self.directory)
+        self._locks.enter_context(lock_store(self.directory, shared=True))
+        self._is_held = True
 
     def has(self, shard: str) -> bool:
-        """Return whether a shard exists."""
-        return (self.directory / f"{shard}.npy").exists()
+        """Return whether a shard exists; it then stays as long as this object."""
+        path = self.directory / f"{shard}.npy"
+        with suppress(Mistake):  # a cache that this process cannot write can be read
+            if path.exists():
+                self.hold()
+        return path.exists()
 
     def write(self, shard: str, rows: np.ndarray, metadata: dict[str, Any]) -> None:
         """Write a shard and its metadata atomically.
 
         Raises:
-            Mistake: The disk is full, or the directory is not writable.
+            Mistake: The disk is full, or the directory is not writable, or its file system has no locks.
         """
+        self.hold()
         if not (self.directory / "recipe.json").exists():
             write_json(self.directory / "recipe.json", self.key)
         with atomic_path(self.directory / f"{shard}.npy") as temporary:
@@ -138,6 +162,7 @@ class StoreInfo:
         num_bytes: Size of all files.
         last_used: Time of last use, in seconds since 1970.
         description: Data set, image size and number type.
+        is_in_use: Whether a process reads or writes the store.
     """
 
     directory: Path
@@ -145,6 +170,7 @@ class StoreInfo:
     num_bytes: int
     last_used: float
     description: str
+    is_in_use: bool = False
 
     def __str__(self) -> str:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.last_used))
@@ -156,12 +182,16 @@ def list_stores(root: Path) -> list[StoreInfo]:
     """Return all stores, the most recently used first."""
     stores = []
     for path in root.glob("*/recipe.json"):
-        directory, key = path.parent, json.loads(path.read_text())
-        description = f"{key['look']['data']} at {key['look']['size']} px, {key['dtype']}"
-        num_rows = sum(len(np.load(shard, mmap_mode="r")) for shard in directory.glob("*.npy"))
-        last_used = directory.stat().st_mtime
-        stores.append(StoreInfo(directory, num_rows, directory_bytes(directory), last_used, description))
+        with suppress(FileNotFoundError):  # another process prunes
+            stores.append(_describe_store(path.parent))
     return sorted(stores, key=lambda store: -store.last_used)
+
+
+def _describe_store(directory: Path) -> StoreInfo:
+    key = json.loads((directory / "recipe.json").read_text())
+    description = f"{key['look']['data']} at {key['look']['size']} px, {key['dtype']}"
+    num_rows = sum(len(np.load(shard, mmap_mode="r")) for shard in directory.glob("*.npy"))
+    return StoreInfo(directory, num_rows, directory_bytes(directory), directory.stat().st_mtime, description)
 
 
 def remove_corrupt_shards(root: Path) -> Iterator[Path]:
@@ -176,14 +206,41 @@ def remove_corrupt_shards(root: Path) -> Iterator[Path]:
 
 
 def prune(root: Path, limit: int) -> Iterator[StoreInfo]:
-    """Remove the least recently used stores until the others take at most `limit` bytes, and yield them."""
+    """Remove the least recently used stores until the others take at most `limit` bytes, and yield them.
+
+    Stores in use are left, and yielded as well.
+
+    Raises:
+        Mistake: A store cannot be removed.
+    """
     stores = list_stores(root)
     total = sum(store.num_bytes for store in stores)
     while stores and total > limit:
         oldest = stores.pop()
-        shutil.rmtree(oldest.directory)
-        total -= oldest.num_bytes
+        try:
+            with lock_store(oldest.directory):
+                _remove_store(oldest.directory)
+            total -= oldest.num_bytes
+        except RunBusy:
+            oldest.is_in_use = True
         yield oldest
+
+
+def lock_store(directory: Path, shared: bool = False) -> AbstractContextManager[bool]:
+    """Lock a store. The lock lies beside the stores, because NFS removes no directory with an open file."""
+    return lock_directory(directory.parent / "locks", directory.name, shared)
+
+
+def _remove_store(directory: Path) -> None:
+    """Remove a store, and last the file that `list_stores` finds it by."""
+    try:
+        for path in sorted(directory.iterdir(), key=lambda path: path.name == "recipe.json"):
+            path.unlink()
+        directory.rmdir()
+    except FileNotFoundError:  # somebody else has removed it
+        pass
+    except OSError as error:
+        raise Mistake(f"{directory} cannot be removed: {error.strerror}; remove it by hand.") from None
 
 
 def format_bytes(num_bytes: float) -> str:
@@ -193,4 +250,9 @@ def format_bytes(num_bytes: float) -> str:
 
 def directory_bytes(root: Path) -> int:
     """Return the size of all files below a directory."""
-    return sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+    total = 0
+    for directory, _, names in os.walk(root):
+        for name in names:
+            with suppress(OSError):  # a process has renamed or removed it
+                total += os.stat(os.path.join(directory, name)).st_size
+    return total

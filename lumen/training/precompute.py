@@ -28,6 +28,7 @@ class PrecomputeCallback(Callback):
 
     def __init__(self, options: CacheOptions, report: Path):
         self.options, self.report = options, report
+        self.stores: list[CacheStore] = []  # that training reads, and that are not pruned until it ends
 
     def on_fit_start(self, trainer: Trainer, task: Task) -> None:
         options, data = self.options, trainer.datamodule
@@ -40,13 +41,17 @@ class PrecomputeCallback(Callback):
         names, precomputer.keys = trainer.strategy.broadcast((names, precomputer.keys))
         if names:
             precomputer.fill(names, trainer.global_rank / trainer.world_size)
-            arrays = {name: CachedArray(precomputer.stores[name], precomputer.keys) for name in names}
+            self.stores = [precomputer.stores[name] for name in names]
+            arrays = {store.kind: CachedArray(store, precomputer.keys) for store in self.stores}
             data.cached_dataset = data.from_cache(arrays, task.needs_images(names))
         if trainer.is_global_zero:
             savings = precomputer.savings(names, num_images)
             write_json(self.report, savings.record())
             if names:
                 print_cache(str(savings))
+
+    def on_fit_end(self, trainer: Trainer, task: Task) -> None:
+        self.stores = []
 
 
 class CachedStatistics:
