@@ -11,6 +11,8 @@ The names below are imported on first use, so that `import lumen` stays fast.
 from importlib import import_module
 from typing import Any
 
+from lumen.core.lifetime import end_rank_with_parent
+
 __version__ = "0.1.0"
 
 _MODULES = {
@@ -23,6 +25,8 @@ _MODULES = {
     "Metric": "lumen.core.interfaces",
 }
 __all__ = ["Backbone", "Batch", "Conditioning", "Generator", "Metric", "Task", "__version__", "load_run"]
+
+end_rank_with_parent()
 
 
 def __getattr__(name: str) -> Any:

@@ -37,6 +37,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from lumen.core.lifetime import end_rank_with_parent
+
 # On a CPU no autograd threads are started then. The first backward pass of fake tensors would start one for a fake GPU,
 # and a fork of a process with autograd threads cannot train.
 torch.ones((), requires_grad=True).backward()
@@ -113,6 +115,7 @@ def _begin(words: list[str], environment: dict[str, str], before: set[int], prep
         for number in (signal.SIGPIPE, signal.SIGXFSZ):  # errors of writing instead, as Python has it from its start
             signal.signal(number, signal.SIG_IGN)
         gc.enable()
+        end_rank_with_parent()  # as the import of lumen does
         import lumen.__main__ as program
 
         sys.argv, sys.modules["__main__"] = ["lumen", *words], program

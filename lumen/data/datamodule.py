@@ -8,11 +8,10 @@ from torch.utils.data import Dataset, Subset
 
 from lumen.core.interfaces import Batch
 from lumen.core.random import generator
-from lumen.core.signals import block_signals_in_worker
 from lumen.data.cache import CachedArray
 from lumen.data.dataset import CachedDataset, ImageDataset, ViewDataset
 from lumen.data.index import ImageRecord
-from lumen.data.loader import Loader, collate
+from lumen.data.loader import WAIT_SECONDS, Loader, collate, collate_in_worker
 from lumen.data.sampler import ResumableSampler
 from lumen.data.source import DataSource, evenly_spaced
 
@@ -137,8 +136,8 @@ class DataModule(LightningDataModule):
             num_workers=config.workers,
             persistent_workers=config.workers > 0,
             pin_memory=torch.cuda.is_available(),
-            collate_fn=collate,
-            worker_init_fn=block_signals_in_worker,
+            collate_fn=collate_in_worker if config.workers else collate,
+            timeout=WAIT_SECONDS if config.workers else 0,
         )
         loader.converts_images = self.trainer is None
         return loader

@@ -1,18 +1,31 @@
 """Data loader of batches, and their collation."""
 
+import os
+import pickle
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
 from lumen.core.errors import BadCheckpoint, Mistake
 from lumen.core.interfaces import Batch
+from lumen.core.lifetime import current_thread, end_with_parent
+from lumen.core.signals import block_signals_in_worker
 from lumen.data.sampler import ResumableSampler
+
+SHARED_MEMORY = "/dev/shm"
+WAIT_SECONDS = 600  # for a batch: as long as NCCL waits for a rank by default
 
 
 class Loader(DataLoader):
-    """Data loader that raises the `Mistake` of a worker unchanged; PyTorch would wrap it in the text of a traceback.
+    """Data loader whose workers end with the run, and whose errors are one sentence.
+
+    The `Mistake` of a worker is raised unchanged; PyTorch would wrap it in the text of a traceback.
 
     Attributes:
         converts_images: Whether images are converted from bytes to numbers in [-1, 1]. Otherwise the trainer converts
@@ -22,15 +35,39 @@ class Loader(DataLoader):
     converts_images = True
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in super().__iter__():
+        batches = self._start()
+        while (batch := self._next(batches)) is not None:
             if isinstance(batch, Mistake):
-                break
+                # The workers end here. Left to the garbage collector, in a cycle with the traceback, they take 10 s.
+                self._iterator = batches = None
+                raise batch
             yield batch.to("cpu") if self.converts_images else batch
-        else:
-            return
-        # The workers end here. Left to the garbage collector, in a cycle with the traceback, they take 10 s.
-        self._iterator = None
-        raise batch
+
+    def _start(self) -> Iterator[Any]:
+        """Return the batches as workers make them.
+
+        Raises:
+            Mistake: The system has no room for the workers.
+        """
+        if not self.num_workers:
+            return super().__iter__()
+        self.worker_init_fn = partial(_init_worker, current_thread())
+        try:
+            return super().__iter__()
+        except OSError as error:
+            raise Mistake(
+                f"{self.num_workers} processes that read images could not be started: {error.strerror}; make room in "
+                f"{SHARED_MEMORY} (docker run --shm-size=1g), or set fewer workers, 0 for none."
+            ) from None
+
+    def _next(self, batches: Iterator[Any]) -> Batch | Mistake | None:
+        try:
+            batch = next(batches, None)
+        except RuntimeError as error:
+            if mistake := explain_lost_worker(error):
+                return mistake
+            raise
+        return pickle.loads(batch) if isinstance(batch, bytes) else batch
 
     def state_dict(self) -> dict[str, int]:
         """Return everything that the order of images depends on. The trainer counts the position in that order."""
@@ -62,3 +99,50 @@ def collate(samples: list[dict[str, Any]] | Batch | Mistake) -> Batch | Mistake:
         mask=torch.stack([sample["mask"] for sample in samples]).long(),
         extra={kind: [sample["extra"].get(kind) for sample in samples] for kind in kinds},
     )
+
+
+def collate_in_worker(samples: list[dict[str, Any]] | Batch | Mistake) -> Batch | Mistake | bytes:
+    """Return samples as a batch in shared memory; where that is short, as bytes, which go through a pipe.
+
+    Half of the shared memory stays free, for semaphores of further workers and for NCCL. PyTorch by itself would fill
+    it, drop a batch that does not fit, and wait for that batch without end.
+    """
+    batch = collate(samples)
+    if isinstance(batch, Mistake):
+        return batch
+    tensors = [leaf for leaf in tree_leaves(vars(batch)) if isinstance(leaf, Tensor)]
+    if sum(tensor.untyped_storage().nbytes() for tensor in tensors) <= _free_shared_memory():
+        with suppress(RuntimeError):  # other processes have filled it meanwhile
+            for tensor in tensors:
+                tensor.share_memory_()
+            return batch
+    return pickle.dumps(batch)
+
+
+def explain_lost_worker(error: RuntimeError) -> Mistake | None:
+    """Return the sentence for PyTorch's error about a worker that was killed or does not answer; None for others."""
+    reason = str(error).partition(". ")[0]
+    if reason.startswith("DataLoader timed out"):
+        return Mistake(
+            f"no images arrived within {WAIT_SECONDS} s; see whether their disk answers, then repeat the command."
+        )
+    if reason.startswith(("DataLoader worker", "Too many open files", "received 0 items of ancdata", "Pin memory")):
+        return Mistake(
+            f"a process that reads images was lost ({reason}); repeat the command, with fewer workers if memory or "
+            "open files ran short."
+        )
+    return None
+
+
+def _init_worker(parent: tuple[int, int], _: int) -> None:
+    end_with_parent(*parent)
+    block_signals_in_worker()
+
+
+def _free_shared_memory() -> float:
+    """Return the bytes that batches may take, so that half of the shared memory stays free."""
+    try:
+        disk = os.statvfs(SHARED_MEMORY)
+    except OSError:  # as on macOS, which keeps shared memory elsewhere
+        return float("inf")
+    return (disk.f_bavail - disk.f_blocks / 2) * disk.f_frsize

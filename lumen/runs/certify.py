@@ -11,6 +11,7 @@ from pathlib import Path
 from lumen.config.experiment import load
 from lumen.core.errors import BadConfig, Mistake
 from lumen.core.files import write_json
+from lumen.core.lifetime import signal_at_end_of_parent
 from lumen.core.locks import lock_directory
 from lumen.runs.directory import run_directory
 from lumen.runs.provenance import provenance
@@ -83,7 +84,14 @@ def _launch(log: Path, arguments: list[str]) -> None:
         command = [sys.executable, "-m", "lumen.runs.certify", *arguments]
         # A folder of the user's that is called experiments would be imported instead of LUMEN's.
         environment = os.environ | {"PYTHONSAFEPATH": "1"}
-        child = subprocess.Popen(command, stdout=file, stderr=file, env=environment, start_new_session=True)
+        child = subprocess.Popen(
+            command,
+            stdout=file,
+            stderr=file,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=signal_at_end_of_parent(signal.SIGKILL),
+        )
         try:
             code = child.wait()
         finally:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from lumen.core.files import atomic_path, write
+from lumen.core.lifetime import current_thread, end_with_parent
 from lumen.scenes.render import render
 from lumen.scenes.world import split_seeds
 
@@ -66,7 +67,7 @@ def _render_all(split: str, count: int, size: int) -> tuple[dict[str, np.ndarray
     planes = {name: np.empty(shapes[name], dtype) for name, dtype in PLANES.items()}
     words = []
     # Spawned, because a fork of a process whose torch has started its threads can hang.
-    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), end_with_parent, current_thread()) as pool:
         jobs = pool.map(_render_planes, split_seeds(split, count), [size] * count, chunksize=64)
         for index, (scene_planes, captions, graph) in enumerate(jobs):
             for name, plane in scene_planes.items():
