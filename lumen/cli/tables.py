@@ -3,7 +3,7 @@
 import sys
 from typing import TYPE_CHECKING
 
-from lumen.cli.command import Command, as_overrides, command, positive_int, single_argument
+from lumen.cli.command import Command, as_overrides, command, positive_int, read_option, single_argument
 from lumen.core.signals import SIGNAL_EXIT_CODE
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def report(positionals: list[str], options: dict[str, str]) -> int:
 
     results = collect(rows)
     print(f"page: {save(results)}")
+    _print_problems(rows)
     if rows.config(rows.rows[0], 0).wandb != "online":
         return 0
     from lumen.sweeps.reports.wandb import publish
@@ -82,11 +83,17 @@ def _print_table(rows: "Table", parts: str | None = None) -> None:
     print(to_markdown(results))
     if parts is None:
         print("\n".join(["", *(f"file: {path}" for path in save(results))]))
+    _print_problems(rows)
+
+
+def _print_problems(rows: "Table") -> None:
+    for problem in rows.problems.values():
+        print(f"lumen: left out: {problem}", file=sys.stderr)
 
 
 def _read_table(positionals: list[str], options: dict[str, str], caller: Command) -> "Table":
     from lumen.sweeps.table import read_table
 
     base, seeds = options.pop("base", None), positive_int("seeds", options.pop("seeds", "1"))
-    row_names = [name for name in options.pop("rows", "").split(",") if name]
+    row_names = [name for name in read_option("rows", options.pop("rows", ""), "list[str]") if name]
     return read_table(single_argument(positionals, "TABLE", caller), base, seeds, as_overrides(options), row_names)

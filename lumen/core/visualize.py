@@ -10,6 +10,9 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from lumen.core.readers import explain_damage
+
+GRID_REMEDY = "remove it: the table has no picture of this run then"
 MIN_CELL_PIXELS = 160  # shorter side of an image in a grid
 GAP_PIXELS, TEXT_PIXELS = 6, 18
 LETTER_PIXELS = 6.2  # mean width of a letter of a caption
@@ -77,14 +80,22 @@ def save_grid(grid: Image.Image, captions: list[str], path: Path) -> None:
 
 
 def load_grid(path: Path, columns: int) -> tuple[list[list[Image.Image]], list[str]]:
-    """Return the square images of a grid, row by row, and the captions; "" where the file has none."""
-    with Image.open(path) as file:
-        grid, captions = file.convert("RGB"), json.loads(file.info.get("captions", "[]"))
-    side = (grid.width - GAP_PIXELS) // columns - GAP_PIXELS
-    ys = range(TEXT_PIXELS + GAP_PIXELS, grid.height - side, side + TEXT_PIXELS + GAP_PIXELS)
-    xs = [GAP_PIXELS + column * (side + GAP_PIXELS) for column in range(columns)]
-    rows = [[grid.crop((x, y, x + side, y + side)) for x in xs] for y in ys]
-    return rows, captions or [""] * len(rows)
+    """Return the square images of a grid, row by row, and the captions; "" where the file has none.
+
+    Raises:
+        BadFile: The file is damaged, or holds another picture.
+    """
+    with explain_damage(path, GRID_REMEDY):
+        with Image.open(path) as file:
+            grid, captions = file.convert("RGB"), json.loads(file.info.get("captions", "[]"))
+        side = (grid.width - GAP_PIXELS) // columns - GAP_PIXELS
+        ys = range(TEXT_PIXELS + GAP_PIXELS, grid.height - side, side + TEXT_PIXELS + GAP_PIXELS)
+        xs = [GAP_PIXELS + column * (side + GAP_PIXELS) for column in range(columns)]
+        rows = [[grid.crop((x, y, x + side, y + side)) for x in xs] for y in ys]
+        captions = captions or [""] * len(rows)
+        if side < 1 or not rows or len(captions) != len(rows) or not all(isinstance(text, str) for text in captions):
+            raise ValueError(f"it is no grid of {columns} columns")
+        return rows, captions
 
 
 def make_component_grids(

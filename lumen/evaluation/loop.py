@@ -65,7 +65,7 @@ class EvaluationLoop(LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         scores = self.partial.load(batch.id)
-        if scores is None:
+        if scores is None or not set(self.metrics) <= scores.keys():
             outputs = self.outputs(batch)
             scores = {key: metric.score(batch, outputs) for key, metric in self.metrics.items()}
             self.partial.save(batch.id, scores)

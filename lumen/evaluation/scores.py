@@ -1,5 +1,6 @@
 """Scores of each evaluated image by each metric: samples.parquet, and the partial results of an evaluation."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,12 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
+from lumen.core.errors import BadFile
 from lumen.core.files import atomic_path, write
 from lumen.core.hashing import hash_json
+from lumen.core.readers import explain_damage, read_tensors
 
 
 @dataclass
@@ -49,11 +51,18 @@ def save_scores(path: Path, scores_by_kind: dict[str, PerImageScores]) -> None:
 
 
 def load_scores(path: Path, kind: str = "test") -> PerImageScores:
-    """Return the scores of one kind; metrics that it was not scored by are left out."""
-    table = pq.read_table(path, filters=[("kind", "=", kind)])
-    keys = [name for name in table.column_names[3:] if table[name].null_count < len(table)]
-    scores = {key: _from_column(table[key]) for key in keys}
-    return PerImageScores(table["id"].to_pylist(), table["caption"].to_pylist(), scores)
+    """Return the scores of one kind; metrics that it was not scored by are left out.
+
+    Raises:
+        BadFile: The file is damaged.
+    """
+    with explain_damage(path, "remove it and the metrics.json beside it, and repeat the run's command"):
+        table = pq.read_table(path, filters=[("kind", "=", kind)])
+        if not len(table):
+            raise ValueError(f"it has no rows of kind '{kind}'")
+        keys = [name for name in table.column_names[3:] if table[name].null_count < len(table)]
+        scores = {key: _from_column(table[key]) for key in keys}
+        return PerImageScores(table["id"].to_pylist(), table["caption"].to_pylist(), scores)
 
 
 class PartialScores:
@@ -63,11 +72,13 @@ class PartialScores:
         self.directory = directory
 
     def load(self, ids: list[str]) -> dict[str, Tensor] | None:
-        """Return the scores of a batch by metric; None if it was not scored, or its file is incomplete."""
-        try:
-            return load_file(self._path(ids))
-        except (OSError, SafetensorError):
-            return None
+        """Return the scores of a batch by metric; None if it was not scored, or its file is damaged."""
+        path = self._path(ids)
+        with suppress(BadFile):
+            scores = read_tensors(path, "remove it") if path.exists() else None
+            is_complete = scores is not None and all(rows.shape[:1] == (len(ids),) for rows in scores.values())
+            return scores if is_complete else None
+        return None
 
     def save(self, ids: list[str], scores: dict[str, Tensor]) -> None:
         """Write the scores of a batch, by metric."""

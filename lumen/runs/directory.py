@@ -1,6 +1,5 @@
 """Run directory: its path, its config, its results."""
 
-import json
 import secrets
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,29 @@ import yaml
 
 from lumen.config.experiment import dump
 from lumen.config.identity import config_digest, differences, format_overrides, run_name, sanitize
-from lumen.config.schema import Config
-from lumen.core.errors import RunBusy, UnknownName
+from lumen.config.schema import SLOTS, Config
+from lumen.core.errors import BadFile, Mistake, RunBusy, UnknownName
 from lumen.core.files import write
+from lumen.core.paths import user_path
+from lumen.core.readers import Shape, explain_damage, read_json, read_text, read_yaml, require_shape
+from lumen.evaluation.keys import metric_keys
+from lumen.runs.data import build_source
+
+CONFIG_REMEDY = "remove it and repeat the run's lumen train command, which writes it again"
+CONFIG_SHAPE: Shape = {"experiment": str, "flags": dict, "metrics": dict, "data": {"name": str}}
+PROVENANCE_SHAPE: Shape = {
+    "command": str,
+    "commit": str | None,
+    "data": str,
+    "hardware": {"gpus": list, "cpus": int | None, "machine": str},
+    "versions": dict,
+}
+PROTOCOL_SHAPE: Shape = {
+    "hash": str,
+    "images": int,
+    "samples": int,
+    "sampling": {"sampler": str, "steps": int, "guidance": int | float},
+}
 
 
 def run_directory(config: Config) -> Path:
@@ -61,12 +80,15 @@ def write_or_verify_config(directory: Path, config: Config) -> None:
 
 
 def verify_dataset(directory: Path, fingerprint: str) -> None:
-    """Compare the data set with the one that a run started with.
+    """Compare the data set with the one that a run started with, if its provenance.json says which that was.
 
     Raises:
         RunBusy: The run was trained on other data than what is there now.
+        BadFile: provenance.json is damaged.
     """
-    before = json.loads((directory / "provenance.json").read_text())["data"]
+    if not (directory / "provenance.json").exists():
+        return
+    before = load_provenance(directory)["data"]
     if before != fingerprint:
         raise RunBusy(
             f"{directory} was started on other data (fingerprint {before}, now {fingerprint}); give that data.root, "
@@ -74,38 +96,119 @@ def verify_dataset(directory: Path, fingerprint: str) -> None:
         )
 
 
+def _verify_root(directory: Path, config: Config) -> None:
+    """Compare the data set of a config with that of a finished run. The root that the run recorded costs nothing."""
+    root = config.data.get("root")  # data that is rendered has none
+    if root is None:
+        return
+    recorded = load_run_config(directory)["data"].get("root") if (directory / "config.yaml").exists() else None
+    if recorded != root or not user_path(root).is_dir():
+        verify_dataset(directory, build_source(config).fingerprint())
+
+
 def load_run_config(directory: Path) -> dict[str, Any]:
     """Return the config that a run directory was made with.
 
     Raises:
         UnknownName: This is no run directory.
+        BadFile: The file is damaged.
     """
-    try:
-        return yaml.safe_load((directory / "config.yaml").read_text())
-    except OSError:
+    path = directory / "config.yaml"
+    if not path.exists():
         raise UnknownName(
             f"{directory} is no run directory, because it has no config.yaml; give one that lumen train made, such as "
             "runs/scenes/default/seed0."
-        ) from None
+        )
+    tree = read_yaml(path, CONFIG_REMEDY, CONFIG_SHAPE)
+    with explain_damage(path, CONFIG_REMEDY):
+        components = {slot: {"name": str} for slot in SLOTS if slot in tree}  # an older run lacks some
+        groups = {key: dict for key in ("defaults", "metrics") if key in tree}
+        require_shape(tree, components | groups)
+        for group in groups:
+            require_shape(tree[group], dict.fromkeys(tree[group], dict))
+    return tree
+
+
+def load_provenance(directory: Path) -> dict[str, Any]:
+    """Return a run's provenance.json.
+
+    Raises:
+        BadFile: It is damaged.
+    """
+    remedy = "put it back, or remove it: a run without it resumes on the data that is there now"
+    return read_json(directory / "provenance.json", remedy, PROVENANCE_SHAPE)
 
 
 def run_id(directory: Path) -> str:
     """Return the run's random id, created at its first start; the path alone would be shared with other machines."""
-    path = directory / "id"
+    path, remedy = directory / "id", "remove it, and W&B takes the run for a new one"
     if not path.exists():
         write(path, secrets.token_hex(6))
-    return path.read_text()
+    identifier = read_text(path, remedy)
+    if not (identifier.isascii() and identifier.isalnum()):
+        raise BadFile(f"{path} holds no id of a run, but {identifier[:20]!r}; {remedy}.")
+    return identifier
 
 
 def load_results(directory: Path) -> dict[str, Any] | None:
-    """Return a finished run's metrics.json; None if the run is not finished."""
-    path = directory / "metrics.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    """Return a finished run's metrics.json; None if the run is not finished.
+
+    Raises:
+        BadFile: It is damaged, or holds no metrics. The run is not finished then.
+        Mistake: The system does not give it.
+    """
+    path, remedy = directory / "metrics.json", "repeat the run's command, which evaluates it again"
+    if not path.exists():
+        return None
+    results = read_json(path, remedy)
+    with explain_damage(path, remedy):
+        _verify_results(results)
+    return results
 
 
-def load_finished(directory: Path) -> dict[str, Any] | None:
-    """Return a finished run's results, and print that nothing is left to do; None if the run is not finished."""
-    results = load_results(directory)
+def _verify_results(results: dict[str, Any]) -> None:
+    """Verify that there are metrics, each a number or an interval, and a protocol as others are compared with.
+
+    Raises:
+        ValueError: It is not so.
+    """
+    keys = metric_keys(results)
+    if not keys:
+        raise ValueError("it holds no metrics")
+    for key in keys:
+        value = results[str(key)]
+        if key.interval and not (isinstance(value, list) and len(value) == 2):
+            raise ValueError(f"'{key}' is no interval")
+        if not all(isinstance(number, int | float) for number in (value if key.interval else [value])):
+            raise ValueError(f"'{key}' is no number")
+    optional = {"protocol": PROTOCOL_SHAPE, "sampling": {"images": int}}
+    require_shape(results, {key: shape for key, shape in optional.items() if key in results})
+    require_shape(results.get("protocol", {}).get("metrics", {}), {})
+
+
+def is_finished(directory: Path) -> bool:
+    """Return whether a run has finished; one whose results are damaged has not."""
+    try:
+        return load_results(directory) is not None
+    except Mistake:
+        return False
+
+
+def load_finished(directory: Path, config: Config) -> dict[str, Any] | None:
+    """Return a finished run's results, and print that nothing is left to do; None if the run is not finished.
+
+    Damaged results are no reason to refuse the command that writes them again: what is wrong is printed.
+
+    Raises:
+        DatasetMissing: The data set of the config does not exist.
+        RunBusy: The run was trained on other data.
+    """
+    try:
+        results = load_results(directory)
+    except BadFile as damage:
+        print(damage)
+        return None
     if results is not None:
+        _verify_root(directory, config)
         print(f"{directory} is finished; its results are in metrics.json. Remove the directory to train again.")
     return results

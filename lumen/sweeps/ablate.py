@@ -6,10 +6,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
+from lumen.core.arguments import Argument
 from lumen.core.errors import BadConfig, UnknownName, suggestion
-from lumen.core.registry import Argument, launchers
+from lumen.core.plain_text import PlainText, find_refusal
+from lumen.core.registry import launchers
 from lumen.sweeps.table import Table
 from lumen.sweeps.trial import Trial
 
@@ -76,20 +76,22 @@ def ablate(table: Table, launcher: Callable[..., None], only: str | None = None)
     trials = list_trials(table, only)
     pending = [trial for trial in trials if trial.pending_commands()]
     print(f"{len(trials)} runs, {len(trials) - len(pending)} of them finished before", flush=True)
+    for problem in (problem for trial in pending for problem in trial.find_problems()):
+        print(problem, flush=True)
     if pending:
         launcher(table=table, trials=pending)
     return trials
 
 
 def _parse_value(key: str, text: str, argument: Argument) -> Any:
-    """Return the value of a launcher's argument, read as YAML.
+    """Return the value of a launcher's argument.
 
     Raises:
         BadConfig: It is not of the argument's type.
     """
-    value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)["value"]
-    if key.endswith(".slots") and not (argument.accepts(value) and value and value > 0):
-        raise BadConfig(f"slots must be a whole number above 0, not {value!r}.")
-    if not argument.accepts(value):
-        raise BadConfig(f"{key} must be {argument.kind}, not {value!r}.")
+    value = argument.read(PlainText(text))
+    if refusal := find_refusal(value, argument.default):
+        raise BadConfig(f"{key} cannot be {value!r}: {refusal}.")
+    if problem := argument.find_problem(value, {}):
+        raise BadConfig(f"{key} {problem}.")
     return value

@@ -1,18 +1,22 @@
 """Results of a table's finished runs: cells with their statistics, reference rows and published values."""
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lumen.core.errors import Mistake
+from lumen.core.errors import BadFile, Mistake
 from lumen.core.registry import metrics, tasks
 from lumen.evaluation.keys import MetricKey, metric_keys
-from lumen.runs.directory import load_results
+from lumen.runs.directory import load_provenance, load_results
 from lumen.sweeps.cell import Cell
-from lumen.sweeps.protocol import describe_protocol, verify_comparable
+from lumen.sweeps.protocol import describe_protocol, verify_comparable, verify_data
 from lumen.sweeps.table import Row, Table
 from lumen.sweeps.table_cache import CachedJSON, hash_inputs
+
+if TYPE_CHECKING:
+    from lumen.sweeps.statistics import Scores
 
 # Values of training that stand beside the metrics.
 LEARNING_CURVES = ("val/loss", "val/response")  # also plotted by step
@@ -70,40 +74,43 @@ class Run:
 
     Attributes:
         values: Content of metrics.json.
-        score_file: Per-image scores; runs without metrics have none.
         eval: Overrides of `lumen eval` that make the row.
+        data: Fingerprint of its data set on disk; None if the run did not record it, or if the data is rendered.
     """
 
     values: dict[str, Any]
-    score_file: Path
     eval: str
-
-    @classmethod
-    def load(cls, directory: Path, row: Row) -> "Run":
-        """Return the run of a directory."""
-        return cls(load_results(directory), directory / "samples.parquet", row.eval)
+    data: str | None
 
 
 def collect(table: Table, parts: str | None = None) -> Results:
     """Return the results of the runs that have finished. Statistics of unchanged runs are read from a cache.
 
+    Runs with damaged files are left out, and noted in `Table.problems`.
+
     Args:
         parts: Metric whose breakdown, such as one value per class, makes the columns.
 
     Raises:
-        Mistake: Rows that should be comparable were evaluated under different protocols.
+        Mistake: Rows that should be comparable were evaluated under different protocols or trained on different data.
     """
     directories = {row.name: table.finished_runs(row) for row in table.rows}
     cache = _cell_cache(table, parts, directories)  # before the files are read: they may change meanwhile
-    runs = {row.name: [Run.load(path, row) for path in directories[row.name]] for row in table.rows}
+    content = cache.load() if cache else None
+    scores = _load_scores(table, directories) if cache and content is None else None
+    if any(path in table.problems for paths in directories.values() for path in paths):
+        return collect(table, parts)  # without the runs whose scores are damaged
+    runs = {row.name: [_load_run(table, row, path) for path in directories[row.name]] for row in table.rows}
     all_runs = [run for row_runs in runs.values() for run in row_runs]
     for overrides in {row.eval for row in table.rows}:
-        verify_comparable(_protocols([run for run in all_runs if run.eval == overrides]))
+        group = [run for run in all_runs if run.eval == overrides]
+        verify_comparable(_protocols(group))
+        verify_data([run.data for run in group if run.data])
     keys = _column_keys([run.values for run in all_runs], parts, list(table.config(table.rows[0], 0).metrics))
     return Results(
         table=table,
         keys=keys,
-        rows=_load_or_compute_cells(cache, runs, keys),
+        rows=_compute_cells(runs, keys, scores, cache) if content is None else _parse_cells(content, runs),
         num_finished={name: len(row_runs) for name, row_runs in runs.items()},
         reference_rows=_reference_rows(all_runs, keys, table),
         published=_published_columns(table),
@@ -115,6 +122,14 @@ def higher_is_better(key: MetricKey) -> bool:
     """Return whether a larger value of a metric is better. It is read from the source if that has it as a literal."""
     literal = metrics.literal(key.registry_name, "higher_is_better")
     return metrics.factory(key.registry_name).higher_is_better if literal is None else literal
+
+
+def _load_run(table: Table, row: Row, directory: Path) -> Run:
+    data = None
+    with suppress(BadFile):  # its results are read without it
+        if "root" in table.config(row, 0).data and (directory / "provenance.json").exists():
+            data = load_provenance(directory)["data"]
+    return Run(load_results(directory), row.eval, data)
 
 
 def _protocols(runs: list[Run]) -> list[dict[str, Any]]:
@@ -154,19 +169,27 @@ def _cell_cache(table: Table, parts: str | None, directories: dict[str, list[Pat
     return CachedJSON(table.cache_path(suffix), hash_inputs([rows, metric_order, parts], files))
 
 
-def _load_or_compute_cells(
-    cache: CachedJSON | None, runs: dict[str, list[Run]], keys: list[MetricKey]
+def _load_scores(table: Table, directories: dict[str, list[Path]]) -> "Scores":
+    """Return the per-image scores of all runs; those that are damaged are noted in `Table.problems`."""
+    from lumen.evaluation.scores import load_scores  # it imports torch
+
+    scores = {name: [{} for _ in paths] for name, paths in directories.items()}
+    for name, paths in directories.items():
+        for seed, path in enumerate(paths):
+            if (path / "samples.parquet").exists():  # runs without metrics have none
+                with table.noting(path):
+                    scores[name][seed] = load_scores(path / "samples.parquet").scores
+    return scores
+
+
+def _parse_cells(content: dict[str, list[dict[str, Any]]], runs: dict[str, list[Run]]) -> dict[str, list[Cell]]:
+    """Return the cells that a cache holds, in the order of the rows."""
+    return {name: [Cell.from_json(fields) for fields in content[name]] for name in runs}
+
+
+def _compute_cells(
+    runs: dict[str, list[Run]], keys: list[MetricKey], scores: "Scores | None", cache: CachedJSON | None
 ) -> dict[str, list[Cell]]:
-    content = cache.load() if cache else None
-    if content is not None:
-        return {name: [Cell.from_json(fields) for fields in content[name]] for name in runs}
-    cells = _compute_cells(runs, keys)
-    if cache:
-        cache.save({name: [asdict(cell) for cell in row] for name, row in cells.items()})
-    return cells
-
-
-def _compute_cells(runs: dict[str, list[Run]], keys: list[MetricKey]) -> dict[str, list[Cell]]:
     """Return the cells of all rows, with intervals and significance where a run has per-image scores."""
     cells = {
         name: [_mean_cell([run.values for run in row_runs], key) for key in keys] for name, row_runs in runs.items()
@@ -174,11 +197,12 @@ def _compute_cells(runs: dict[str, list[Run]], keys: list[MetricKey]) -> dict[st
     if len({run.eval for row_runs in runs.values() for run in row_runs}) == 1:
         for column, key in enumerate(keys):
             _mark_best([row[column] for row in cells.values()], key)
-    score_files = {name: [run.score_file for run in row_runs] for name, row_runs in runs.items()}
-    if any(file.exists() for files in score_files.values() for file in files):
+    if scores is not None:
         from lumen.sweeps.statistics import add_statistics  # it imports torch
 
-        add_statistics(cells, keys, score_files)
+        add_statistics(cells, keys, scores)
+    if cache:
+        cache.save({name: [asdict(cell) for cell in row] for name, row in cells.items()})
     return cells
 
 

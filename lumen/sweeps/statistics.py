@@ -1,7 +1,6 @@
 """Bootstrap statistics of a table: confidence intervals of its cells, and paired tests against the best row."""
 
 from functools import cache
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -11,18 +10,18 @@ from lumen.core.bootstrap import percentile_interval
 from lumen.core.random import generator
 from lumen.core.registry import metrics
 from lumen.evaluation.keys import MetricKey
-from lumen.evaluation.scores import load_scores
 from lumen.sweeps.cell import Cell
 
+Scores = dict[str, list[dict[str, Tensor]]]  # per-image scores by metric, of each seed of each row
 
-def add_statistics(cells: dict[str, list[Cell]], keys: list[MetricKey], score_files: dict[str, list[Path]]) -> None:
+
+def add_statistics(cells: dict[str, list[Cell]], keys: list[MetricKey], scores: Scores) -> None:
     """Set the interval of each cell, and mark those that differ from the best of their column.
 
     Args:
         cells: Cells of each row, in the order of `keys`.
-        score_files: Per-image scores of each row, one file per seed.
     """
-    bootstrap = Bootstrap(score_files)
+    bootstrap = Bootstrap(scores)
     for column, key in enumerate(keys):
         column_cells = {row: row_cells[column] for row, row_cells in cells.items()}
         best = next((row for row, cell in column_cells.items() if cell.best), None)
@@ -34,17 +33,10 @@ def add_statistics(cells: dict[str, list[Cell]], keys: list[MetricKey], score_fi
 
 
 class Bootstrap:
-    """Bootstrap resamples of the metric values of each row.
+    """Bootstrap resamples of the metric values of each row."""
 
-    Args:
-        score_files: Per-image scores of each row, one file per seed.
-    """
-
-    def __init__(self, score_files: dict[str, list[Path]]):
-        self.scores = {
-            row: [load_scores(file).scores if file.exists() else {} for file in files]
-            for row, files in score_files.items()
-        }
+    def __init__(self, scores: Scores):
+        self.scores = scores
         self.resamples = cache(self._resamples)
 
     def interval(self, row: str, key: MetricKey) -> tuple[float, float] | None:

@@ -1,7 +1,8 @@
 """Tables: rows that differ in one override, read from YAML, with the run and the commands of each row."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -12,8 +13,8 @@ from omegaconf import OmegaConf
 from lumen.config.experiment import dump, load, reload
 from lumen.config.identity import sanitize
 from lumen.config.schema import NON_RESULT_KEYS, Config
-from lumen.core.errors import BadConfig, UnknownName, suggestion
-from lumen.runs.directory import eval_directory, load_results, run_directory
+from lumen.core.errors import BadConfig, Mistake, UnknownName, suggestion
+from lumen.runs.directory import eval_directory, is_finished, load_results, run_directory
 
 EVAL_PREFIX = "eval."  # of an override under which every row is evaluated again
 
@@ -44,6 +45,7 @@ class Table:
         eval_overrides: Overrides under which all rows are evaluated again.
         curve: Two metrics to plot against each other, or none.
         row_filter: Arguments that leave out rows or change single rows, as they were typed.
+        problems: Sentences about damaged files, by file or run directory; the table is made without them.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Table:
     seeds: int
     curve: list[str]
     row_filter: list[str] = field(default_factory=list)
+    problems: dict[Path, str] = field(default_factory=dict, repr=False, compare=False)
     # Reports ask for the config and the commands of each row a dozen times, and reading a config takes 25 ms.
     _configs: dict[tuple[str, ...], Config] = field(default_factory=dict, repr=False, compare=False)
     _commands: dict[tuple[str, ...], dict[Path, str]] = field(default_factory=dict, repr=False, compare=False)
@@ -87,12 +90,15 @@ class Table:
     def pending_commands(self, row: Row, seed: int) -> list[str]:
         """Return the commands of a row that have not finished."""
         commands = self.commands(row, seed)
-        return [command for directory, command in commands.items() if load_results(directory) is None]
+        return [command for directory, command in commands.items() if not is_finished(directory)]
 
     def finished_runs(self, row: Row) -> list[Path]:
-        """Return the directories of a row's finished runs, as evaluated for the table: one per seed."""
+        """Return the directories of a row's finished runs, as evaluated for the table: one per seed.
+
+        A run with damaged files is left out, and noted in `problems`.
+        """
         evaluated = [list(self.commands(row, seed))[-1] for seed in range(self.seeds)]
-        return [directory for directory in evaluated if load_results(directory) is not None]
+        return [directory for directory in evaluated if self._has_results(directory)]
 
     @property
     def command(self) -> str:
@@ -112,6 +118,20 @@ class Table:
         """Return the path of a file that keeps what was computed from the table's runs."""
         path = self.output_path(suffix)
         return path.parent / "cache" / path.name
+
+    @contextmanager
+    def noting(self, path: Path) -> Iterator[None]:
+        """Note a mistake within the context, in which a file or a run is read, in `problems`."""
+        try:
+            yield
+        except Mistake as mistake:
+            self.problems[path] = str(mistake)
+
+    def _has_results(self, directory: Path) -> bool:
+        results = None
+        with self.noting(directory):
+            results = load_results(directory)
+        return results is not None and directory not in self.problems
 
     def _train_overrides(self, row: Row, seed: int) -> list[str]:
         return [*shlex.split(row.flag), *self.overrides, f"seed={seed}"]

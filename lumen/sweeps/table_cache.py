@@ -1,6 +1,5 @@
 """Cache of what is computed from a table's runs, so that an unchanged table is printed without importing torch."""
 
-import json
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
@@ -13,6 +12,7 @@ from lumen.core.errors import Mistake
 from lumen.core.files import write_json
 from lumen.core.hashing import hash_file, hash_json
 from lumen.core.plugins import find_module, installed_plugins
+from lumen.core.readers import read_json
 from lumen.core.registry import metrics
 
 # Code and libraries that cells and pictures of a table depend on.
@@ -35,10 +35,10 @@ class CachedJSON:
     def load(self) -> Any:
         """Return the content; None if there is none for these inputs."""
         try:
-            record = json.loads(self.path.read_text())
-            valid = record["inputs"] == self.inputs and record["hash"] == hash_json(record["content"])
-        except (OSError, ValueError, KeyError, TypeError):
+            record = read_json(self.path, "remove it", {"inputs": str, "hash": str, "content": object})
+        except Mistake:
             return None
+        valid = record["inputs"] == self.inputs and record["hash"] == hash_json(record["content"])
         return record["content"] if valid else None
 
     def save(self, content: Any) -> None:

@@ -1,7 +1,5 @@
 """Trials: runs of a table, each with its commands, which a process on any machine may take up."""
 
-import ctypes
-import json
 import os
 import re
 import shlex
@@ -11,22 +9,24 @@ import sys
 from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from lumen.core import locks
 from lumen.core.errors import Mistake, RunBusy
+from lumen.core.guards import verify_place
+from lumen.core.lifetime import signal_at_end_of_parent
+from lumen.core.readers import Shape, parse_line, read_json
 from lumen.core.signals import SIGNAL_EXIT_CODE
-from lumen.runs.directory import load_results
+from lumen.runs.directory import is_finished, load_results
 
 # Exit codes of a command that would end in the same way if it were repeated at once; SIGNAL_EXIT_CODE is another.
 EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 130
 # Environment variables by which an agent of W&B names its run: the training. An evaluation is a run of its own.
 AGENT_VARIABLES = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
 ATTEMPTS = 2  # of a command that fails
+CACHE_SHAPE: Shape = {"cached": list, "images": int, "seconds": int | float, "saved_seconds": int | float}
 State = Literal["waiting", "running", "done", "failed", "busy", "stopped", "submitted"]
-LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 @dataclass
@@ -61,7 +61,17 @@ class Trial:
 
     def pending_commands(self) -> dict[Path, str]:
         """Return the commands that have not finished, by directory."""
-        return {path: command for path, command in self.commands.items() if load_results(path) is None}
+        return {path: command for path, command in self.commands.items() if not is_finished(path)}
+
+    def find_problems(self) -> list[str]:
+        """Return sentences about damaged results; the commands that write them are pending."""
+        problems = []
+        for path in self.commands:
+            try:
+                load_results(path)
+            except Mistake as mistake:
+                problems.append(str(mistake))
+        return problems
 
     def run(self, **environment: str) -> Generator[subprocess.Popen, None, None]:
         """Run the pending commands, each in a process of its own, and yield each process to be waited for.
@@ -94,7 +104,7 @@ class Trial:
                     break
             if self.exit_code in (SIGNAL_EXIT_CODE, EXIT_INTERRUPTED):
                 return "stopped"
-            if self.exit_code == EXIT_MISTAKE and _is_locked(directory):
+            if self.exit_code == EXIT_MISTAKE and locks.is_locked(directory):
                 return "busy"  # a user has started the command by hand
             if self.exit_code != 0:
                 self.failures[command] = _error_message(self.log, self.exit_code)
@@ -112,19 +122,17 @@ class Trial:
         """Return the optimiser steps made, the newest loss, and the seconds of training that are left."""
         newest: dict[str, float] = {}
         for line in _read_tail(self.run_dir / "metrics.jsonl").splitlines()[-50:]:
-            with suppress(ValueError):  # the run is writing this line
-                newest |= json.loads(line)
+            record = parse_line(line.encode()) or {}  # the run is writing this line
+            newest |= {key: value for key, value in record.items() if isinstance(value, int | float)}
         step, speed = int(newest.get("step", -1)) + 1, newest.get("train/images_per_s")
         seconds = (self.steps - step) * self.images_per_step / speed if speed else None
         return step, newest.get("train/loss"), seconds
 
     def cache_record(self) -> dict[str, Any]:
         """Return the content of the run's cache.json: what was cached and what that saved. Older runs have none."""
-        try:
-            record = json.loads((self.run_dir / "cache.json").read_text())
-        except (OSError, ValueError):
-            return {}
-        return record if isinstance(record, dict) else {}
+        with suppress(Mistake):
+            return read_json(self.run_dir / "cache.json", "remove it", CACHE_SHAPE)
+        return {}
 
 
 def start(command: str, log: Path, environment: dict[str, str | None]) -> subprocess.Popen:
@@ -134,6 +142,7 @@ def start(command: str, log: Path, environment: dict[str, str | None]) -> subpro
         environment: Variables that differ from this process's own; None removes one.
     """
     # SLURM_JOB_NAME: Lightning starts the run's ranks itself unless srun did, which it reads from this name.
+    verify_place(log)
     variables = os.environ | {"SLURM_JOB_NAME": "interactive"} | environment
     with open(log, "a") as file:
         file.write(f"$ {command}\n")
@@ -147,23 +156,8 @@ def start(command: str, log: Path, environment: dict[str, str | None]) -> subpro
             stderr=subprocess.STDOUT,
             # In the launcher's own group it would receive Ctrl-C twice: from the terminal and from the launcher.
             process_group=0,
-            preexec_fn=partial(_die_with_parent, os.getpid()) if LIBC else None,
+            preexec_fn=signal_at_end_of_parent(signal.SIGTERM),  # at which the run saves
         )
-
-
-def _die_with_parent(launcher: int) -> None:
-    """Have Linux send SIGTERM to this process when its launcher ends, also by SIGKILL; the run then saves."""
-    LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-    if os.getppid() != launcher:  # it ended before the call
-        signal.raise_signal(signal.SIGTERM)
-
-
-def _is_locked(directory: Path) -> bool:
-    try:
-        with locks.lock_directory(directory):
-            return False
-    except RunBusy:
-        return True
 
 
 def _error_message(log: Path, exit_code: int) -> str:

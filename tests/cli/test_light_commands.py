@@ -56,7 +56,7 @@ def test_light_data_check_of_a_missing_directory_needs_no_torch(tmp_path):
 def test_light_train_of_a_finished_run_needs_no_torch(tmp_path):
     run = tmp_path / "runs" / "scenes" / "backbone=clip" / "seed0"
     run.mkdir(parents=True)
-    (run / "metrics.json").write_text("{}")
+    (run / "metrics.json").write_text('{"val/loss": 1.0}')
     result = run_without_torch("train", "scenes", "backbone=clip", cwd=tmp_path)
     assert result.returncode == 0 and "is finished" in result.stdout, result.stderr
     result = run_without_torch("train", "scenes", "backbone=sd", cwd=tmp_path)

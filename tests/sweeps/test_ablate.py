@@ -133,7 +133,7 @@ def test_exit_code_of_a_sweep_says_whether_to_repeat_it(codes, code, workdir, mo
     def start(command, log, environment):
         name = re.search(r"backbone=(\w+)", command)[1]
         if name not in codes:
-            write_json(log.with_name("metrics.json"), {})
+            write_json(log.with_name("metrics.json"), {"val/loss": 1.0})
         return ended_process(codes.get(name, 0))
 
     monkeypatch.setattr(trial, "start", start)
@@ -162,8 +162,8 @@ def test_sweep_runs_two_rows_side_by_side(workdir, capsys, forking):
             ["launcher=slurm", "slurm.partion=gpu"],
             "launcher 'slurm' has no argument 'partion'; did you mean 'partition'",
         ),
-        (["slots=two"], "slots must be a whole number above 0, not 'two'."),
-        (["slots=0"], "slots must be a whole number above 0, not 0."),
+        (["slots=two"], "local.slots must be int | None, not 'two'."),
+        (["slots=0"], "local.slots must be between 1 and 10,000, not 0."),
         (["launcher=slurm", "slurm.hours=long"], "slurm.hours must be float, not 'long'."),
         (["launcher=wandb", "slots=2"], "launcher 'wandb' has no argument 'slots'"),
         (["slurm.partition=gpu"], "there is no key 'slurm.partition'"),

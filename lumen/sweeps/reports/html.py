@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 from collections.abc import Iterator
 from importlib.resources import files
 from itertools import zip_longest
@@ -13,10 +12,10 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from lumen.core.files import read_jsonl, write
+from lumen.core.files import find_damaged_lines, read_jsonl, write
 from lumen.core.visualize import load_grid
 from lumen.evaluation.keys import MetricKey, metric_keys
-from lumen.runs.directory import load_results
+from lumen.runs.directory import load_provenance, load_results
 from lumen.sweeps.reports import plots
 from lumen.sweeps.reports.text import format_notes, format_pending, format_uncertainty
 from lumen.sweeps.results import LEARNING_CURVES, Results, collect, higher_is_better
@@ -77,7 +76,8 @@ def _images(table: Table) -> tuple[list[str], list[dict[str, Any]]]:
         for directory in table.finished_runs(row)[:1]:
             if (directory / "grid.png").exists():
                 num_samples = load_results(directory)["sampling"]["images"]
-                grids[row.name] = load_grid(directory / "grid.png", 2 + num_samples)
+                with table.noting(directory / "grid.png"):
+                    grids[row.name] = load_grid(directory / "grid.png", 2 + num_samples)
     images = []
     pictures, captions = zip(*grids.values(), strict=True) if grids else ((), ())
     for strips, image_captions in zip(zip(*pictures, strict=False), zip(*captions, strict=False), strict=True):
@@ -107,14 +107,26 @@ def _learning_curves(results: Results) -> Iterator[Markup]:
     for row in table.rows:
         for seed in range(table.seeds):
             run_dir = next(iter(table.commands(row, seed)))  # rows that evaluate one run share its training
-            logs.setdefault(run_dir, (row.name, read_jsonl(run_dir / "metrics.jsonl")))
+            logs.setdefault(run_dir, (row.name, _read_history(table, run_dir / "metrics.jsonl")))
     for number, key in enumerate(LEARNING_CURVES):
         curves: dict[str, list[dict[int, float]]] = {}
         for name, records in logs.values():
-            if curve := {record["step"]: record[key] for record in records if key in record}:
+            if curve := {record["step"]: record[key] for record in records if {"step", key} <= record.keys()}:
                 curves.setdefault(name, []).append(curve)
         if curves:
             yield Markup(plots.to_svg(plots.plot_learning_curves(curves, results, key), f"course{number}"))
+
+
+def _read_history(table: Table, path: Path) -> list[dict[str, float]]:
+    """Return the numbers that a run logged; damaged lines are left out, and noted in `Table.problems`."""
+    if numbers := find_damaged_lines(path):
+        table.problems[path] = (
+            f"line {', '.join(map(str, numbers[:5]))} of {path} is damaged, and curves are drawn without it; remove "
+            "the run directory and train again to log it anew."
+        )
+    return [
+        {key: value for key, value in record.items() if isinstance(value, int | float)} for record in read_jsonl(path)
+    ]
 
 
 def _metrics_with_parts(table: Table) -> list[str]:
@@ -128,10 +140,11 @@ def _provenance(table: Table) -> Iterator[dict[str, Any]]:
     for row in table.rows:
         for seed in range(table.seeds):
             for directory in table.commands(row, seed):
-                if (directory / "provenance.json").exists():
-                    facts = _facts(json.loads((directory / "provenance.json").read_text()))
-                    verb = facts["command"].split()[1]  # train or eval
-                    facts |= {"directory": str(directory)}
+                if not (directory / "provenance.json").exists():
+                    continue
+                with table.noting(directory / "provenance.json"):
+                    facts = _facts(load_provenance(directory)) | {"directory": str(directory)}
+                    verb = "eval" if directory.parent.name == "eval" else "train"
                     yield {"name": f"{row.name}, seed {seed}: lumen {verb}", "facts": facts}
 
 
@@ -140,7 +153,7 @@ def _facts(provenance: dict[str, Any]) -> dict[str, str]:
     return {
         "command": provenance["command"],
         "commit": provenance["commit"] or "none: an installed package",
-        "device": ", ".join(hardware["gpus"]) or f"{hardware['cpus']} CPU cores, {hardware['machine']}",
+        "device": ", ".join(map(str, hardware["gpus"])) or f"{hardware['cpus']} CPU cores, {hardware['machine']}",
         "versions": ", ".join(f"{name} {version}" for name, version in provenance["versions"].items()),
         "data": provenance["data"],
     }

@@ -9,7 +9,8 @@ import wandb
 from lumen.config.schema import SLOTS
 from lumen.core.errors import Mistake
 from lumen.core.files import write
-from lumen.runs.directory import load_results, run_id
+from lumen.core.readers import read_text
+from lumen.runs.directory import is_finished, run_id
 from lumen.sweeps.reports.text import to_markdown
 from lumen.sweeps.results import LEARNING_CURVES, Results
 from lumen.sweeps.table import Table
@@ -41,7 +42,7 @@ def publish(results: Results) -> bool:
     try:
         server = wandb.Api(timeout=30)
         report = build_report(results, server.settings["entity"] or server.default_entity)
-        report.id = id_file.read_text() if id_file.exists() else ""
+        report.id = read_text(id_file, "remove it, and the report is a new one") if id_file.exists() else ""
         report.save()
     except Mistake:
         raise
@@ -132,7 +133,7 @@ def _finished_runs(table: Table) -> list[Path]:
 def _training_runs(table: Table) -> list[Path]:
     """Return the directories in which the finished runs were trained."""
     commands = [list(table.commands(row, seed)) for row in table.rows for seed in range(table.seeds)]
-    return list(dict.fromkeys(paths[0] for paths in commands if load_results(paths[-1]) is not None))
+    return list(dict.fromkeys(paths[0] for paths in commands if is_finished(paths[-1])))
 
 
 def _unsynced_logs(table: Table) -> list[Path]:

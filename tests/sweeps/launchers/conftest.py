@@ -41,7 +41,7 @@ if action == "cache":
     record = {"cached": ["latents", "layouts"], "images": 12, "views": 2, "seconds": 3.2, "saved_seconds": 47.0}
     (directory / "cache.json").write_text(json.dumps(record | {"reason": None}))
 if action in ("finish", "wait_for_another", "cache"):
-    values = {"share": os.environ.get("OMP_NUM_THREADS"), "run": os.environ.get("WANDB_RUN_ID")}
+    values = {"share": os.environ.get("OMP_NUM_THREADS"), "run": os.environ.get("WANDB_RUN_ID"), "val/loss": 1.0}
     (directory / "metrics.json").write_text(json.dumps(values))
     sys.exit(0)
 print("working\\rworking\\rRuntimeError: out of luck" if action == "1" else "lumen: no such name.")

@@ -107,7 +107,7 @@ def test_wandb_sweep_file_is_valid_by_its_schema(workdir):
 def test_wandb_sweep_holds_unfinished_trials_only(workdir):
     results = Path("runs/scenes/backbone=clip/seed0/metrics.json")
     results.parent.mkdir(parents=True)
-    results.write_text("{}")
+    results.write_text('{"val/loss": 1.0}')
     _, sweep = write_sweep("table1", "base=scenes")
     assert sweep["parameters"]["trial"]["values"] == ["DINO", "DINOv2", "SD"]
 
