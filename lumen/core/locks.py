@@ -34,7 +34,7 @@ def lock_directory(directory: Path, name: str = ".lock", shared: bool = False) -
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        lock = (directory / name).open("ab")  # for writing: NFS locks no file that is open for reading alone
+        lock = (directory / name).open("a+b")  # NFS locks what is open for writing, and shares what is for reading
     except OSError as error:
         reason = error.strerror
         raise Mistake(f"{directory} cannot be written: {reason}; choose another directory with runs=DIR.") from None

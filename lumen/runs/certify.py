@@ -11,6 +11,7 @@ from pathlib import Path
 from lumen.config.experiment import load
 from lumen.core.errors import BadConfig, Mistake
 from lumen.core.files import write_json
+from lumen.core.guards import verify_place
 from lumen.core.lifetime import signal_at_end_of_parent
 from lumen.core.locks import lock_directory
 from lumen.runs.directory import run_directory
@@ -78,7 +79,9 @@ def _launch(log: Path, arguments: list[str]) -> None:
 
     Raises:
         Mistake: It ended neither well nor by the signal that was to kill it.
+        RunMissing: The directory of the certificate was moved or removed.
     """
+    verify_place(log)
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "a") as file:
         command = [sys.executable, "-m", "lumen.runs.certify", *arguments]
@@ -98,6 +101,7 @@ def _launch(log: Path, arguments: list[str]) -> None:
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
     if code != (-signal.SIGKILL if arguments[1] else 0):
+        verify_place(log)
         last_line = " ".join(log.read_text().strip().splitlines()[-1:])
         raise Mistake(f"a training ended with code {code} ({last_line}); see {log}.")
 

@@ -3,7 +3,7 @@
 import shutil
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,12 @@ from lightning.pytorch import LightningDataModule, Trainer
 
 from lumen.config.schema import DEFAULT_TASK, Config
 from lumen.core.errors import BadCheckpoint, BadConfig, BadPlugin
-from lumen.core.files import write_json
+from lumen.core.files import remove_drafts, write_json
+from lumen.core.guards import guard_directory
 from lumen.core.interfaces import Metric, Task, trainable_parameters
 from lumen.core.locks import lock_directory
 from lumen.core.signals import handle_signals
+from lumen.data.loader import explain_lost_worker
 from lumen.evaluation.evaluate import Protocol, evaluate_rows, partial_scores_directory, summarize
 from lumen.runs import directory as run_dirs
 from lumen.runs.build import build_metrics, build_task
@@ -50,7 +52,7 @@ def evaluate(run: Path, config: Config) -> dict[str, Any]:
     directory = run_dirs.eval_directory(run, config)
     with (
         handle_signals(config.stop_after) as handler,
-        lock_directory(directory) if is_rank_zero() else nullcontext(),
+        lock_directory(directory) if is_rank_zero() else guard_directory(directory),
         finish_wandb(),
     ):
         data = verify_splits(build_data(config), config)
@@ -58,6 +60,7 @@ def evaluate(run: Path, config: Config) -> dict[str, Any]:
         metrics = build_metrics(config, data, task)
         restore(task, checkpoint)
         if is_rank_zero():
+            remove_drafts(directory)
             run_dirs.write_or_verify_config(directory, config)
         trainer = build_trainer(config, data, task, directory, checkpoint, handler, "eval")
         if trainer.is_global_zero:
@@ -127,6 +130,7 @@ def evaluate_task(
     result = {"steps": step, "sampling": sampling, "precision": trainer.precision, **values}
     if trainer.is_global_zero:
         task.save(directory)
+        trainer.logger.flush()  # the history
         write_json(directory / "metrics.json", result)
         shutil.rmtree(partial_scores_directory(directory), ignore_errors=True)
         print("\n".join(filter(None, [f"val/loss  {result['val/loss']:.4f}", summarize(result, task)])))
@@ -138,9 +142,17 @@ def evaluate_task(
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Raise KeyboardInterrupt for Ctrl-C: Lightning turns it into an exit, after it has switched Ctrl-C off."""
+    """Raise KeyboardInterrupt for Ctrl-C: Lightning turns it into an exit, after it has switched Ctrl-C off.
+
+    Raises:
+        Mistake: A process that reads images was lost. PyTorch says so wherever the run is.
+    """
     try:
         yield
+    except RuntimeError as error:
+        if mistake := explain_lost_worker(error):
+            raise mistake from None
+        raise
     except SystemExit:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         raise KeyboardInterrupt from None

@@ -1,7 +1,6 @@
 """Training of one run, from its start or its newest checkpoint, followed by its evaluation."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,8 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 
 from lumen.config.schema import Config
 from lumen.core.errors import Mistake
-from lumen.core.files import write_json
+from lumen.core.files import remove_drafts, write_json
+from lumen.core.guards import guard_directory
 from lumen.core.interfaces import Task, trainable_parameters
 from lumen.core.locks import lock_directory
 from lumen.core.signals import handle_signals
@@ -34,15 +34,17 @@ def train(config: Config, observers: Sequence[Callback] = ()) -> dict[str, Any]:
         Content of metrics.json. If it exists already, nothing is done.
 
     Raises:
+        DatasetMissing: The data set does not exist.
+        RunBusy: The run was started on other data.
         SignalInterrupt: A signal asked the run to stop while it trained, and a checkpoint was written.
     """
     directory = run_dirs.run_directory(config)
-    if (results := run_dirs.load_finished(directory)) is not None:
+    if (results := run_dirs.load_finished(directory, config)) is not None:
         return results
     # Rank 0 starts the other ranks of its node, and holds the directory for all of them.
     with (
         handle_signals(config.stop_after) as handler,
-        lock_directory(directory) if is_rank_zero() else nullcontext(),
+        lock_directory(directory) if is_rank_zero() else guard_directory(directory),
         finish_wandb(),
     ):
         data = verify_splits(build_data(config), config)
@@ -51,6 +53,7 @@ def train(config: Config, observers: Sequence[Callback] = ()) -> dict[str, Any]:
         run_dirs.verify_config(directory, config)  # on all ranks, so that all report the same error
         resume = checkpoint_io.newest(directory / "checkpoints", run_dirs.run_digest(directory, config))
         if is_rank_zero():
+            remove_drafts(directory)
             run_dirs.write_or_verify_config(directory, config)
         trainer = build_trainer(config, data, task, directory, resume, handler)
         trainer.callbacks[:0] = observers  # first, so that their records are written before a step is saved

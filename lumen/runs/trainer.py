@@ -13,13 +13,14 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
 from lumen.config.experiment import dump
-from lumen.config.identity import run_name
+from lumen.config.identity import flatten, run_name
 from lumen.config.schema import Config
 from lumen.core.errors import BadConfig
 from lumen.core.interfaces import Task
+from lumen.core.lifetime import announce_parent_to_ranks
 from lumen.core.signals import SignalHandler
 from lumen.runs.build import accelerator, build_cache_options, precision
-from lumen.runs.directory import run_digest, run_id
+from lumen.runs.directory import load_run_config, run_digest, run_id
 from lumen.training import checkpoint_io
 from lumen.training.callbacks import EMA, DivergenceGuard, ProgressBar, SampleGrid, ThroughputMonitor
 from lumen.training.checkpoint_callbacks import CheckpointCallback, PreemptionCallback
@@ -53,7 +54,8 @@ def build_trainer(
     step = checkpoint_io.step_of(start) if start else 0
     identity = _wandb_identity(config, directory, job)
     wandb = build_wandb_logger(config.wandb, directory, dump(config), identity, step) if is_rank_zero() else None
-    history = JSONLLogger(directory / "metrics.jsonl", step if is_rank_zero() else None)
+    interval = _log_interval(config, directory) if job == "train" else None
+    history = JSONLLogger(directory / "metrics.jsonl", step if is_rank_zero() else None, interval)
     checkpoints = CheckpointCallback(
         directory / "checkpoints",
         config.every.checkpoint,
@@ -85,6 +87,8 @@ def build_trainer(
         ) from None
     disable_signal_handling(trainer)
     handler.kill_children = kill_function(trainer)
+    if handler.kill_children is not None:
+        announce_parent_to_ranks()
     return trainer
 
 
@@ -110,11 +114,16 @@ def _lightning_trainer(config: Config, directory: Path, loggers: list[Logger], c
         use_distributed_sampler=False,  # the sampler of the data module knows the ranks
         default_root_dir=directory,
         logger=loggers,
-        plugins=[checkpoint_io.AtomicCheckpointIO(), *slurm],
+        plugins=[checkpoint_io.AtomicCheckpointIO(loggers[0].flush), *slurm],
         enable_checkpointing=False,
         enable_model_summary=False,
         callbacks=callbacks,
     )
+
+
+def _log_interval(config: Config, directory: Path) -> int:
+    """Return the most steps between two lines of the history; the first start of a run may have logged less often."""
+    return max(config.every.log, flatten(load_run_config(directory)).get("every.log", 1)) if is_rank_zero() else 1
 
 
 def _strategy(config: Config) -> str:

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import zipfile
+from collections.abc import Callable
 from io import BufferedWriter
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     The metadata, a JSON file of the same name, is written first: the SHA-256 of the intended content, the step, and
     the storage options.
+
+    Args:
+        flush_history: Function that flushes to disk what was logged until then, before a checkpoint gets its name.
     """
+
+    def __init__(self, flush_history: Callable[[], None] = lambda: None):
+        super().__init__()
+        self.flush_history = flush_history
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any = None) -> None:
         """Write a checkpoint and its metadata."""
@@ -32,6 +40,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                     torch.save(checkpoint, hashed)
             except RuntimeError as error:  # torch raises it when the disk is full
                 raise OSError(str(error).partition("\n")[0]) from error
+            self.flush_history()
             facts = {"sha256": hashed.digest.hexdigest(), "step": checkpoint["global_step"]}
             write_json(metadata_path(Path(path)), facts | (storage_options or {}))
 

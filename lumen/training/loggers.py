@@ -4,7 +4,7 @@ import json
 import netrc
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -14,31 +14,38 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
-from lumen.core.files import read_jsonl, write
+from lumen.core.errors import Mistake
+from lumen.core.files import flush, write
+from lumen.core.guards import verify_place
 from lumen.core.signals import SIGNAL_EXIT_CODE, SignalInterrupt
+from lumen.training.history import read_history
 
 FINISH_SECONDS = 120.0  # that the end of a run waits for W&B; what it has not uploaded then can be synced later
 INIT_SECONDS = 30
 
 
 class JSONLLogger(Logger):
-    """Logger to metrics.jsonl: one flushed line per step and event, each step once however often a run resumes.
+    """Logger to metrics.jsonl: one line per step and event, each step once however often a run resumes.
 
     Args:
         path: The file.
         step: Lines from this step on are dropped, because they will be written again; None leaves the file to
             another rank.
+        interval: Most steps between two lines of a complete history; what is missing before `step` is printed.
     """
 
     name, version = "metrics", ""
 
-    def __init__(self, path: Path, step: int | None):
+    def __init__(self, path: Path, step: int | None, interval: int | None = None):
         super().__init__()
         self.path, self.pending = path, ""
         self.logged_keys: set[tuple] = set()  # (step, names)
-        if step is not None and path.exists():
-            earlier = [line for line in read_jsonl(path) if line["step"] < step]
-            write(path, "".join(json.dumps(line) + "\n" for line in earlier))
+        if step is not None:
+            earlier, damage = read_history(path, step, interval)
+            if path.exists():
+                write(path, "".join(json.dumps(line) + "\n" for line in earlier))
+            if damage:
+                print(damage, flush=True)
             for line in earlier:
                 _is_new(self, line, line["step"])
         self.size = path.stat().st_size if path.exists() else 0
@@ -54,11 +61,39 @@ class JSONLLogger(Logger):
         """Return whether a metric of a step was logged."""
         return any(logged_step == step and name in names for logged_step, names in self.logged_keys)
 
+    @rank_zero_only
+    def flush(self) -> None:
+        """Flush the history to disk, before a file is written that stands for the steps of it.
+
+        Raises:
+            Mistake: The file cannot be written, or has been removed.
+        """
+        try:
+            self._write_pending()
+            if self.size:
+                flush(self.path)
+                with suppress(OSError):  # some network file systems cannot flush a directory
+                    flush(self.path.parent)
+        except OSError as error:
+            raise Mistake(
+                f"{self.path} could not be written: {error.strerror or error}; nothing is saved of steps whose history "
+                "is lost: put the file back and repeat the command, which resumes from the last checkpoint."
+            ) from None
+
     def _append(self, line: dict[str, float | int | None]) -> None:
-        """Write a line, after those that a full disk had no room for."""
         self.pending += json.dumps(line) + "\n"
-        with open(self.path, "ab") as file:
+        self._write_pending()
+
+    def _write_pending(self) -> None:
+        """Write the last line, after those that a full disk had no room for."""
+        if not self.pending:
+            return
+        verify_place(self.path)
+        with open(self.path, "r+b" if self.size else "ab") as file:  # a new file would lack the earlier lines
+            if file.seek(0, os.SEEK_END) < self.size:
+                raise OSError("another program has shortened it")
             file.truncate(self.size)  # part of a line may have been written
+            file.seek(self.size)
             file.write(self.pending.encode())
         self.size, self.pending = self.path.stat().st_size, ""
 
@@ -95,9 +130,15 @@ def _is_new(logger: Logger, metrics: dict[str, float], step: int | None) -> bool
 
 
 def _warn_once(logger: Logger, name: str, log: Callable[[], None]) -> None:
-    """Log, or print once that it failed: no failure of a logger is worth a training run."""
+    """Log, or print once that it failed: no failure of a logger is worth a training run.
+
+    Raises:
+        RunMissing: The run directory was moved or removed.
+    """
     try:
         log()
+    except Mistake:
+        raise
     except Exception as error:
         if not getattr(logger, "has_warned", False):
             print(f"{name} takes no more metrics ({error}); training continues.")

@@ -1,16 +1,15 @@
-"""Files and locks: a file is complete or absent, and a directory has one writer."""
+"""Files: complete or absent, and JSON lines."""
 
 import json
 import os
-import signal
-import time
+from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 
-from lumen.core.errors import Mistake, RunBusy
-from lumen.core.files import atomic_path, read_jsonl, write, write_json
+from lumen.core.errors import Mistake
+from lumen.core.files import atomic_path, read_jsonl, remove_drafts, write, write_json
 from lumen.core.hashing import hash_file
-from lumen.core.locks import lock_directory
 
 
 def test_atomic_file_is_absent_until_it_is_complete(tmp_path):
@@ -46,23 +45,32 @@ def test_json_file_is_sorted_and_hashed_by_content(tmp_path):
     assert first == second != third and json.loads((tmp_path / "a").read_text()) == {"x": 1, "y": 2}
 
 
-def test_lock_has_one_holder(tmp_path):
-    run = tmp_path / "run"
-    with lock_directory(run), lock_directory(run, ".other"), pytest.raises(RunBusy, match="in use"):
-        lock_directory(run).__enter__()
-    with lock_directory(run):
-        pass
+@pytest.mark.parametrize("names", [("gpu01", "gpu01"), ("gpu01", "gpu02"), ("a.very.long.name" * 4, "")])
+def test_drafts_of_two_machines_differ(names, tmp_path, monkeypatch):
+    """Process numbers may be equal, on two machines or in two containers that share a disk."""
+    path, drafts, contents = tmp_path / ("x" * 250), [], [b"A" * 1000, b"B" * 1000]
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    with ExitStack() as stack:
+        for name, content in zip(names, contents, strict=True):
+            monkeypatch.setattr(os, "uname", lambda name=name: SimpleNamespace(nodename=name))
+            drafts.append(stack.enter_context(atomic_path(path)))
+            drafts[-1].write_bytes(content)
+            assert name in drafts[-1].name
+        assert drafts[0] != drafts[1] and [draft.read_bytes() for draft in drafts] == contents
+    assert path.read_bytes() == contents[0] and os.listdir(tmp_path) == [path.name]
 
 
-def test_lock_is_released_by_a_forked_worker(tmp_path):
-    with lock_directory(tmp_path):
-        if (worker := os.fork()) == 0:
-            signal.pause()
-            os._exit(0)
-    try:
-        time.sleep(0.1)
-        with lock_directory(tmp_path):  # although the worker is alive
-            pass
-    finally:
-        os.kill(worker, signal.SIGKILL)
-        os.waitpid(worker, 0)
+def test_drafts_of_killed_processes_are_removed(tmp_path):
+    with atomic_path(tmp_path / "file") as draft:
+        name = draft.name
+        draft.touch()
+    others = {".name.part", "lumen.part", ".lumen-notes"}
+    for other in (*others, name):
+        (tmp_path / other).touch()
+        os.utime(tmp_path / other, (0, 0))
+    (tmp_path / name.replace(".part", "0.part")).touch()  # another process is writing it
+    write(tmp_path / "file", "")
+    assert set(os.listdir(tmp_path)) == {"file", *others, name.replace(".part", "0.part")}
+    remove_drafts(tmp_path)
+    assert set(os.listdir(tmp_path)) == {"file", *others}
+    remove_drafts(tmp_path / "missing")

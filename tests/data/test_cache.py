@@ -2,11 +2,14 @@
 
 import os
 import re
+from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lumen.__main__ import main
+from lumen.core.errors import Mistake
 from lumen.data import cache
 
 KEY = {"look": {"data": "x", "size": 1}, "dtype": "float32"}
@@ -32,9 +35,10 @@ def test_cache_prune_removes_the_least_recently_used_store(tmp_path, monkeypatch
         store = cache.CacheStore(tmp_path / "runs/cache", kind, KEY)
         store.write("a", np.zeros((5, 100), np.float32), {})
         os.utime(store.directory, (number, number))
+    del store  # no longer in use
     assert main(["cache", "prune", "gb=3e-6"]) == 0
     assert re.match(r"removed: old-\S+  5 rows .*\n1 removed\n$", capsys.readouterr().out)
-    assert [path.name.partition("-")[0] for path in (tmp_path / "runs/cache").iterdir()] == ["new"]
+    assert [path.parent.name.partition("-")[0] for path in (tmp_path / "runs/cache").glob("*/recipe.json")] == ["new"]
     assert main(["cache", "prune", "gb=much"]) == 2
     assert "gb" in (message := capsys.readouterr().err) and "'much'" in message
 
@@ -45,8 +49,8 @@ def test_cache_removes_corrupt_shards(tmp_path):
         store.write(shard, np.zeros((5, 100), np.float32), {})
     path = store.directory / "a.npy"
     path.write_bytes(path.read_bytes()[:-1] + b"\1")
-    assert list(cache.remove_corrupt_shards(tmp_path)) == [path]
-    assert not store.has("a") and store.has("b") and list(cache.remove_corrupt_shards(tmp_path)) == []
+    assert list(cache.remove_damaged_files(tmp_path)) == [path]
+    assert not store.has("a") and store.has("b") and list(cache.remove_damaged_files(tmp_path)) == []
 
 
 def test_cache_hashes_a_file_again_only_if_it_changed(tmp_path, monkeypatch):
@@ -62,3 +66,104 @@ def test_cache_hashes_a_file_again_only_if_it_changed(tmp_path, monkeypatch):
     assert second[0] == first[0] and second[1] != first[1]
     files[1].write_text("a")
     assert cache.hash_files([[files[1]]], memo) == first[:1]  # a hash depends on the content alone
+
+
+def write_store(root: Path, kind: str) -> cache.CacheStore:
+    store = cache.CacheStore(root, kind, KEY)
+    store.write("a", np.zeros((5, 100), np.float32), {})
+    return store
+
+
+def read_store(root: Path, kind: str) -> cache.CacheStore:
+    write_store(root, kind)
+    store = cache.CacheStore(root, kind, KEY)
+    assert store.has("a")
+    return store
+
+
+@pytest.mark.parametrize("use", [write_store, read_store])
+def test_cache_prune_leaves_what_is_in_use(use, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "runs/cache"
+    store = use(root, "latents")
+    write_store(root, "features")
+    assert main(["cache", "prune"]) == 0
+    output = capsys.readouterr().out
+    assert re.search(r"^in use\S* .*: latents-", output, re.M) and re.search(r"^removed: features-", output, re.M)
+    assert output.endswith("\n1 removed\n") and store.has("a") and store.read("a").shape == (5, 100)
+    del store
+    assert main(["cache", "prune"]) == 0
+    assert os.listdir(root) == ["locks"]
+
+
+def test_cache_store_that_does_not_exist_is_not_created_by_a_question(tmp_path):
+    store = cache.CacheStore(tmp_path / "cache", "latents", KEY)
+    assert not store.has("a") and not (tmp_path / "cache").exists()
+    write_store(tmp_path / "cache", "latents").write("b", np.zeros(1), {})
+    assert store.has("a")
+    assert [info.is_in_use for info in cache.prune(tmp_path / "cache", 0)] == [True]
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_cache_store_that_is_half_removed_is_still_listed(number, tmp_path, monkeypatch):
+    """A process that prunes may be killed."""
+    write_store(tmp_path, "latents").write("b", np.zeros(1), {})
+    unlink, removed = Path.unlink, []
+
+    def unlink_or_die(path: Path, **options: bool) -> None:
+        if path.suffix in (".npy", ".json"):
+            if len(removed) == number:
+                raise KeyboardInterrupt
+            removed.append(path)
+        unlink(path, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "unlink", unlink_or_die)
+        list(cache.prune(tmp_path, 0))
+    assert len(list(cache.prune(tmp_path, -1))) == 1 and os.listdir(tmp_path) == ["locks"]
+
+
+def test_cache_that_cannot_be_locked_is_read(tmp_path, monkeypatch):
+    write_store(tmp_path, "latents")
+
+    def refuse(*_):
+        raise Mistake("read-only")
+
+    monkeypatch.setattr(cache, "lock_directory", refuse)
+    store = cache.CacheStore(tmp_path, "latents", KEY)
+    assert store.has("a") and store.read("a").shape == (5, 100)
+    with pytest.raises(Mistake):
+        store.write("b", np.zeros(1), {})
+
+
+def test_cache_drafts_of_killed_processes_are_removed_by_the_next_one_alone(tmp_path):
+    store = write_store(tmp_path, "latents")
+    draft = store.directory / f".lumen-host-{'0' * 16}.part"
+    draft.touch()
+    assert cache.CacheStore(tmp_path, "latents", KEY).has("a") and draft.exists()  # it may be that of the first
+    del store
+    assert cache.CacheStore(tmp_path, "latents", KEY).has("a") and not draft.exists()
+
+
+def test_cache_is_filled_and_pruned_at_once(tmp_path):
+    """Two processes prune while one fills; none fails, and no rows remain without their recipe."""
+    root, stop = tmp_path / "cache", tmp_path / "stop"
+
+    def prune_until_stopped() -> None:
+        while not stop.exists():
+            list(cache.prune(root, 0))
+            cache.directory_bytes(root)
+
+    pruners = [get_context("fork").Process(target=prune_until_stopped) for _ in range(2)]
+    for pruner in pruners:
+        pruner.start()
+    try:
+        for number in range(60):
+            store = cache.CacheStore(root, "latents", KEY | {"number": number % 3})
+            store.write("a", np.zeros((200, 20), np.float32), {})
+            assert store.has("a") and (store.directory / "recipe.json").exists() and store.metadata("a")["rows"] == 200
+    finally:
+        stop.touch()
+        for pruner in pruners:
+            pruner.join(60)
+    assert [pruner.exitcode for pruner in pruners] == [0, 0]
