@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import open_clip
 import torch
@@ -16,6 +16,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 from lumen.core.interfaces import Backbone
+from lumen.core.ranges import LayerRange
 from lumen.core.registry import backbones
 from lumen.core.tensor_hashing import fingerprint
 from lumen.features.extraction import Normalization, capture_outputs, resize_to_multiple, select_layers, tokens_to_map
@@ -131,7 +132,7 @@ def _project_qkv(block: ResidualAttentionBlock, x: Float[Tensor, "b n c"], index
 @backbones.register
 def clip(
     size: Literal["tiny", "base", "large", "large336"] = "base",
-    layer: int | list[int] = -1,
+    layer: Annotated[int | list[int], LayerRange(tiny=3, base=12, large=24, large336=24, scenes=6)] = -1,
     facet: Literal["token", "key", "value", "maskclip"] = "token",
     fit: bool = True,
     weights: str = "published",

@@ -1,7 +1,8 @@
 """DINO (Caron et al. 2021, arXiv:2104.14294): self-supervised ViT/8 and ViT/16, ImageNet-1k."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
+from lumen.core.ranges import LayerRange
 from lumen.core.registry import backbones
 from lumen.features.vit import ViT, timm_vit
 
@@ -10,7 +11,7 @@ from lumen.features.vit import ViT, timm_vit
 def dino(
     size: Literal["tiny", "small", "base"] = "base",
     patch: Literal[8, 16] = 16,
-    layer: int | list[int] = -1,
+    layer: Annotated[int | list[int], LayerRange(tiny=4, small=12, base=12, scenes=6)] = -1,
     facet: Literal["token", "key", "value"] = "key",
     fit: bool = False,
     weights: str = "published",

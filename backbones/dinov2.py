@@ -1,7 +1,8 @@
 """DINOv2 (Oquab et al. 2023, arXiv:2304.07193): self-supervised ViT/14, LVD-142M."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
+from lumen.core.ranges import LayerRange
 from lumen.core.registry import backbones
 from lumen.features.vit import ViT, timm_vit
 
@@ -10,7 +11,7 @@ from lumen.features.vit import ViT, timm_vit
 def dinov2(
     size: Literal["tiny", "small", "base", "large", "giant"] = "base",
     registers: bool = False,
-    layer: int | list[int] = -1,
+    layer: Annotated[int | list[int], LayerRange(tiny=4, small=12, base=12, large=24, giant=40, scenes=6)] = -1,
     facet: Literal["token", "key", "value"] = "token",
     fit: bool = True,
     weights: str = "published",

@@ -1,7 +1,7 @@
 """Stable Diffusion 1.5 and 2.1: features of the U-Net's decoder for a slightly noisy image (layers of sd-dino)."""
 
 from functools import cached_property
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -11,12 +11,16 @@ from torch import Tensor, nn
 from lumen.core.errors import BadConfig
 from lumen.core.interfaces import Backbone
 from lumen.core.patching import ConstantOutput, replace_submodules
+from lumen.core.ranges import LayerRange, Range, Seed
 from lumen.core.registry import backbones
 from lumen.core.tensor_hashing import fingerprint
 from lumen.diffusion.activation_reuse import cached_cross_attention_kv
 from lumen.diffusion.loading import load
 from lumen.diffusion.stable_diffusion import StableDiffusion, encode_latents
 from lumen.features.extraction import capture_outputs, resize_to_multiple, select_layers
+
+# Arguments that are those of the generator, where a config gives them there and none of them here.
+SHARED_KEYS = {"weights": "diffusion.weights", "size": "diffusion.size", "revision": "diffusion.revision"}
 
 
 class SD(Backbone):
@@ -147,11 +151,11 @@ def _locate_output(unet: UNet2DConditionModel, layer: int) -> tuple[str, int, in
 @backbones.register
 def sd(
     size: Literal["tiny", "v1", "v2"] = "v1",
-    layers: list[int] | tuple[int, ...] = (2, 5, 8),
+    layers: Annotated[list[int] | tuple[int, ...], LayerRange(tiny=12, v1=12, v2=12, scenes=12)] = (2, 5, 8),
     reading: Literal["entering", "block"] = "entering",
-    timestep: int = 100,
+    timestep: Annotated[int, Range(0, 999)] = 100,
     prompt: str = "",
-    seed: int = 42,
+    seed: Seed = 42,
     fit: bool = False,
     weights: str = "published",
     revision: str | None = None,
@@ -162,7 +166,8 @@ def sd(
     weights shares the U-Net and the autoencoder.
 
     Args:
-        weights: "published", "none", "scenes", a diffusers folder or a hub id. A folder has its own size.
+        weights: "published", "none", "scenes", a diffusers folder, a .safetensors file or a hub id. A folder has its
+            own size. Unless weights, size or revision is given, all three follow those that `diffusion` is given.
         revision: Commit, tag or branch of a hub id; None is its main branch.
     """
     base = load(weights, size, revision)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from lumen.core.labels import IGNORE
+from lumen.core.ranges import Share
 from lumen.core.registry import datamodules
 from lumen.data.class_names import ADE20K
 from lumen.data.fake import write_json, write_pair
@@ -31,7 +32,7 @@ class Ade20k(DataSource):
         root: str,
         captions: str | None = None,
         fit: Literal["stretch", "crop"] = "stretch",
-        flip: float = 0.5,
+        flip: Share = 0.5,
         *,
         loader_config: LoaderConfig,
     ):

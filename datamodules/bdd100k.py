@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lumen.core.labels import IGNORE
+from lumen.core.ranges import Share
 from lumen.core.registry import datamodules
 from lumen.data.class_names import CITYSCAPES
 from lumen.data.fake import write_json, write_pair
@@ -34,7 +35,7 @@ class Bdd100k(DataSource):
     classes = tuple(CITYSCAPES.values())
     random_crop = True
 
-    def __init__(self, root: str, captions: str | None = None, flip: float = 0.5, *, loader_config: LoaderConfig):
+    def __init__(self, root: str, captions: str | None = None, flip: Share = 0.5, *, loader_config: LoaderConfig):
         super().__init__(root, loader_config)
         self.captions, self.flip = captions, flip
         table = lookup_table(consecutive_classes(list(range(len(self.classes)))))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lumen.core.labels import IGNORE
+from lumen.core.ranges import Share
 from lumen.core.registry import datamodules
 from lumen.data.class_names import CITYSCAPES
 from lumen.data.fake import save_image, write_json, write_pair
@@ -43,7 +44,7 @@ class Cityscapes(DataSource):
         root: str,
         captions: str | None = None,
         full: bool = False,
-        flip: float = 0.5,
+        flip: Share = 0.5,
         *,
         loader_config: LoaderConfig,
     ):

@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from lumen.core.ranges import Share
 from lumen.core.registry import datamodules
 from lumen.data.class_names import COCO_STUFF
 from lumen.data.fake import write_json, write_pair
@@ -30,7 +31,7 @@ class CocoStuff(DataSource):
         captions: str | None = None,
         labels: Literal[171, 182] = 171,
         fit: Literal["stretch", "crop"] = "stretch",
-        flip: float = 0.5,
+        flip: Share = 0.5,
         *,
         loader_config: LoaderConfig,
     ):
@@ -46,11 +47,9 @@ class CocoStuff(DataSource):
         part = f"{split}2017"
         index = DatasetIndex(self.root)
         index.add_files("image", IMAGE_SUFFIXES, f"images/{part}", part)
-        index.add_files("mask", (".png",), f"stuffthingmaps/{part}", f"annotations/{part}")
+        directories = (f"stuffthingmaps/{part}", f"annotations/{part}")
         # mmsegmentation writes its converted maps beside the official ones.
-        masks = index.files.get("mask", {})
-        for stem in [stem for stem in masks if stem.endswith("_labelTrainIds")]:
-            del masks[stem]
+        index.add_files("mask", (".png",), *directories, exclude=("_labelTrainIds.png",))
         index.add_captions(self.captions, f"annotations/captions_{part}.json")
         return index
 

@@ -3,11 +3,12 @@
 import hashlib
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from PIL import Image
 
 from lumen.core.errors import BadConfig
+from lumen.core.ranges import Range
 from lumen.core.registry import datamodules
 from lumen.data.index import ImageRecord
 from lumen.data.integrity import IntegrityReport
@@ -43,7 +44,7 @@ class Scenes(DataSource):
 
     def __init__(
         self,
-        images: int = 4096,
+        images: Annotated[int, Range(1, 10_000_000)] = 4096,  # seeds of a split
         edit: Literal["sky", "ground", "colour"] | None = None,
         *,
         loader_config: LoaderConfig,

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from lumen.cli.command import Command, as_overrides, command, single_argument
+from lumen.cli.command import Command, as_overrides, command, read_option, single_argument
 from lumen.config.experiment import load
 from lumen.core.errors import BadConfig
+from lumen.core.paths import user_path
 
 
 @command("cache build", "EXPERIMENT [key=value ...]")
@@ -20,7 +21,8 @@ def build_cache(positionals: list[str], options: dict[str, str]) -> int:
 @command("cache ls", "[runs=DIR]")
 def list_cache(positionals: list[str], options: dict[str, str]) -> int:
     """List the stores of the cache with their size and time of last use."""
-    from lumen.data.cache import format_bytes, list_stores
+    from lumen.data.cache import format_bytes
+    from lumen.data.inventory import list_stores
 
     stores = list_stores(_cache_directory(positionals, options, list_cache))
     total = format_bytes(sum(store.num_bytes for store in stores))
@@ -30,10 +32,10 @@ def list_cache(positionals: list[str], options: dict[str, str]) -> int:
 
 @command("cache verify", "[runs=DIR]")
 def verify_cache(positionals: list[str], options: dict[str, str]) -> int:
-    """Read the whole cache and remove damaged shards, which runs compute again."""
-    from lumen.data.cache import remove_corrupt_shards
+    """Read the whole cache and remove damaged files, which runs write again."""
+    from lumen.data.inventory import remove_damaged_files
 
-    paths = list(remove_corrupt_shards(_cache_directory(positionals, options, verify_cache)))
+    paths = list(remove_damaged_files(_cache_directory(positionals, options, verify_cache)))
     print("\n".join([*(f"removed: {path}" for path in paths), f"{len(paths)} damaged"]))
     return 1 if paths else 0
 
@@ -41,13 +43,10 @@ def verify_cache(positionals: list[str], options: dict[str, str]) -> int:
 @command("cache prune", "[gb=0 runs=DIR]")
 def prune_cache(positionals: list[str], options: dict[str, str]) -> int:
     """Remove the least recently used stores until the cache takes at most gb gigabytes."""
-    from lumen.data.cache import prune
+    from lumen.data.inventory import prune
 
-    limit = options.pop("gb", "0")
-    try:
-        stores = list(prune(_cache_directory(positionals, options, prune_cache), int(float(limit) * 1e9)))
-    except ValueError:
-        raise BadConfig(f"gb must be a number of gigabytes, not '{limit}'.") from None
+    limit = read_option("gb", options.pop("gb", "0"), "Annotated[float, Range(0, 1e9)]")
+    stores = list(prune(_cache_directory(positionals, options, prune_cache), int(limit * 1e9)))
     lines = [f"{'in use, so not removed' if store.is_in_use else 'removed'}: {store}" for store in stores]
     print("\n".join([*lines, f"{sum(not store.is_in_use for store in stores)} removed"]))
     return 0
@@ -56,4 +55,4 @@ def prune_cache(positionals: list[str], options: dict[str, str]) -> int:
 def _cache_directory(positionals: list[str], options: dict[str, str], caller: Command) -> Path:
     if unknown := [*positionals, *as_overrides({key: value for key, value in options.items() if key != "runs"})]:
         raise BadConfig(f"lumen {caller.verb} does not take {' '.join(unknown)}; write: {caller.usage}.")
-    return Path(options.get("runs", "runs")) / "cache"
+    return user_path(options.get("runs", "runs")) / "cache"

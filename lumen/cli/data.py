@@ -1,10 +1,9 @@
 """Commands for data sets: check and render their files, generate questions about their captions."""
 
-from pathlib import Path
-
 from lumen.cli.command import as_overrides, command, positive_int, single_argument
 from lumen.config.experiment import load
 from lumen.core.errors import BadConfig, UnknownName, suggestion
+from lumen.core.paths import user_path
 
 
 @command("data check", "NAME [root=DIR ... --all]")
@@ -32,7 +31,7 @@ def render(positionals: list[str], options: dict[str, str]) -> int:
         raise BadConfig(f"lumen data render has no '{key}'; {suggestion(key, defaults)}")
     values = defaults | options
     counts = {split: positive_int(split, values[split]) for split in ("train", "val")}
-    export_scenes(Path(positionals[1]), values["format"], counts, positive_int("size", values["size"]))
+    export_scenes(user_path(positionals[1]), values["format"], counts, positive_int("size", values["size"]))
     print(f"{counts['train']} train and {counts['val']} val scenes as {values['format']}: {positionals[1]}")
     return 0
 
@@ -40,7 +39,7 @@ def render(positionals: list[str], options: dict[str, str]) -> int:
 @command("questions", "EXPERIMENT [out=FILE writer=MODEL reader=MODEL key=value ...]")
 def questions(positionals: list[str], options: dict[str, str]) -> int:
     """Generate questions about the captions of an experiment's evaluated images, for the metric tifa."""
-    out = Path(options.pop("out", "questions.json"))
+    out = user_path(options.pop("out", "questions.json"))
     models = {role: options.pop(role, None) for role in ("writer", "reader")}
     if out.exists():  # an image that the file has questions about is generated from the caption of those questions
         options["measure.questions"] = str(out)

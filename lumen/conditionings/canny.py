@@ -1,5 +1,7 @@
 """Canny edges (Canny 1986): thin, binary edges at the largest changes of brightness, as in ControlNet's annotator."""
 
+from typing import Annotated
+
 import cv2
 import numpy as np
 import torch
@@ -7,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lumen.core.interfaces import Batch, Conditioning
+from lumen.core.ranges import Range
 from lumen.core.registry import conditionings
 
 
@@ -23,7 +26,7 @@ class Canny(Conditioning):
 
     channels = 1
 
-    def __init__(self, low: int = 100, high: int = 200):
+    def __init__(self, low: Annotated[int, Range(0, 10_000)] = 100, high: Annotated[int, Range(0, 10_000)] = 200):
         super().__init__()
         self.low, self.high = low, high
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lumen.core.errors import WeightsMissing
 from lumen.core.interfaces import Batch, Conditioning
+from lumen.core.paths import user_path
 from lumen.core.registry import conditionings
 from lumen.features.hed import CONTROLNET_FILE, load_hed
 from lumen.features.pretrained import resolve_weights
@@ -40,7 +41,7 @@ class HolisticEdges(Conditioning):
 
 def _resolve_path(weights: str, revision: str | None) -> Path:
     """Return the file or folder of the weights."""
-    file = Path(weights).expanduser()
+    file = user_path(weights)
     if file.is_file():
         return file
     path = resolve_weights(weights, "hed", None, revision, [CONTROLNET_FILE])

@@ -4,17 +4,19 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lumen.core.errors import BadConfig
+from lumen.core.errors import BadConfig, BasisMismatch
 from lumen.core.interfaces import Backbone, Batch, Conditioning
 from lumen.core.patching import replace_submodules
+from lumen.core.paths import user_path
 from lumen.core.random import generator
+from lumen.core.ranges import Count, Range
 from lumen.core.registry import conditionings
 from lumen.core.visualize import layout_to_rgb
 from lumen.features.joint_moments import joint_moments
@@ -65,9 +67,9 @@ class NeuralLayout(Conditioning):
 
     def __init__(
         self,
-        components: int = 20,
-        vectors: int | Literal["all"] = 40000,
-        per_image: int = 10,
+        components: Annotated[int, Range(1, 65_536)] = 20,
+        vectors: Annotated[int, Range(2, 1_000_000_000)] | Literal["all"] = 40000,
+        per_image: Count = 10,
         scale: Literal["none", "global", "component"] = "global",
         basis: str | None = None,
         *,
@@ -88,7 +90,7 @@ class NeuralLayout(Conditioning):
         # Root of the mean variance of all stored axes, the same for each: the divisor of `encode`.
         self.register_buffer("scale", torch.ones(num_axes))
         if basis is not None:
-            self.set_basis(Basis.load(Path(basis)), basis)
+            self.set_basis(Basis.load(user_path(basis)), basis)
 
     @property
     def backbone(self) -> Backbone:
@@ -209,6 +211,10 @@ class NeuralLayout(Conditioning):
             BadConfig: The basis has fewer than N axes.
         """
         basis.verify(self.backbone.identity, origin)
+        if len(basis.axes) != self.backbone.channels:
+            raise BasisMismatch(
+                f"{origin} has {len(basis.axes)} channels, and its backbone {self.backbone.channels}; fit it again."
+            )
         if (num_axes := basis.axes.shape[1]) < self.channels:
             raise BadConfig(
                 f"{origin} has {num_axes} components, but the config asks for {self.channels}; set "

@@ -1,8 +1,10 @@
 """Schema of a config: keys and their types. `experiments/base.yaml` has the values and names their sources."""
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Iterator
+from dataclasses import dataclass, field, is_dataclass
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
+from lumen.core.ranges import Count, Range, Seed, Share
 from lumen.core.registry import Registry, backbones, conditionings, datamodules, generators, metrics, tasks
 
 # Keys that hold one component each: its name and its arguments.
@@ -25,7 +27,7 @@ class DiffusionOptions:
     revision: str | None
     vae: str | None
     hint: Literal["auto", "latent", "image"]
-    snr_gamma: float | None
+    snr_gamma: Annotated[float, Range(1e-9, 1_000_000_000)] | None
     checkpointing: bool
 
 
@@ -34,19 +36,19 @@ class SamplingOptions:
     """Options of the sampler."""
 
     sampler: Literal["ddim", "dpm"]
-    steps: int
-    guidance: float
+    steps: Annotated[int, Range(1, 1000)]  # timesteps that Stable Diffusion is trained with
+    guidance: Annotated[float, Range(0, 1000)]
     negative: str
-    control_end: float
-    images: int
+    control_end: Share
+    images: Annotated[int, Range(1, 1000)]
 
 
 @dataclass
 class EvaluationOptions:
     """Images and reference rows of an evaluation."""
 
-    images: int
-    samples: int
+    images: Annotated[int, Range(1, 10_000_000)]
+    samples: Annotated[int, Range(1, 10_000)]
     anchors: list[str]
     questions: str | None
 
@@ -55,9 +57,9 @@ class EvaluationOptions:
 class Intervals:
     """Optimiser steps between two events of a kind."""
 
-    log: int
-    validate: int
-    checkpoint: int
+    log: Count
+    validate: Count
+    checkpoint: Count
 
 
 @dataclass
@@ -77,24 +79,24 @@ class Config:
     sampling: SamplingOptions
     measure: EvaluationOptions
     every: Intervals
-    size: int
-    steps: int
-    batch: int
-    accumulate: int
-    memory: int | None
-    lr: float
-    warmup: int
-    weight_decay: float
-    clip: float
-    prompt_dropout: float
-    ema: float
-    validation: int
-    seed: int
+    size: Annotated[int, Range(1, 16_384)]
+    steps: Annotated[int, Range(0, 1_000_000_000)]  # the task sets the lower end
+    batch: Annotated[int, Range(1, 100_000)]
+    accumulate: Annotated[int, Range(1, 10_000)]
+    memory: Count | None
+    lr: Annotated[float, Range(1e-15, 100)]
+    warmup: Annotated[int, Range(0, 1_000_000_000)]
+    weight_decay: Annotated[float, Range(0, 1000)]
+    clip: Annotated[float, Range(0, 1_000_000_000)]
+    prompt_dropout: Share
+    ema: Share
+    validation: Annotated[int, Range(1, 10_000_000)]
+    seed: Seed
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
     accelerator: Literal["auto", "cpu", "gpu"]
-    devices: int
-    nodes: int
-    workers: int
+    devices: Annotated[int, Range(1, 1024)]
+    nodes: Annotated[int, Range(1, 100_000)]
+    workers: Annotated[int, Range(0, 1024)]
     strategy: str
     compile: bool
     exact: bool
@@ -104,10 +106,10 @@ class Config:
     wandb: Literal["auto", "online", "offline", "disabled"]
     project: str
     cache: Literal["auto", "always", "never"]
-    cache_gb: float
+    cache_gb: Annotated[float, Range(1e-9, 1_000_000_000)]
     cache_text: bool
-    views: int | None
-    keep: int
+    views: Annotated[int, Range(1, 1000)] | None
+    keep: Count
     best: Literal["val/loss"] | None
     # Records of where the config comes from, which are no settings.
     experiment: str = ""
@@ -126,9 +128,15 @@ DEFAULT_TASK = "layout_to_image"
 LATER_KEYS = {"task.name": DEFAULT_TASK, "generator.name": "controlnet"}
 # Keys of how the images of a step are divided. Of an elastic run only their product changes the result.
 BATCH_SPLIT_KEYS = ("batch", "accumulate", "devices", "nodes")
-# Ranges of values.
-POSITIVE_KEYS = {"size", "steps", "batch", "accumulate", "devices", "nodes", "lr", "sampling.steps", "sampling.images",
-                 "measure.images", "measure.samples", "every.log", "every.validate", "every.checkpoint", "validation",
-                 "keep", "cache_gb"}  # fmt: skip
-NONNEGATIVE_KEYS = {"warmup", "weight_decay", "clip", "workers", "sampling.guidance"}
-FRACTION_KEYS = {"prompt_dropout", "ema", "sampling.control_end"}
+
+
+def iterate_ranges(schema: type, prefix: str = "") -> Iterator[tuple[str, Range]]:
+    """Yield the range of each number of a schema by its dotted key."""
+    for name, hint in get_type_hints(schema, include_extras=True).items():
+        if is_dataclass(hint):
+            yield from iterate_ranges(hint, f"{prefix}{name}.")
+        for kind in (hint, *get_args(hint)):  # the arguments are those of a union with None
+            yield from ((f"{prefix}{name}", limits) for limits in getattr(kind, "__metadata__", ()))
+
+
+RANGES = dict(iterate_ranges(Config))

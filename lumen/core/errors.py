@@ -4,6 +4,10 @@ import difflib
 from collections.abc import Iterable
 
 
+class Note(UserWarning):
+    """Remark of LUMEN's own on a command that goes on. The command line prints its sentence."""
+
+
 class Mistake(Exception):
     """Error that the user can correct. The command line prints its sentence and exits with 2."""
 

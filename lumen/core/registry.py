@@ -14,26 +14,9 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from lumen.core.arguments import Argument
 from lumen.core.errors import BadPlugin, UnknownName, suggestion
 from lumen.core.plugins import Plugin, find_module, installed_plugins
-
-
-@dataclass(frozen=True)
-class Argument:
-    """Argument of a component that a config may set."""
-
-    annotation: ast.expr | None
-    default: Any
-    required: bool
-
-    @property
-    def kind(self) -> str:
-        """The type, as its annotation is written."""
-        return ast.unparse(self.annotation) if self.annotation else "anything"
-
-    def accepts(self, value: Any) -> bool:
-        """Return whether a value is of this type."""
-        return self.annotation is None or _is_of_type(value, self.annotation)
 
 
 class Registry:
@@ -107,8 +90,12 @@ class Registry:
         return {arg.arg for arg in self._source(name).parameters.kwonlyargs}
 
     def literal(self, name: str, attribute: str, default: Any = None) -> Any:
-        """Return a class attribute that the body of the registered class sets to a literal, without importing it."""
-        for node in getattr(self._source(name).factory, "body", []):
+        """Return an attribute that a component's source sets to a literal, without importing it.
+
+        It is an attribute of the registered class, or of the module of a registered function.
+        """
+        source = self._source(name)
+        for node in (source.factory if isinstance(source.factory, ast.ClassDef) else source.tree).body:
             targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
             if attribute in [getattr(target, "id", None) for target in targets] and node.value is not None:
                 return self._evaluate(name, attribute, node.value)
@@ -210,35 +197,6 @@ def _parse(path: str, noun: str) -> _Source:
                 return _Source(path, tree, node, constructors[0].args if constructors else _NO_PARAMETERS)
             return _Source(path, tree, node, node.args)
     raise BadPlugin(f"{path} registers no {noun}; put its registry's .register above the factory.")
-
-
-def _is_of_type(value: Any, kind: ast.expr) -> bool:
-    """Return whether a config value is of an annotated type: scalars, unions, Literal, list, tuple."""
-    match kind:
-        case ast.Constant(value=None):
-            return value is None
-        case ast.BinOp(left=left, right=right):
-            return _is_of_type(value, left) or _is_of_type(value, right)
-        case ast.Name(id="float"):
-            return isinstance(value, (int, float)) and not isinstance(value, bool)
-        case ast.Name(id="int"):
-            return isinstance(value, int) and not isinstance(value, bool)
-        case ast.Name(id="Path"):
-            return isinstance(value, str)
-        case ast.Name(id="Any"):
-            return True
-        case ast.Name(id=name):
-            return type(value).__name__ == name
-        case ast.Constant(value=str() as annotation):
-            return _is_of_type(value, ast.parse(annotation, mode="eval").body)
-        case ast.Subscript(value=ast.Name(id="dict")):
-            return isinstance(value, dict)
-        case ast.Subscript(value=ast.Name(id="Literal"), slice=choices):
-            return value in [c.value for c in getattr(choices, "elts", [choices])]
-        case ast.Subscript(slice=item):
-            item = item.elts[0] if isinstance(item, ast.Tuple) else item
-            return isinstance(value, (list, tuple)) and all(_is_of_type(v, item) for v in value)
-    return False
 
 
 backbones = Registry("backbones", "backbone")

@@ -56,7 +56,8 @@ class SignalHandler:
         if is_child_rank():
             os.kill(os.getppid(), number)
         else:  # not by print, which the signal may have interrupted
-            message = f"lumen: stopped by {self.received}; repeat the command to resume from the last checkpoint.\n"
+            # On a line of its own, also after a progress bar.
+            message = f"\nlumen: stopped by {self.received}; repeat the command to resume from the last checkpoint.\n"
             os.write(2, message.encode())
         os._exit(SIGNAL_EXIT_CODE)
 
@@ -112,7 +113,7 @@ def _exit_on_signal_of_parent() -> None:
 
 def parse_duration(text: str) -> int:
     """Return the seconds of a duration such as 1d, 3h50m or 90s; 0 if the text is none."""
-    match = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+    match = re.fullmatch(r"(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?", text)
     if match is None:
         return 0
     return sum(int(count or 0) * unit for count, unit in zip(match.groups(), (86400, 3600, 60, 1), strict=True))

@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 
 from lumen.core.errors import BadSample
+from lumen.core.paths import user_path
 from lumen.data.captions import as_captions, read_captions
 from lumen.data.tree import files_by_stem
 
@@ -99,7 +100,7 @@ class DatasetIndex:
             file: File that the user named, if any.
             default: Official file, relative to the root.
         """
-        path = Path(file) if file else self.root / default
+        path = user_path(file) if file else self.root / default
         if not path.exists():
             if file:
                 self.problems.append(f"there is no captions file {path}; correct data.captions=FILE.")

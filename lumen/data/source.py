@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from lumen.core.errors import BadSample, DatasetMissing
+from lumen.core.errors import BadSample, DatasetMissing, Note
 from lumen.core.hashing import hash_json
+from lumen.core.paths import user_path
 from lumen.core.text import escape_line
 from lumen.data.cache import hash_files
 from lumen.data.index import DatasetIndex, ImageRecord, read_record
@@ -81,10 +82,10 @@ class DataSource:
     eval_split = "val"
 
     def __init__(self, root: str, loader_config: LoaderConfig):
-        self.root, self.loader_config = Path(root).expanduser(), loader_config
+        self.root, self.loader_config = user_path(root), loader_config
         self.name = type(self).__module__.rpartition(".")[2]
         file = loader_config.questions
-        self.questions_by_caption = group_by_caption(read_entries(Path(file))) if file else {}
+        self.questions_by_caption = group_by_caption(read_entries(user_path(file))) if file else {}
         self._records: dict[str, list[ImageRecord]] = {}
 
     @staticmethod
@@ -227,4 +228,4 @@ def _warn_on_first_rank(message: str) -> None:
     """Warn, but not on every rank."""
     from lightning.pytorch.utilities import rank_zero_warn
 
-    rank_zero_warn(message)
+    rank_zero_warn(message, category=Note)

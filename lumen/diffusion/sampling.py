@@ -30,7 +30,9 @@ def run_sampler(
         shape: Of one latent.
         guidance: Scale of classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598); 1 means none.
     """
-    scheduler = SAMPLERS[sampler].from_config(schedule)
+    # As many steps as there are timesteps are all of them; counted from the first, they would end beyond the last.
+    spacing = {"timestep_spacing": "trailing"} if steps == schedule["num_train_timesteps"] else {}
+    scheduler = SAMPLERS[sampler].from_config(schedule, **spacing)
     # The timesteps stay on the CPU, where the scheduler reads them: on a GPU it would wait for each step to end.
     scheduler.set_timesteps(steps)
     z = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]).to(device)

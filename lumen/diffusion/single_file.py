@@ -12,6 +12,7 @@ from safetensors import safe_open
 from transformers import CLIPTokenizer
 
 from lumen.core.errors import WeightsMissing
+from lumen.core.paths import user_path
 from lumen.diffusion.family import LATENT_CHANNELS, OTHER_INPUTS
 from lumen.features.pretrained import FILE_SUFFIXES
 
@@ -30,7 +31,7 @@ def find_single_file(weights: str) -> Path | None:
     Raises:
         WeightsMissing: They name a file of another form.
     """
-    path = Path(os.path.expanduser(weights))
+    path = user_path(weights)
     if path.suffix.lower() not in FILE_SUFFIXES or not os.path.isfile(path):
         return None
     if path.suffix.lower() == ".safetensors":
@@ -83,10 +84,7 @@ def load_single_file(path: Path, architecture: dict[str, Any]) -> dict[str, Any]
         for name in ("unet", "vae"):
             architecture[name].save_config(Path(folder, name))
         text.save_pretrained(Path(folder, "text_encoder"))
-        libraries = {
-            n: ["transformers" if n == "text_encoder" else "diffusers", kind] for n, kind in COMPONENTS.items()
-        }
-        index = {"_class_name": "StableDiffusionPipeline", **libraries}
+        index = {"_class_name": "StableDiffusionPipeline", **COMPONENTS}
         Path(folder, "model_index.json").write_text(json.dumps(index))
         pipeline = StableDiffusionPipeline.from_single_file(
             str(path),

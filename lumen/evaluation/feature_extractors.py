@@ -13,6 +13,7 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from lumen.core.errors import WeightsMissing
+from lumen.core.paths import user_path
 from lumen.features.pretrained import loading_errors, resolve_weights
 
 INCEPTION_SIZE = (299, 299)  # px
@@ -30,7 +31,7 @@ def build_feature_extractor(network: str, resize: str) -> nn.Module:
 
 def key_suffix(network: str) -> str:
     """Return what a network other than the published one adds to a metric's key: -scenes, or the folder's name."""
-    return "-" + re.sub(r"[^\w.-]", "_", Path(network).expanduser().resolve().name)
+    return "-" + re.sub(r"[^\w.-]", "_", user_path(network).resolve().name)
 
 
 class InceptionFeatures(nn.Module):

@@ -13,6 +13,7 @@ from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from lumen.core.errors import WeightsMissing
+from lumen.core.paths import user_path
 
 SCENES_WEIGHTS = Path(__file__).parents[1] / "scenes" / "weights"  # networks trained on the offline world
 LIBRARY_LOGS = (transformers_logging, diffusers_logging)
@@ -49,7 +50,7 @@ def resolve_weights(weights: str, name: str, hub_id: str | None, revision: str |
         )
     if weights == "scenes":
         weights = str(SCENES_WEIGHTS / name)
-    path = Path(os.path.expanduser(weights))
+    path = user_path(weights)
     if weights and os.path.isdir(path):  # os.path calls a name that no file can have missing; Path raises an error
         return path
     identifier = hub_id if weights == "published" else weights

@@ -10,6 +10,7 @@ from PIL import Image
 from lumen.config.experiment import reload
 from lumen.config.schema import Config
 from lumen.core.interfaces import Task
+from lumen.core.paths import user_path
 from lumen.core.visualize import to_uint8
 from lumen.runs.directory import load_results, load_run_config
 from lumen.runs.sample import load_photo, load_task, sample_images
@@ -47,7 +48,7 @@ class Run:
         """
         options = asdict(self.config.sampling) | sampling
         count = options.pop("images")
-        batch = load_photo(Path(photo), self.config.size, prompt)
+        batch = load_photo(user_path(photo), self.config.size, prompt)
         samples = sample_images(self.task, batch, num_samples or count, seed, options)
         return [Image.fromarray(to_uint8(sample[0]).numpy()) for sample in samples]
 
@@ -61,4 +62,4 @@ def load_run(directory: str | Path, *flags: str) -> Run:
     Raises:
         UnknownName: This is no run directory.
     """
-    return Run(Path(directory), reload(load_run_config(Path(directory)), flags))
+    return Run(user_path(directory), reload(load_run_config(user_path(directory)), flags))

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lumen.config.schema import DEFAULT_TASK, SLOTS, Config
-from lumen.core.errors import BadConfig, BadPlugin
+from lumen.core.errors import BadConfig, BadPlugin, Note
 from lumen.core.interfaces import Backbone, Batch, Conditioning, Generator, Metric, Optimization, Task
 from lumen.core.random import stable_seed
 from lumen.core.registry import Registry, backbones, conditionings, generators, metrics, tasks
@@ -40,7 +40,7 @@ def build_generator(config: Config, build_layouts: Callable[[], Conditioning]) -
         build_layouts: Function that returns the conditioning whose layouts steer the generator.
 
     Raises:
-        BadConfig: The image size is no multiple of a latent cell.
+        BadConfig: The image size is no multiple of a latent cell, or there are more sampling than training timesteps.
     """
     options = config.diffusion
     supplies = {
@@ -55,6 +55,11 @@ def build_generator(config: Config, build_layouts: Callable[[], Conditioning]) -
     }
     generator = _build(generators, config.generator, supplies)
     _check_size(config.size, generator.downscale)
+    if config.sampling.steps > generator.num_train_timesteps:
+        raise BadConfig(
+            f"sampling.steps={config.sampling.steps} is more than the {generator.num_train_timesteps} timesteps that "
+            "the diffusion model was trained with; choose that many or fewer."
+        )
     return generator
 
 
@@ -101,17 +106,13 @@ def build_metrics(config: Config, data: LightningDataModule, task: Task) -> dict
                 f"metrics: {name} scores {metric.output_kind}, and the task {config.task['name']} predicts "
                 f"{task.output_kind}; choose from: {known or 'none'}."
             )
-        if metric.samples_per_image > samples:
-            raise BadConfig(
-                f"{name} compares {metric.samples_per_image} samples of an image, and measure.samples is {samples}; "
-                f"raise it, or leave {name} out of metrics."
-            )
         if metric.min_samples > images * samples:
             fallback = metric.fallback
             arguments = {k: v for k, v in config.metrics[name].items() if k in metrics.arguments(fallback)}
             rank_zero_warn(
                 f"{name} needs {metric.min_samples} samples or more, and there are {images * samples} ({images} "
-                f"images, {samples} of each); {fallback} is reported instead. Raise measure.images to have {name}."
+                f"images, {samples} of each); {fallback} is reported instead. Raise measure.images to have {name}.",
+                category=Note,
             )
             built.setdefault(fallback, _metric(fallback, arguments, data))
             del built[name]
@@ -199,6 +200,7 @@ def _questions(data: LightningDataModule) -> Callable[[Batch], list] | None:
     questioned, images = source.num_questioned(), len(source.eval_records())
     if 0 < questioned < images:
         rank_zero_warn(
-            f"there are questions about {questioned} of {images} evaluated images; `lumen questions` writes more."
+            f"there are questions about {questioned} of {images} evaluated images; `lumen questions` writes more.",
+            category=Note,
         )
     return source.questions if questioned else None

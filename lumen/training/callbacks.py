@@ -27,6 +27,13 @@ class ProgressBar(TQDMProgressBar):
         items.pop("v_num", None)
         return items
 
+    def on_exception(self, trainer: Trainer, task: LightningModule, exception: BaseException) -> None:
+        """End the lines of bars that are interrupted, so that a message begins a line of its own."""
+        for bar in (self._train_progress_bar, self._val_progress_bar, self._test_progress_bar):
+            if bar is not None and not bar.disable:
+                bar.leave = True  # which ends its line
+                bar.close()
+
 
 class DivergenceGuard(Callback):
     """Stop of a run whose loss is not finite or whose frozen networks change.

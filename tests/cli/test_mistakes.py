@@ -69,7 +69,7 @@ MISTAKES = [
     ("train coco_stuff data.root=/nowhere diffusion.weights=none", "/nowhere does not exist"),
     ("train scenes --fast", "'--fast'.* key=value"),
     ("train scenes diffusion.size=small", r"expected one of \['tiny', 'v1', 'v2'\]"),
-    ("train scenes workers=-1", "workers .* 0 or more, not -1"),
+    ("train scenes workers=-1", "workers .* between 0 and 1,024, not -1"),
     ("train scenes devices=3 validation=2", "3 processes .* val .* 2; raise validation"),
     ("train scenes stop_after=50", "stop_after .* 3h50m or 90s, not 50"),
     ("train scenes best=fid", r"expected one of \['val/loss'\]"),

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
+from lumen.core.arguments import Argument
 from lumen.core.errors import BadPlugin, UnknownName
-from lumen.core.registry import Argument, Registry, backbones, conditionings, datamodules, launchers
+from lumen.core.registry import Registry, backbones, conditionings, datamodules, launchers
 
 COMPONENTS = [
     (registry, name) for registry in (backbones, conditionings, datamodules, launchers) for name in registry.names()

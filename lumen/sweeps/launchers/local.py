@@ -5,8 +5,10 @@ import signal
 import time
 from collections.abc import Generator, Iterator
 from subprocess import Popen
+from typing import Annotated
 
 from lumen.config.schema import Config
+from lumen.core.ranges import Range
 from lumen.core.registry import launchers
 from lumen.sweeps.interrupts import capture_signals, reraise
 from lumen.sweeps.progress import ProgressTable
@@ -15,7 +17,7 @@ from lumen.sweeps.trial import Trial
 
 
 @launchers.register
-def local(slots: int | None = None, *, table: Table, trials: list[Trial]) -> None:
+def local(slots: Annotated[int, Range(1, 10_000)] | None = None, *, table: Table, trials: list[Trial]) -> None:
     """Run trials as slots become free, and show their progress until all have ended.
 
     Args:

@@ -4,9 +4,10 @@ import os
 import signal
 import time
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
 
 from lumen.core.errors import Mistake
+from lumen.core.ranges import Range
 from lumen.core.registry import launchers
 from lumen.sweeps.interrupts import capture_signals, reraise
 from lumen.sweeps.progress import ProgressTable
@@ -19,8 +20,8 @@ GRACE_SECONDS = 120  # for the runs to save when a signal ends the sweep
 @launchers.register
 def ray(
     address: str = "auto",
-    gpus: int | None = None,
-    cpus: int | None = None,
+    gpus: Annotated[int, Range(0, 1024)] | None = None,
+    cpus: Annotated[int, Range(1, 100_000)] | None = None,
     *,
     table: Table,
     trials: list[Trial],

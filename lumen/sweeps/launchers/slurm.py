@@ -7,9 +7,10 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
 
 from lumen.core.errors import Mistake
+from lumen.core.ranges import Count, Range
 from lumen.core.registry import launchers
 from lumen.core.signals import SIGNAL_EXIT_CODE
 from lumen.sweeps.table import Table
@@ -24,11 +25,11 @@ MAX_TIMEOUTS = 100  # times that a job may run out of time and be requeued; each
 @launchers.register
 def slurm(
     partition: str | None = None,
-    hours: float = 24,
-    gpus: int | None = None,
-    cpus: int | None = None,
-    memory: int | None = None,
-    slots: int | None = None,
+    hours: Annotated[float, Range(0.01, 100_000)] = 24,
+    gpus: Annotated[int, Range(0, 1024)] | None = None,
+    cpus: Annotated[int, Range(1, 100_000)] | None = None,
+    memory: Count | None = None,
+    slots: Annotated[int, Range(1, 10_000)] | None = None,
     *,
     table: Table,
     trials: list[Trial],
