@@ -9,9 +9,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 from lumen.cli import cache, data, info, runs, tables  # noqa: F401  (their import registers the commands)
 from lumen.cli.command import COMMANDS
-from lumen.core.errors import BadConfig, Mistake, UnknownName, suggestion
+from lumen.cli.streams import OutputLost, prepare_streams, print_message, silence_libraries
+from lumen.core.errors import Mistake, UnknownName, suggestion
 from lumen.core.signals import SIGNAL_EXIT_CODE, SignalInterrupt, is_child_rank
-from lumen.core.text import escape
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,24 +21,34 @@ def main(arguments: list[str] | None = None) -> int:
         0 if everything is done, 1 if something is unfinished or unequal, 2 after a mistake of the user, 75 if a signal
         stopped the run, 130 after Ctrl-C.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    prepare_streams()
+    silence_libraries()
     try:
-        verb, positionals, options = _parse(arguments)
-        if verb is None:
-            _print_help()
-            return 0
-        return COMMANDS[verb](positionals, options)
+        code = _run(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+        return code
     except Mistake as mistake:
-        print("\n".join(f"lumen: {line}" for line in escape(str(mistake)).splitlines()), file=sys.stderr)
+        print_message(str(mistake))
         return 2
     except SignalInterrupt as interrupt:
         if is_child_rank():  # the first rank of this machine prints and returns for all of them
             return 0
-        print(f"lumen: {interrupt}", file=sys.stderr)
+        print_message(str(interrupt))
         return SIGNAL_EXIT_CODE
     except KeyboardInterrupt:
-        print("lumen: interrupted; repeat the command to resume from the last checkpoint.", file=sys.stderr)
+        print_message("interrupted; repeat the command to resume from the last checkpoint.")
         return 130
+    except OutputLost as loss:
+        print_message(str(loss))
+        return 1
+
+
+def _run(arguments: list[str]) -> int:
+    verb, positionals, options = _parse(arguments)
+    if verb is None:
+        _print_help()
+        return 0
+    return COMMANDS[verb](positionals, options)
 
 
 def _print_help() -> None:
@@ -57,18 +67,7 @@ def _parse(arguments: list[str]) -> tuple[str | None, list[str], dict[str, str]]
         group = [name for name in COMMANDS if name.startswith(f"{verb} ")]
         unknown = two_words if group else verb
         raise UnknownName(f"lumen has no command '{unknown}'; {suggestion(unknown, group or COMMANDS)}")
-    positionals, options = [], {}
-    for argument in arguments[len(verb.split()) :]:
-        key, equals, value = argument.partition("=")
-        if argument.startswith("--"):
-            if not COMMANDS[verb].accepts_flag(argument):
-                raise BadConfig(f"lumen {verb} has no option '{argument}'; settings are written key=value.")
-            options[argument] = ""
-        elif equals and key.replace(".", "").isidentifier():
-            options[key] = value
-        else:
-            positionals.append(argument)
-    return verb, positionals, options
+    return verb, *COMMANDS[verb].split(arguments[len(verb.split()) :])
 
 
 if __name__ == "__main__":

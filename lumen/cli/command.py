@@ -1,11 +1,21 @@
 """Registration of commands, and parsers of their arguments."""
 
+import os
+import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+from lumen.config.schema import Config
+from lumen.core.arguments import parse_type
 from lumen.core.errors import BadConfig, UnknownName
+from lumen.core.plain_text import PlainText
 
 Function = Callable[[list[str], dict[str, str]], int]
+# Placeholders of a grammar that may stand for a path, with the test of its existence, and the one of a prompt.
+PATHS = {"RUN": os.path.isdir, "PHOTO": os.path.isfile, "DATASET": os.path.exists}
+PROMPT = "a prompt"
 
 
 @dataclass(frozen=True)
@@ -36,9 +46,61 @@ class Command:
         """First line of the function's docstring."""
         return self.function.__doc__.partition("\n")[0]
 
+    @property
+    def placeholders(self) -> list[str]:
+        """Placeholders of the positional arguments."""
+        return shlex.split(self.arguments.partition("[")[0])
+
+    def split(self, words: list[str]) -> tuple[list[str], dict[str, str]]:
+        """Return positional arguments and options. A word such as `lr=1` is an option, unless a place needs it.
+
+        Raises:
+            BadConfig: The command has no such flag.
+        """
+        positionals, options = [], {}
+        num_places = len(self.placeholders) - sum(not _is_setting(word) for word in words if not word.startswith("--"))
+        for word in words:
+            key, _, value = word.partition("=")
+            if word.startswith("--"):
+                if not self.accepts_flag(word):
+                    raise BadConfig(f"lumen {self.verb} has no option {word!r}; settings are written key=value.")
+                options[word] = ""
+            elif not _is_setting(word):
+                positionals.append(word)
+            elif self._is_positional(word, len(positionals), num_places):
+                positionals.append(word)
+                num_places -= 1
+            else:
+                options[key] = value
+        return positionals, options
+
+    def _is_positional(self, word: str, position: int, num_places: int) -> bool:
+        """Return whether a word such as `img=1.jpg` is a path or a prompt.
+
+        Args:
+            position: Number of positional arguments before it.
+            num_places: Number of places that other words do not fill.
+        """
+        placeholders = self.placeholders
+        if "..." in placeholders:
+            return PATHS[placeholders[0]](word)
+        if num_places <= 0 or position >= len(placeholders):
+            return False
+        placeholder, (key, _, value) = placeholders[position], word.partition("=")
+        has_key = key.partition(".")[0] in Config.__annotations__ or re.search(rf"\b{key}=", self.arguments)
+        if placeholder == PROMPT:
+            return not has_key or ("." not in key and " " in value)
+        return placeholder in PATHS and (not has_key or PATHS[placeholder](word))
+
     def accepts_flag(self, flag: str) -> bool:
         """Return whether the grammar has a flag such as `--print`."""
         return flag in self.arguments.replace("[", " ").replace("]", " ").split()
+
+
+def _is_setting(word: str) -> bool:
+    """Return whether a word has the form key=value."""
+    key, equals, _ = word.partition("=")
+    return bool(equals) and key.replace(".", "").isidentifier()
 
 
 COMMANDS: dict[str, Command] = {}
@@ -71,12 +133,19 @@ def as_overrides(options: dict[str, str]) -> list[str]:
     return [f"{key}={value}" for key, value in options.items()]
 
 
-def positive_int(key: str, text: str) -> int:
-    """Return the value of an option that counts something.
+def read_option(key: str, text: str, kind: str) -> Any:
+    """Return the value of an option of a type, such as `Annotated[int, Range(1, 8)]` or `list[str]`.
 
     Raises:
-        BadConfig: It is no whole number above 0.
+        BadConfig: It is not of this type.
     """
-    if not text.isdecimal() or int(text) == 0:
-        raise BadConfig(f"{key} must be a whole number above 0, not '{text}'.")
-    return int(text)
+    argument = parse_type(kind)
+    value = argument.read(PlainText(text))
+    if problem := argument.find_problem(value, {}):
+        raise BadConfig(f"{key} {problem}.")
+    return value
+
+
+def positive_int(key: str, text: str) -> int:
+    """Return the value of an option that counts something."""
+    return read_option(key, text, "Annotated[int, Range(1, 1_000_000)]")

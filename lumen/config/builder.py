@@ -1,17 +1,25 @@
 """Builder of a config: layers of settings that override one another, validated together."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lumen.config.files import list_memory_presets, read_memory_preset
-from lumen.config.schema import DEFAULT_TASK, FRACTION_KEYS, NONNEGATIVE_KEYS, POSITIVE_KEYS, SLOTS, Config
+from lumen.config.keys import KEYS, NAME_KEYS
+from lumen.config.schema import DEFAULT_TASK, RANGES, SLOTS, Config
+from lumen.core.arguments import ANYTHING, Argument
 from lumen.core.errors import BadConfig, BadPlugin, UnknownName, suggestion
+from lumen.core.paths import user_path
+from lumen.core.plain_text import PlainText, find_refusal, parse_plain
 from lumen.core.registry import Registry, metrics, tasks
 from lumen.core.signals import parse_duration
+
+MAX_SECONDS = 10_000 * 86_400  # of stop_after
 
 
 class ConfigBuilder:
@@ -30,36 +38,54 @@ class ConfigBuilder:
 
     def __init__(self, base: dict[str, Any]):
         self.errors: list[str] = []
-        self.components = {slot: {"name": base[slot]} for slot in SLOTS}
+        self.components = {slot: {"name": str(base[slot])} for slot in SLOTS}
         self.metrics: dict[str, dict[str, Any]] = {}
         self.defaults: dict[str, dict[str, Any]] = {}
-        settings = {key: value for key, value in base.items() if key not in (*SLOTS, "metrics")}
-        self.tree = OmegaConf.merge(OmegaConf.structured(Config), settings)
-        self._keys = [key for key, _ in iterate_settings(base)]
+        settings = iterate_settings({key: value for key, value in base.items() if key not in (*SLOTS, "metrics")})
+        self._base = {key: KEYS[key].read(value) for key, value in settings}
+        self.tree = OmegaConf.merge(OmegaConf.structured(Config), _nest(self._base))
+        self._given: set[str] = set()  # keys that a layer above base.yaml sets
         self._task_has_metrics = False  # whether the layer that names the task names metrics too
         self.apply("base.yaml", [("metrics", base["metrics"])])
 
-    def apply(self, layer: str, settings: Iterable[tuple[str, Any]]) -> None:
-        """Apply a layer of settings. A component that is replaced loses the arguments of the one before."""
-        settings = [(f"{key}.name" if key in SLOTS else key, value) for key, value in settings]
-        keys = {key for key, _ in settings}
-        names = keys & {f"{slot}.name" for slot in SLOTS}
-        if "task.name" in keys:
-            self._task_has_metrics = any(key.partition(".")[0] == "metrics" for key in keys)
-        # Names come first, since they drop arguments.
-        for key, value in sorted(settings, key=lambda pair: pair[0] not in names and pair[0] != "metrics"):
-            slot, _, argument = key.partition(".")
-            if slot == "defaults":
-                target, _, name = argument.partition(".")
-                self.defaults.setdefault(target, {})[name] = value
-            elif slot == "metrics":
-                self._set_metrics(layer, argument, value)
-            elif slot not in SLOTS:
-                self._set(layer, key, value)
-            elif argument == "name" and value != self.components[slot]["name"]:
-                self.components[slot] = {"name": value}
-            else:
-                self.components[slot][argument] = value
+    def apply(self, layer: str, settings: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+        """Apply a layer of settings, and return what was read. A component that is replaced loses its arguments."""
+        settings, values = dict(settings), {}
+        if settings.keys() & {"task", "task.name"}:
+            self._task_has_metrics = any(key.partition(".")[0] == "metrics" for key in settings)
+        # Names come first, since they drop arguments and decide the types of others.
+        names = NAME_KEYS | SLOTS.keys() | {"metrics"}
+        for key in sorted(settings, key=lambda key: key not in names):
+            is_default = key.startswith("defaults.")  # of a component that is known later
+            values[key] = settings[key] if is_default else self._find_type(key).read(settings[key])
+            self._apply(layer, f"{key}.name" if key in SLOTS else key, values[key])
+        return {key: values[key] for key in settings}
+
+    def _apply(self, layer: str, key: str, value: Any) -> None:
+        slot, _, argument = key.partition(".")
+        if slot == "defaults":
+            target, _, name = argument.partition(".")
+            self.defaults.setdefault(target, {})[name] = value
+        elif slot == "metrics":
+            self._set_metrics(layer, argument, value)
+        elif slot not in SLOTS:
+            self._set(layer, key, value)
+        elif argument == "name" and value != self.components[slot]["name"]:
+            self.components[slot] = {"name": value}
+        else:
+            self.components[slot][argument] = value
+
+    def _find_type(self, key: str) -> Argument:
+        """Return the type of a key; the component that it belongs to has its name by now."""
+        slot, _, argument = key.partition(".")
+        registry, name = SLOTS.get(slot), self.components.get(slot, {}).get("name")
+        if slot == "metrics":
+            registry, (name, _, argument) = metrics, argument.partition(".")
+        if key in KEYS or registry is None:
+            return KEYS.get(key, ANYTHING)
+        with suppress(UnknownName, BadPlugin):  # reported where arguments are completed
+            return registry.arguments(str(name)).get(argument, ANYTHING)
+        return ANYTHING
 
     def build(self, overrides: Sequence[str], complete: bool) -> Config:
         """Return the typed config with the overrides of the command line.
@@ -72,39 +98,51 @@ class ConfigBuilder:
         """
         flags = dict(self._parse(overrides))
         self._use_metrics_of_task(flags)
-        self.apply("the command line", flags.items())
+        flags = self.apply("the command line", flags.items())
         for slot, registry in SLOTS.items():
             self._complete(slot, self.components[slot].get("name"), self.components[slot], registry, complete)
         for name, arguments in self.metrics.items():
             self._complete("metrics", name, arguments, metrics, complete)
         self._select_anchors("measure.anchors" in flags)
         self._check_ranges()
+        self._check_samples()
         if not self.errors and self.tree.memory is not None:
             self._fit_memory(self.tree.memory, flags)
         if self.errors:
             raise BadConfig("\n".join(self.errors))
-        records = {"metrics": self.metrics, "defaults": self.defaults, "flags": flags}
+        self.tree.runs = str(user_path(self.tree.runs))  # no result depends on it, so the name of the run stays
+        defaults = json.loads(json.dumps(self.defaults))  # which makes PlainText plain text
+        records = {"metrics": self.metrics, "defaults": defaults, "flags": flags}
         return OmegaConf.to_object(OmegaConf.merge(self.tree, self.components, records))
 
     def _parse(self, overrides: Sequence[str]) -> Iterator[tuple[str, Any]]:
-        """Yield overrides as settings, their values read as YAML reads them."""
+        """Yield overrides as settings; those of a group may be written together, as in every={log: 1, validate: 5}."""
         for override in overrides:
             key, equals, text = override.partition("=")
             if not equals or not all(part.isidentifier() for part in key.split(".")):
-                self.errors.append(f"'{override}' is no override; write key=value, as in backbone=clip or lr=1e-5.")
-                continue
-            value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)["value"]
-            yield from iterate_settings({key: value})
+                self.errors.append(f"{override!r} is no override; write key=value, as in backbone=clip or lr=1e-5.")
+            elif text.startswith("{") and (key not in KEYS or key in (*SLOTS, "metrics")):
+                try:
+                    yield from iterate_settings({key: parse_plain(text)})
+                except ValueError:
+                    self.errors.append(f"{key} cannot be {text!r}; write keys and values, as in {{log: 1}}.")
+            else:
+                yield key, PlainText(text)
 
     def _set(self, layer: str, key: str, value: Any) -> None:
-        if key not in self._keys:
-            self.errors.append(f"{layer}: there is no key '{key}'; {suggestion(key, self._keys)}")
+        if key not in self._base:
+            keys = [*self._base, *SLOTS, "metrics"]
+            self.errors.append(f"{layer}: there is no key '{key}'; {suggestion(key, keys)}")
             return
-        if "${" in str(value):
-            self.errors.append(f"{layer}: {key} cannot be {value!r}: values are not interpolated; write the value out.")
+        if refusal := find_refusal(value, self._base[key]):
+            self.errors.append(f"{layer}: {key} cannot be {value!r}: {refusal}.")
+            return
+        if KEYS[key].has_lists and not KEYS[key].accepts(value):
+            self.errors.append(f"{layer}: {key} cannot be {value!r}; write a list, as in [a,b].")
             return
         try:
             OmegaConf.update(self.tree, key, value)
+            self._given.add(key)
         except OmegaConfBaseException as error:
             reason = str(error).partition("\n")[0].rstrip(".")
             self.errors.append(f"{layer}: {key} cannot be {value!r}: {reason}.")
@@ -120,7 +158,7 @@ class ConfigBuilder:
             self.errors.append(
                 f"{layer}: metrics.{name} takes no value; write metrics=[{name}], or metrics.{name}.ARGUMENT=VALUE."
             )
-        elif isinstance(value, str):
+        elif isinstance(value, str) and not value.startswith("["):
             self.metrics = {value: self.metrics.get(value, {})}
         elif isinstance(value, list | dict) and all(isinstance(item, str) for item in value):
             self.metrics = {item: self.metrics.get(item, {}) for item in value}
@@ -133,9 +171,8 @@ class ConfigBuilder:
         by_flag = {"task", "task.name"} & flags.keys()
         if name == DEFAULT_TASK or (self._task_has_metrics and not by_flag):
             return
-        with suppress(UnknownName, BadPlugin):  # reported where the task's arguments are completed
-            if chosen := tasks.literal(str(name), "metrics", ()):
-                self.metrics = {metric: {} for metric in chosen}
+        if chosen := self._literal(tasks, name, "metrics", ()):
+            self.metrics = {metric: {} for metric in chosen}
 
     def _complete(self, slot: str, name: Any, arguments: dict[str, Any], registry: Registry, complete: bool) -> None:
         """Fill in the defaults of a component's arguments, and check its name and arguments."""
@@ -146,19 +183,25 @@ class ConfigBuilder:
             return
         for key, value in self.defaults.get(slot, {}).items():
             if key in accepted:
-                arguments.setdefault(key, value)
+                arguments.setdefault(key, accepted[key].read(value))
+        shared = self._literal(registry, name, "SHARED_KEYS", {})
+        if not shared.keys() & arguments.keys():
+            arguments |= {k: OmegaConf.select(self.tree, key) for k, key in shared.items() if key in self._given}
+        defaults = {key: argument.default for key, argument in accepted.items()}
         title, prefix = f"{registry.noun} '{name}'", slot if slot in SLOTS else f"{slot}.{name}"
         for key, value in arguments.items():
             if key == "name" and slot in SLOTS:
                 continue
             if key not in accepted:
                 self.errors.append(f"{title} has no argument '{prefix}.{key}'; {suggestion(key, accepted)}")
-            elif not accepted[key].accepts(value):
-                self.errors.append(f"{prefix}.{key} of {title} must be {accepted[key].kind}, not {value!r}.")
+            elif refusal := find_refusal(value, defaults[key]):
+                self.errors.append(f"{prefix}.{key} of {title} cannot be {value!r}: {refusal}.")
+            elif problem := accepted[key].find_problem(value, defaults | arguments):
+                self.errors.append(f"{prefix}.{key} of {title} {problem}.")
         for key, argument in accepted.items():
             if complete and argument.required and key not in arguments:
                 self.errors.append(f"{title} needs {prefix}.{key}=..., which nothing sets.")
-            arguments.setdefault(key, argument.default)
+            arguments.setdefault(key, defaults[key])
 
     def _select_anchors(self, by_flag: bool) -> None:
         """Keep the reference rows that the task has; one that an override names must exist."""
@@ -177,18 +220,29 @@ class ConfigBuilder:
             self.tree.measure.anchors = shared or (list(rows) if self.tree.measure.anchors else [])
 
     def _check_ranges(self) -> None:
-        for key in sorted(POSITIVE_KEYS):
-            self._check(key, lambda value: value > 0, "must be more than 0")
-        for key in sorted(NONNEGATIVE_KEYS):
-            self._check(key, lambda value: value >= 0, "must be 0 or more")
-        for key in sorted(FRACTION_KEYS):
-            self._check(key, lambda value: 0 <= value <= 1, "must be between 0 and 1")
-        self._check("stop_after", lambda v: v is None or parse_duration(v), "must be a time such as 3h50m or 90s")
+        min_steps = self._literal(tasks, self.components["task"]["name"], "min_steps", 1)
+        for key, limits in (RANGES | {"steps": replace(RANGES["steps"], low=min_steps)}).items():
+            if problem := limits.find_problem(OmegaConf.select(self.tree, key)):
+                self.errors.append(f"{key} {problem}.")
+        limit = self.tree.stop_after
+        if limit is not None and not 0 < parse_duration(limit) <= MAX_SECONDS:
+            self.errors.append(f"stop_after must be a time such as 3h50m or 90s, at most 10000d, not {limit}.")
 
-    def _check(self, key: str, is_valid: Callable[[Any], Any], rule: str) -> None:
-        value = OmegaConf.select(self.tree, key)
-        if not is_valid(value):
-            self.errors.append(f"{key} {rule}, not {value}.")
+    def _check_samples(self) -> None:
+        """Compare the samples of an image with those that each metric compares."""
+        samples = self.tree.measure.samples
+        for name in self.metrics:
+            if (needed := self._literal(metrics, name, "samples_per_image", 1)) > samples > 0:
+                self.errors.append(
+                    f"{name} compares {needed} samples of an image, and measure.samples is {samples}; raise it, or "
+                    f"leave {name} out of metrics."
+                )
+
+    def _literal(self, registry: Registry, name: Any, attribute: str, default: Any) -> Any:
+        """Return a class attribute of a component; of one that cannot be read, which is another error, the default."""
+        with suppress(UnknownName, BadPlugin):
+            return registry.literal(str(name), attribute, default)
+        return default
 
     def _fit_memory(self, memory: int, flags: dict[str, Any]) -> None:
         """Divide the images of a step into micro-batches that fit into GPU memory; their number per step stays."""
@@ -199,7 +253,7 @@ class ConfigBuilder:
                 f"or create experiments/memory/{memory}.yaml."
             )
             return
-        preset = dict(iterate_settings(read_memory_preset(memory)))
+        preset = {key: KEYS[key].read(value) for key, value in iterate_settings(read_memory_preset(memory))}
         images, max_batch = self.tree.batch * self.tree.accumulate, preset.pop("batch")
         batch = max(n for n in range(1, max_batch + 1) if images % n == 0)
         settings = {"batch": batch, "accumulate": images // batch}
@@ -214,3 +268,11 @@ def iterate_settings(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[s
             yield from iterate_settings(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _nest(settings: dict[str, Any]) -> DictConfig:
+    """Return settings by dotted key as a tree."""
+    tree = OmegaConf.create()
+    for key, value in settings.items():
+        OmegaConf.update(tree, key, value, force_add=True)
+    return tree

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from lumen.config.builder import ConfigBuilder, iterate_settings
 from lumen.config.files import list_experiments, read_experiment
 from lumen.config.schema import Config
+from lumen.core.plain_text import mark_plain
 
 __all__ = ["dump", "list_experiments", "load", "reload"]
 
@@ -40,7 +41,10 @@ def reload(saved: dict[str, Any], overrides: Sequence[str] = ()) -> Config:
     builder = ConfigBuilder(read_experiment("base") | {"metrics": []})
     records = ("experiment", "flags", "defaults")
     builder.apply("config.yaml", iterate_settings({k: v for k, v in saved.items() if k not in records}))
-    builder.defaults = saved.get("defaults", {})
+    builder.defaults = {
+        slot: {key: mark_plain(value) for key, value in arguments.items()}
+        for slot, arguments in saved.get("defaults", {}).items()
+    }
     config = builder.build(overrides, complete=True)
     config.experiment = saved["experiment"]
     return config

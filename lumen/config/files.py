@@ -4,11 +4,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from lumen.core.errors import BadConfig, UnknownName, suggestion
+from lumen.core.errors import UnknownName, suggestion
+from lumen.core.paths import user_path
+from lumen.core.plain_text import PlainLoader
+from lumen.core.readers import explain_damage, parse_yaml, require_shape
 
 
 def list_experiments() -> list[str]:
@@ -30,23 +29,21 @@ def read_memory_preset(memory: int) -> dict[str, Any]:
 def read_experiment(name: str) -> dict[str, Any]:
     """Return the settings of an experiment, by its name or by the path of its YAML file.
 
+    Scalars outside of quotes are PlainText, which the type of their key reads.
+
     Raises:
         UnknownName: There is no such experiment or file.
-        BadConfig: The file is no YAML with keys and values.
+        BadFile: The file is no YAML with keys and values.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else None
-    if path is None and name not in [*list_experiments(), "base"]:
+    is_path = name.endswith((".yaml", ".yml"))
+    if not is_path and name not in [*list_experiments(), "base"]:
         hint = suggestion(name, list_experiments())
         raise UnknownName(f"no experiment is called '{name}'; {hint} Or give the path of a .yaml file.")
-    try:
-        text = (path or files("experiments") / f"{name}.yaml").read_text()
-        tree = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
-    except FileNotFoundError:
-        raise UnknownName(
-            f"there is no file {name}; create it, or name an experiment: {', '.join(list_experiments())}."
-        ) from None
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, RecursionError) as error:
-        raise BadConfig(f"{name} cannot be read as YAML: {' '.join(str(error).split())}.") from None
-    if not isinstance(tree, dict):
-        raise BadConfig(f"{name} must hold keys and values, not {type(tree).__name__}.")
-    return tree
+    path = user_path(name) if is_path else files("experiments") / f"{name}.yaml"
+    if not path.is_file():
+        experiments = ", ".join(list_experiments())
+        raise UnknownName(f"there is no file {name}; create it, or name an experiment: {experiments}.")
+    with explain_damage(path, "correct it"):
+        tree = parse_yaml(path.read_text(encoding="utf-8"), PlainLoader)
+        require_shape({} if tree is None else tree, {})
+    return tree or {}

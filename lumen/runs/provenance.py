@@ -27,8 +27,9 @@ def provenance(verb: str, what: str, config: Config, facts: dict[str, str]) -> d
         facts: Further entries, such as the identity of the data.
     """
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    flags = [f"{key}={'null' if value is None else value}" for key, value in config.flags.items()]
     return {
-        "command": shlex.join(["lumen", verb, what, *(f"{k}={v}" for k, v in config.flags.items())]),
+        "command": shlex.join(["lumen", verb, what, *flags]),
         "commit": _commit(),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in ("lumen", *LIBRARIES)},
         "hardware": {"gpus": devices, "cpus": os.cpu_count(), "machine": platform.machine()},
