@@ -4,7 +4,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -33,6 +33,7 @@ def lock_directory(directory: Path, name: str = ".lock", shared: bool = False) -
         Mistake: The directory cannot be written, or its file system has no locks.
     """
     try:
+        new = [folder for folder in (directory, *directory.parents) if not folder.exists()]
         directory.mkdir(parents=True, exist_ok=True)
         lock = (directory / name).open("a+b")  # NFS locks what is open for writing, and shares what is for reading
     except OSError as error:
@@ -46,6 +47,16 @@ def lock_directory(directory: Path, name: str = ".lock", shared: bool = False) -
                 yield exists
         finally:
             _held_locks.discard(lock)
+            _remove_empty(new, directory / name)
+
+
+def _remove_empty(folders: list[Path], lock: Path) -> None:
+    """Remove folders that were made for a lock and hold nothing else, as after a command that was refused."""
+    with suppress(OSError):  # another process is using them
+        if folders and [*folders[0].iterdir()] == [lock]:
+            lock.unlink()
+            for folder in folders:
+                folder.rmdir()
 
 
 def is_locked(directory: Path, name: str = ".lock") -> bool:
@@ -59,7 +70,7 @@ def is_locked(directory: Path, name: str = ".lock") -> bool:
 
 def _lock_or_refuse(lock: IO, directory: Path, shared: bool) -> bool:
     try:
-        if _try_lock(lock, shared):
+        if _try_lock(lock, shared) and os.fstat(lock.fileno()).st_nlink:  # not removed by a refused command meanwhile
             return True
     except OSError as error:
         if os.environ.get(LOCKS_VARIABLE) == "optional":

@@ -14,17 +14,16 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lumen.config.schema import DEFAULT_TASK, Config
 from lumen.core.errors import BadCheckpoint, BadConfig, BadPlugin
 from lumen.core.files import remove_drafts, write_json
-from lumen.core.guards import guard_directory
 from lumen.core.interfaces import Metric, Task, trainable_parameters
-from lumen.core.locks import lock_directory
 from lumen.core.signals import handle_signals
 from lumen.data.loader import explain_lost_worker
 from lumen.evaluation.evaluate import Protocol, evaluate_rows, partial_scores_directory, summarize
 from lumen.runs import directory as run_dirs
 from lumen.runs.build import build_metrics, build_task
 from lumen.runs.data import build_data
+from lumen.runs.processes import hold_directory, is_rank_zero
 from lumen.runs.provenance import provenance
-from lumen.runs.trainer import build_trainer, is_rank_zero
+from lumen.runs.trainer import build_trainer
 from lumen.training import checkpoint_io
 from lumen.training.callbacks import EMA, SampleGrid
 from lumen.training.lightning_internals import logged_step, set_global_step
@@ -52,14 +51,14 @@ def evaluate(run: Path, config: Config) -> dict[str, Any]:
     directory = run_dirs.eval_directory(run, config)
     with (
         handle_signals(config.stop_after) as handler,
-        lock_directory(directory) if is_rank_zero() else guard_directory(directory),
+        hold_directory(directory, config),
         finish_wandb(),
     ):
         data = verify_splits(build_data(config), config)
         task = build_task(config, data)
         metrics = build_metrics(config, data, task)
         restore(task, checkpoint)
-        if is_rank_zero():
+        if is_rank_zero(config):
             remove_drafts(directory)
             run_dirs.write_or_verify_config(directory, config)
         trainer = build_trainer(config, data, task, directory, checkpoint, handler, "eval")

@@ -9,16 +9,15 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lumen.config.schema import Config
 from lumen.core.errors import Mistake
 from lumen.core.files import remove_drafts, write_json
-from lumen.core.guards import guard_directory
 from lumen.core.interfaces import Task, trainable_parameters
-from lumen.core.locks import lock_directory
 from lumen.core.signals import handle_signals
 from lumen.runs import directory as run_dirs
 from lumen.runs.build import build_metrics, build_task
 from lumen.runs.data import build_data
 from lumen.runs.evaluate import evaluate_task, facts_of, interruptible, restore, verify_splits
+from lumen.runs.processes import hold_directory, is_rank_zero
 from lumen.runs.provenance import describe, provenance
-from lumen.runs.trainer import build_trainer, is_rank_zero
+from lumen.runs.trainer import build_trainer
 from lumen.training import checkpoint_io
 from lumen.training.lightning_internals import set_global_step
 from lumen.training.loggers import finish_wandb
@@ -41,10 +40,9 @@ def train(config: Config, observers: Sequence[Callback] = ()) -> dict[str, Any]:
     directory = run_dirs.run_directory(config)
     if (results := run_dirs.load_finished(directory, config)) is not None:
         return results
-    # Rank 0 starts the other ranks of its node, and holds the directory for all of them.
     with (
         handle_signals(config.stop_after) as handler,
-        lock_directory(directory) if is_rank_zero() else guard_directory(directory),
+        hold_directory(directory, config),
         finish_wandb(),
     ):
         data = verify_splits(build_data(config), config)
@@ -52,7 +50,7 @@ def train(config: Config, observers: Sequence[Callback] = ()) -> dict[str, Any]:
         metrics = build_metrics(config, data, task)
         run_dirs.verify_config(directory, config)  # on all ranks, so that all report the same error
         resume = checkpoint_io.newest(directory / "checkpoints", run_dirs.run_digest(directory, config))
-        if is_rank_zero():
+        if is_rank_zero(config):
             remove_drafts(directory)
             run_dirs.write_or_verify_config(directory, config)
         trainer = build_trainer(config, data, task, directory, resume, handler)

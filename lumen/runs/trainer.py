@@ -1,7 +1,6 @@
 """Lightning's Trainer for a run: one epoch, with LUMEN's own data order, checkpoints and loggers."""
 
 import logging
-import os
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning.pytorch.plugins.environments import ClusterEnvironment
 
 from lumen.config.experiment import dump
 from lumen.config.identity import flatten, run_name
@@ -21,6 +20,7 @@ from lumen.core.lifetime import announce_parent_to_ranks
 from lumen.core.signals import SignalHandler
 from lumen.runs.build import accelerator, build_cache_options, precision
 from lumen.runs.directory import load_run_config, run_digest, run_id
+from lumen.runs.processes import cluster_environments, is_rank_zero, verify_torchrun
 from lumen.training import checkpoint_io
 from lumen.training.callbacks import EMA, DivergenceGuard, ProgressBar, SampleGrid, ThroughputMonitor
 from lumen.training.checkpoint_callbacks import CheckpointCallback, PreemptionCallback
@@ -50,12 +50,13 @@ def build_trainer(
         BadConfig: This machine does not have the devices that the config names.
     """
     _silence_lightning()
-    _verify_torchrun(config)
+    verify_torchrun(config)
+    environments, is_first = cluster_environments(config), is_rank_zero(config)
     step = checkpoint_io.step_of(start) if start else 0
     identity = _wandb_identity(config, directory, job)
-    wandb = build_wandb_logger(config.wandb, directory, dump(config), identity, step) if is_rank_zero() else None
-    interval = _log_interval(config, directory) if job == "train" else None
-    history = JSONLLogger(directory / "metrics.jsonl", step if is_rank_zero() else None, interval)
+    wandb = build_wandb_logger(config.wandb, directory, dump(config), identity, step) if is_first else None
+    interval = _log_interval(config, directory) if job == "train" and is_first else None
+    history = JSONLLogger(directory / "metrics.jsonl", step if is_first else None, interval)
     checkpoints = CheckpointCallback(
         directory / "checkpoints",
         config.every.checkpoint,
@@ -79,7 +80,7 @@ def build_trainer(
         PreemptionCallback(handler, checkpoints),
     ]
     try:
-        trainer = _lightning_trainer(config, directory, [history, *([wandb] if wandb else [])], callbacks)
+        trainer = _lightning_trainer(config, directory, [history, *([wandb] if wandb else [])], callbacks, environments)
     except (MisconfigurationException, ValueError) as error:
         reason = " ".join(str(error).split())
         raise BadConfig(
@@ -92,11 +93,13 @@ def build_trainer(
     return trainer
 
 
-def _lightning_trainer(config: Config, directory: Path, loggers: list[Logger], callbacks: list[Callback]) -> Trainer:
-    # Lightning's requeueing would save from within a signal handler, in the middle of a step.
-    slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
-    if slurm and config.devices * config.nodes > 1:  # Lightning would do so once half a run's directory is made
-        slurm[0].validate_settings(config.devices, config.nodes)
+def _lightning_trainer(
+    config: Config,
+    directory: Path,
+    loggers: list[Logger],
+    callbacks: list[Callback],
+    environments: list[ClusterEnvironment],
+) -> Trainer:
     return Trainer(
         accelerator=accelerator(config),
         devices=config.devices,
@@ -114,7 +117,7 @@ def _lightning_trainer(config: Config, directory: Path, loggers: list[Logger], c
         use_distributed_sampler=False,  # the sampler of the data module knows the ranks
         default_root_dir=directory,
         logger=loggers,
-        plugins=[checkpoint_io.AtomicCheckpointIO(loggers[0].flush), *slurm],
+        plugins=[checkpoint_io.AtomicCheckpointIO(loggers[0].flush), *environments],
         enable_checkpointing=False,
         enable_model_summary=False,
         callbacks=callbacks,
@@ -123,7 +126,7 @@ def _lightning_trainer(config: Config, directory: Path, loggers: list[Logger], c
 
 def _log_interval(config: Config, directory: Path) -> int:
     """Return the most steps between two lines of the history; the first start of a run may have logged less often."""
-    return max(config.every.log, flatten(load_run_config(directory)).get("every.log", 1)) if is_rank_zero() else 1
+    return max(config.every.log, flatten(load_run_config(directory)).get("every.log", 1))
 
 
 def _strategy(config: Config) -> str:
@@ -135,28 +138,6 @@ def _strategy(config: Config) -> str:
     if config.exact and config.devices * config.nodes > 2 and config.strategy in ("auto", "ddp"):
         return "ddp_find_unused_parameters_true"
     return config.strategy
-
-
-def is_rank_zero() -> bool:
-    """Return whether this is the first process of the run; known before the processes are connected."""
-    return all(int(os.environ.get(name, 0)) == 0 for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK"))
-
-
-def _verify_torchrun(config: Config) -> None:
-    """Compare the processes that torchrun has started with the config.
-
-    Raises:
-        BadConfig: The numbers differ. Each process would be a run of its own in the same directory. Of SLURM's
-            processes Lightning verifies the number.
-    """
-    if not TorchElasticEnvironment.detect():
-        return
-    local, total = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
-    if (local, total) != (config.devices, config.devices * config.nodes):
-        raise BadConfig(
-            f"torchrun has started {local} processes on this node and {total} in all, which is not "
-            f"devices={config.devices} nodes={config.nodes}; write devices={local} nodes={total // local}."
-        )
 
 
 def _wandb_identity(config: Config, directory: Path, job: str) -> dict[str, Any]:
