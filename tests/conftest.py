@@ -1,15 +1,18 @@
 """Shapes in annotations are checked, nothing is fetched, and small networks are made once."""
 
 import os
+import signal
 
+# The suite passes from any shell: in the background of a script, where SIGINT is ignored, and in a job of a cluster.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for name in list(os.environ):
+    if name.startswith(("WANDB_", "SLURM_", "TORCHELASTIC_", "MASTER_")) or name.endswith(("RANK", "WORLD_SIZE")):
+        del os.environ[name]
 os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks this small only lose time to threads
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-for name in ("WANDB_API_KEY", "WANDB_RUN_ID"):
-    os.environ.pop(name, None)
 
 import gc
-import signal
 import subprocess
 import sys
 import traceback

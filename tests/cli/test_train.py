@@ -80,7 +80,7 @@ def test_finished_run_is_not_trained_again(finished, command, capsys):
 
 def test_wandb_has_the_run_with_its_history(finished):
     (record,) = (finished / "wandb").glob("offline-run-*/*.wandb")
-    command = ["wandb", "leet", "inspect", str(record.parent), "--json"]
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", str(record.parent), "--json"]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "train/loss" in output and "backbone:dino" in output and "data:scenes" in output
     assert any(json.loads(line).get("type") == "history" for line in output.splitlines())

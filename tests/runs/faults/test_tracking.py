@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -156,7 +157,7 @@ def test_wandb_run_stays_the_same_when_training_resumes(
     if mode == "offline":
         assert not server.runs
         segments = sorted(run_dir().glob("wandb/offline-run-*"))
-        command = ["wandb", "sync", "--yes", *map(str, segments)]
+        command = [sys.executable, "-m", "wandb", "sync", "--yes", *map(str, segments)]
         subprocess.run(command, check=True, timeout=120, env=os.environ | login_environment(server.address))
     assert logged_steps(server) == [0, 1, 2, 3, 4, 5]
     assert [line["_step"] for line in server.history] == list(range(len(server.history)))
