@@ -51,7 +51,7 @@ def questions(positionals: list[str], options: dict[str, str]) -> int:
     source = build_source(config)
     records = [record for record in source.eval_records() if record.captions]
     if not records:
-        raise BadConfig(f"{config.experiment} has no captions in files to ask questions about; add captions=FILE.")
+        raise BadConfig(f"{config.experiment} has no captions in files to ask questions about; add data.captions=FILE.")
     captions = {record.id: source.select_caption(record.captions) for record in records}
     count = generate_questions(captions, out, **models, device={"gpu": "cuda"}.get(accelerator(config), "cpu"))
     print(f"questions about {count} of {len(captions)} images: {out}; use them with measure.questions={out}")

@@ -52,7 +52,7 @@ class DatasetIndex:
         self.root_exists = self.root.is_dir()
         if not self.root_exists:
             self.problems.append(
-                f"the directory {self.root} does not exist; name the directory of the data set with root=DIR."
+                f"the directory {self.root} does not exist; name the directory of the data set with data.root=DIR."
             )
 
     def add_files(

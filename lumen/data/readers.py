@@ -30,8 +30,7 @@ def _explain_errors(remedy: str) -> Callable[[Callable], Callable]:
         def explained(path: Path, **options: Any) -> Any:
             try:
                 with explain_damage(path, remedy):
-                    if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe would wait for its writer
-                        raise BadSample(f"{path} is no regular file; put a file there.")
+                    _require_regular(path)
                     return read(path, **options)
             except BadSample:
                 raise
@@ -41,6 +40,15 @@ def _explain_errors(remedy: str) -> Callable[[Callable], Callable]:
         return explained
 
     return decorate
+
+
+def _require_regular(path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise BadSample(f"{path} does not exist; restore it, or correct the path.") from None
+    if not stat.S_ISREG(mode):  # to open a pipe would wait for its writer
+        raise BadSample(f"{path} is no regular file; put a file there.")
 
 
 @contextmanager
@@ -70,7 +78,8 @@ def read_image(path: Path) -> Image.Image:
 def read_photo(path: Path) -> Image.Image:
     """Read a photo as `read_image` does, but upright, as its EXIF orientation says and as viewers show it."""
     with _open_image(path) as image:
-        return _to_rgb(ImageOps.exif_transpose(image), path)
+        ImageOps.exif_transpose(image, in_place=True)
+        return _to_rgb(image, path)
 
 
 def is_turned(image: Image.Image) -> bool:
