@@ -1,6 +1,7 @@
 """Builder of a config: layers of settings that override one another, validated together."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -121,7 +122,7 @@ class ConfigBuilder:
             key, equals, text = override.partition("=")
             if not equals or not all(part.isidentifier() for part in key.split(".")):
                 self.errors.append(f"{override!r} is no override; write key=value, as in backbone=clip or lr=1e-5.")
-            elif text.startswith("{") and (key not in KEYS or key in (*SLOTS, "metrics")):
+            elif text.startswith("{") and _is_group(key):
                 try:
                     yield from iterate_settings({key: parse_plain(text)})
                 except ValueError:
@@ -268,6 +269,11 @@ def iterate_settings(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[s
             yield from iterate_settings(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _is_group(key: str) -> bool:
+    """Return whether a key holds other keys, as sampling, backbone, metrics and metrics.lpips do."""
+    return key == "metrics" or re.fullmatch(r"metrics\.\w+", key) or any(name.startswith(f"{key}.") for name in KEYS)
 
 
 def _nest(settings: dict[str, Any]) -> DictConfig:

@@ -84,7 +84,7 @@ MISTAKES = [
     ("ablate table9", "'table9'; did you mean 'table[12]'"),
     ("leakage table9", "'table9'; did you mean 'table[12]'"),
     ("leakage components base=scenes conditioning.components=3", "conditioning.components .* components"),
-    ("table table1 base=scenes seeds=none", "seeds .* above 0, not 'none'"),
+    ("table table1 base=scenes seeds=none", "seeds .* not 'none'"),
     ("table table1 base=scenes lrr=1", "'lrr'; did you mean 'lr'"),
     ("cache ls gb=3", "gb=3; write: lumen cache ls"),
     ("cache prune gb=many", "gb .* 'many'"),

@@ -1,11 +1,12 @@
 """Experiments: every shipped file loads, overrides apply, and all mistakes are reported at once."""
 
 import pytest
+import yaml
 
 from lumen.config.experiment import dump, list_experiments, load, reload
 from lumen.config.files import read_experiment
 from lumen.config.schema import LATER_KEYS, SLOTS
-from lumen.core.errors import BadConfig, UnknownName
+from lumen.core.errors import BadConfig, BadFile, UnknownName
 from lumen.core.plugins import Plugin
 from lumen.core.registry import metrics, tasks
 
@@ -63,7 +64,7 @@ def test_config_mistakes_are_all_reported_at_once():
     for words in (
         "no key 'lrr'; did you mean 'lr'?",
         "steps cannot be 'abc'",
-        "batch must be more than 0, not 0",
+        "batch must be between 1 and 100,000, not 0",
         "no backbone is called 'dinov3'; did you mean 'dinov2'?",
         "no argument 'data.image'; did you mean 'images'?",
         "conditioning.components of conditioning 'neural_layout' must be int, not 'x'",
@@ -93,10 +94,12 @@ def test_experiment_may_be_a_file_of_the_user(tmp_path):
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("a: [1", BadConfig),
-        ("- 1", BadConfig),
-        ("a: &x [*x]", BadConfig),
-        ("lr: !!python/object/apply:os.system [ls]", BadConfig),
+        ("a: [1", BadFile),
+        ("- 1", BadFile),
+        ("a: &x [*x]", BadFile),
+        ("lr: !!python/object/apply:os.system [ls]", BadFile),
+        ("lr: 1\nlr: 2", BadFile),
+        ("'\x1b': 1", BadFile),
         ("lrr: 1", BadConfig),
         ("lr: fast", BadConfig),
         (None, UnknownName),
@@ -151,15 +154,18 @@ def test_metrics_keep_the_arguments_of_the_experiment():
     ("override", "words"),
     [
         ("metrics=[mIoU]", "no metric is called 'mIoU'; did you mean 'miou'?"),
-        ("metrics=3", "metrics cannot be 3"),
+        ("metrics=3", "no metric is called '3'"),
+        ("metrics=[miou", "metrics cannot be '[miou'"),
+        ("metrics={", "metrics cannot be '{'"),
         (
             "metrics.miou.segmentor=x",
             "metric 'miou' has no argument 'metrics.miou.segmentor'; did you mean 'segmenter'",
         ),
-        ("metrics.lpips.trunk=3", "metrics.lpips.trunk of metric 'lpips' must be str, not 3"),
+        ("metrics.lpips.trunk=", "metrics.lpips.trunk of metric 'lpips' cannot be ''"),
         ("metrics.lpips=false", "write metrics=[lpips]"),
         ("measure.anchors=[reel]", "task 'layout_to_image' has no row 'reel'; did you mean 'real'?"),
-        ("measure.anchors=7", "measure.anchors cannot be 7"),
+        ("measure.anchors=7", "has no row '7'"),
+        ("measure.anchors=[real", "measure.anchors cannot be '[real'"),
         ("task=layout_to_imag", "no task is called 'layout_to_imag'; did you mean 'layout_to_image'?"),
         ("generator=controlnets", "no generator is called 'controlnets'; did you mean 'controlnet'?"),
     ],
@@ -209,3 +215,96 @@ def test_experiment_with_an_unknown_reference_row_is_refused(tmp_path):
     path.write_text("data: scenes\nmeasure: {anchors: [real, vea]}\n")
     with pytest.raises(BadConfig, match="'vea'.*did you mean 'vae'"):
         load(str(path))
+
+
+TEXT_KEYS = [
+    "sampling.negative",
+    "diffusion.revision",
+    "project",
+    "data.root",
+    "backbone.prompt",
+    "metrics.lpips.trunk",
+]
+TEXT_KEYS += ["measure.questions", "conditioning.basis", "data.captions", "runs", "diffusion.weights"]
+
+
+@pytest.mark.parametrize("text", ["no", "4e10582", "0123", "12:30", "*b*", "[a] b", "{a b", "/a #b", "'", '"a', "a: b"])
+def test_config_takes_text_as_typed(text):
+    config = load("coco_stuff", [*(f"{key}={text}" for key in TEXT_KEYS)])
+    tree = dump(config)
+    assert all(tree["flags"][key] == text for key in TEXT_KEYS)
+    for key in TEXT_KEYS:
+        value = tree
+        for part in key.split("."):
+            value = value[part]
+        assert value == text, key
+    assert dump(reload(yaml.safe_load(yaml.safe_dump(tree)), ["sampling.steps=3"]))["data"]["root"] == text
+
+
+def test_config_file_takes_text_as_the_command_line_does(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "data: {name: coco_stuff, root: /a}\nsampling: {negative: no}\ndiffusion: {revision: 4e10582}\n"
+        "project: 2024_01_15\nbatch: 010\nlr: '1e-4'\ncompile: on\nmetrics: [lpips, kid]\n"
+        "defaults: {metrics: {trunk: 010, network: no}, backbone: {revision: 12e3, layers: [2, 5]}}\n"
+    )
+    config = load(str(path))
+    assert (config.sampling.negative, config.diffusion.revision, config.project) == ("no", "4e10582", "2024_01_15")
+    assert (config.batch, config.lr, config.compile) == (10, 1e-4, True)
+    assert (config.backbone["revision"], config.backbone["layers"]) == ("12e3", [2, 5])
+    assert (config.metrics["lpips"]["trunk"], config.metrics["kid"]["network"]) == ("010", "no")
+    other = reload(yaml.safe_load(yaml.safe_dump(dump(config))), ["backbone=dino"])
+    assert other.backbone["revision"] == "12e3"
+    assert reload(dump(other), ["backbone=sd"]).backbone["layers"] == [2, 5]
+
+
+def test_config_has_one_syntax_of_lists():
+    for row in ("real,vae", "[real,vae]", "['real', \"vae\"]"):
+        assert load("scenes", [f"measure.anchors={row}"]).measure.anchors == ["real", "vae"]
+    assert load("scenes", ["metrics=miou,lpips"]).flags == load("scenes", ["metrics=[miou,lpips]"]).flags
+    assert load("scenes", ["backbone=sd", "backbone.layers=2,5"]).backbone["layers"] == [2, 5]
+    assert load("scenes", ["measure.anchors=real"]).measure.anchors == ["real"]
+
+
+def test_config_groups_are_set_together():
+    config = load(
+        "scenes", ["sampling={steps: 3, negative: no}", "backbone={name: dino, patch: 8}", "metrics={kid: {}}"]
+    )
+    assert (config.sampling.steps, config.sampling.negative, config.backbone["patch"]) == (3, "no", 8)
+    assert "kid" in config.metrics and config.flags["sampling.steps"] == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        *((f"{key}=${{X}}/y", "nothing replaces ${X}") for key in TEXT_KEYS),
+        *((f"{key}=\x1b[31m", "U+001B") for key in TEXT_KEYS),
+        ("data.root=", "it is empty"),
+        ("runs=", "it is empty"),
+        ("project=???", "missing"),
+        ("backbone.size=${X}", "nothing replaces ${X}"),
+        ("metrics.miou.segmenter=${oc.env:X}", "nothing replaces ${oc.env:X}"),
+        ("measure.anchors=[${X}]", "${X}"),
+        ("lr=", "lr cannot be ''"),
+        ("lr=[1,", "lr cannot be '[1,'"),
+        ("lr=&a[*a]", "lr cannot be"),
+        ("steps=???", "steps cannot be '???'"),
+        ("steps=12:30", "steps cannot be '12:30'"),
+        ("batch=1.5", "batch cannot be 1.5"),
+        ("compile=maybe", "compile cannot be 'maybe'"),
+        ("seed=", "seed cannot be ''"),
+        ("every={log", "every cannot be '{log'"),
+        ("backbone.layers=[2,5", "must be list[int]"),
+    ],
+)
+def test_config_refuses_text_in_one_sentence(override, words):
+    with pytest.raises(BadConfig) as error:
+        load("coco_stuff", [*([] if override.startswith("data.root") else [ROOT]), override])
+    assert words in str(error.value) and "\n" not in str(error.value) and "\x1b" not in str(error.value)
+
+
+def test_config_may_be_none_or_empty():
+    config = load("scenes", ["diffusion.revision=null", "diffusion.vae=", "sampling.negative=", "views=null"])
+    assert (config.diffusion.revision, config.diffusion.vae, config.sampling.negative) == (None, None, "")
+    assert load("scenes", ["diffusion.revision='null'"]).diffusion.revision == "null"
+    assert load("scenes", ["sampling.negative=null"]).sampling.negative == "null"
