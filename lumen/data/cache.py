@@ -2,26 +2,25 @@
 
 import json
 import os
-import time
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from lumen.core.errors import Mistake, RunBusy
 from lumen.core.files import atomic_path, remove_drafts, write, write_json
 from lumen.core.hashing import hash_file, hash_json
 from lumen.core.locks import lock_directory
+from lumen.core.readers import Shape, read_array, read_json
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 SHARD_SIZE = 256  # images; also what one lock guards, and what an interrupted process may lose
+SHARD_REMEDY = "remove it, and runs compute it again"
 
 
 class CacheStore:
@@ -39,6 +38,7 @@ class CacheStore:
     def __init__(self, root: Path, kind: str, key: dict[str, Any]):
         self.kind, self.key = kind, key
         self.directory = root / f"{kind}-{hash_json(key)}"
+        self._intact: set[str] = set()  # shards that equal their recorded hash
         self._is_held, self._locks = False, ExitStack()
         weakref.finalize(self, self._locks.close)
 
@@ -57,41 +57,58 @@ class CacheStore:
         self._is_held = True
 
     def has(self, shard: str) -> bool:
-        """Return whether a shard exists; it then stays as long as this object."""
+        """Return whether an intact shard exists; it then stays as long as this object.
+
+        It is compared with its hash when it is first asked for. One that differs is removed, and that is printed.
+        """
         path = self.directory / f"{shard}.npy"
         with suppress(Mistake):  # a cache that this process cannot write can be read
             if path.exists():
                 self.hold()
-        return path.exists()
+        if shard in self._intact or not path.exists():
+            return path.exists()
+        if remove_if_damaged(path):
+            print(f"cache: {path} is not what was written there; it is computed again.", flush=True)
+            return False
+        self._intact.add(shard)
+        return True
 
-    def write(self, shard: str, rows: np.ndarray, metadata: dict[str, Any]) -> None:
+    def write(self, shard: str, rows: "np.ndarray", metadata: dict[str, Any]) -> None:
         """Write a shard and its metadata atomically.
 
         Raises:
             Mistake: The disk is full, or the directory is not writable, or its file system has no locks.
         """
+        import numpy as np
+
         self.hold()
-        if not (self.directory / "recipe.json").exists():
-            write_json(self.directory / "recipe.json", self.key)
+        self._write_recipe()
         with atomic_path(self.directory / f"{shard}.npy") as temporary:
             with open(temporary, "wb") as file:
                 np.save(file, rows)
             write_json(
                 self.directory / f"{shard}.json", {"sha256": hash_file(temporary), "rows": len(rows), **metadata}
             )
+        self._intact.add(shard)
 
-    def read(self, shard: str) -> np.ndarray:
+    def read(self, shard: str) -> "np.ndarray":
         """Return the rows of a shard, memory-mapped."""
-        return np.load(self.directory / f"{shard}.npy", mmap_mode="r")
+        return read_array(self.directory / f"{shard}.npy", SHARD_REMEDY)
 
-    def metadata(self, shard: str) -> dict[str, Any]:
-        """Return the metadata of a shard."""
-        return json.loads((self.directory / f"{shard}.json").read_text())
+    def metadata(self, shard: str, shape: Shape | None = None) -> dict[str, Any]:
+        """Return the metadata of a shard, which must hold the keys of the shape."""
+        return read_json(self.directory / f"{shard}.json", SHARD_REMEDY, shape)
 
     def touch(self) -> None:
         """Record that the store is in use; `prune` removes the least recently used stores first."""
-        with suppress(OSError):
+        with suppress(OSError, Mistake):
+            self._write_recipe()
             os.utime(self.directory)
+
+    def _write_recipe(self) -> None:
+        """Write what the store is of, for `list_stores`; `lumen cache verify` removes a damaged one."""
+        if not (self.directory / "recipe.json").exists():
+            write_json(self.directory / "recipe.json", self.key)
 
 
 class CachedArray:
@@ -105,11 +122,12 @@ class CachedArray:
     def __init__(self, store: CacheStore, shards: Sequence[Sequence[str]]):
         # All shards are opened here: a mapped file remains readable after another process has pruned it.
         self.shards = [[store.read(shard) for shard in view] for view in shards]
-        self.metadata = [store.metadata(shard) for shard in shards[0]]
+        self.metadata = [store.metadata(shard, {"captions": list}) for shard in shards[0]]
         store.touch()
 
     def take(self, positions: Sequence[tuple[int, int]]) -> "Tensor":
         """Return the rows (b, ...) at positions (image, view), with a single copy."""
+        import numpy as np
         import torch
 
         template = self.shards[0][0]
@@ -131,15 +149,15 @@ def hash_files(files: Sequence[Iterable[Path]], memo: Path) -> list[str]:
         files: Files of each image.
         memo: JSON file that remembers the hashes.
     """
-    known: dict[str, list] = {}
-    with suppress(OSError, ValueError):
-        known = json.loads(memo.read_text())
+    known: dict[str, Any] = {}
+    with suppress(Mistake):
+        known = read_json(memo, "remove it")
 
     def hash_content(path: Path) -> str:
         stat = path.stat()
-        entry = known.get(str(path.resolve()))
-        if entry and entry[:2] == [stat.st_size, stat.st_mtime_ns]:
-            return entry[2]
+        match known.get(str(path.resolve())):
+            case [stat.st_size, stat.st_mtime_ns, str(content)]:
+                return content
         content = hash_file(path)[:16]
         new[str(path.resolve())] = [stat.st_size, stat.st_mtime_ns, content]
         return content
@@ -152,95 +170,37 @@ def hash_files(files: Sequence[Iterable[Path]], memo: Path) -> list[str]:
     return hashes
 
 
-@dataclass
-class StoreInfo:
-    """Summary of a store for its user.
-
-    Attributes:
-        directory: Directory of the store.
-        num_rows: Rows of all shards.
-        num_bytes: Size of all files.
-        last_used: Time of last use, in seconds since 1970.
-        description: Data set, image size and number type.
-        is_in_use: Whether a process reads or writes the store.
-    """
-
-    directory: Path
-    num_rows: int
-    num_bytes: int
-    last_used: float
-    description: str
-    is_in_use: bool = False
-
-    def __str__(self) -> str:
-        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.last_used))
-        size = format_bytes(self.num_bytes)
-        return f"{self.directory.name}  {self.num_rows} rows  {size}  used {used}  {self.description}"
-
-
-def list_stores(root: Path) -> list[StoreInfo]:
-    """Return all stores, the most recently used first."""
-    stores = []
-    for path in root.glob("*/recipe.json"):
-        with suppress(FileNotFoundError):  # another process prunes
-            stores.append(_describe_store(path.parent))
-    return sorted(stores, key=lambda store: -store.last_used)
-
-
-def _describe_store(directory: Path) -> StoreInfo:
-    key = json.loads((directory / "recipe.json").read_text())
-    description = f"{key['look']['data']} at {key['look']['size']} px, {key['dtype']}"
-    num_rows = sum(len(np.load(shard, mmap_mode="r")) for shard in directory.glob("*.npy"))
-    return StoreInfo(directory, num_rows, directory_bytes(directory), directory.stat().st_mtime, description)
-
-
-def remove_corrupt_shards(root: Path) -> Iterator[Path]:
-    """Remove shards that differ from what was written, and yield their paths; runs compute them again."""
-    for store in list_stores(root):
-        for path in sorted(store.directory.glob("*.npy")):
-            metadata = path.with_suffix(".json")
-            if not metadata.exists() or json.loads(metadata.read_text())["sha256"] != hash_file(path):
-                path.unlink()
-                metadata.unlink(missing_ok=True)
-                yield path
-
-
-def prune(root: Path, limit: int) -> Iterator[StoreInfo]:
-    """Remove the least recently used stores until the others take at most `limit` bytes, and yield them.
-
-    Stores in use are left, and yielded as well.
+def remove_if_damaged(shard: Path) -> bool:
+    """Compare a shard with its recorded hash, remove it if it differs, and return whether it did.
 
     Raises:
-        Mistake: A store cannot be removed.
+        Mistake: It differs, and cannot be removed.
     """
-    stores = list_stores(root)
-    total = sum(store.num_bytes for store in stores)
-    while stores and total > limit:
-        oldest = stores.pop()
-        try:
-            with lock_store(oldest.directory):
-                _remove_store(oldest.directory)
-            total -= oldest.num_bytes
-        except RunBusy:
-            oldest.is_in_use = True
-        yield oldest
+    try:
+        before = shard.stat()
+        if hash_file(shard) == read_json(shard.with_suffix(".json"), SHARD_REMEDY, {"sha256": str})["sha256"]:
+            return False
+        after = shard.stat()
+        if (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns):  # no other process replaced it
+            _remove_shard(shard)
+    except FileNotFoundError:  # another process has removed it
+        pass
+    except (Mistake, OSError):  # neither can be read
+        _remove_shard(shard)
+    return True
+
+
+def _remove_shard(shard: Path) -> None:
+    try:
+        shard.unlink(missing_ok=True)
+        shard.with_suffix(".json").unlink(missing_ok=True)
+    except OSError as error:
+        raise Mistake(f"{shard} is damaged and cannot be removed: {error.strerror}; remove it by hand.") from None
 
 
 def lock_store(directory: Path, shared: bool = False) -> AbstractContextManager[bool]:
     """Lock a store. The lock lies beside the stores, because NFS removes no directory with an open file."""
     return lock_directory(directory.parent / "locks", directory.name, shared)
-
-
-def _remove_store(directory: Path) -> None:
-    """Remove a store, and last the file that `list_stores` finds it by."""
-    try:
-        for path in sorted(directory.iterdir(), key=lambda path: path.name == "recipe.json"):
-            path.unlink()
-        directory.rmdir()
-    except FileNotFoundError:  # somebody else has removed it
-        pass
-    except OSError as error:
-        raise Mistake(f"{directory} cannot be removed: {error.strerror}; remove it by hand.") from None
 
 
 def format_bytes(num_bytes: float) -> str:

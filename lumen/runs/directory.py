@@ -14,7 +14,6 @@ from lumen.core.files import write
 from lumen.core.paths import user_path
 from lumen.core.readers import Shape, explain_damage, read_json, read_text, read_yaml, require_shape
 from lumen.evaluation.keys import metric_keys
-from lumen.runs.data import build_source
 
 CONFIG_REMEDY = "remove it and repeat the run's lumen train command, which writes it again"
 CONFIG_SHAPE: Shape = {"experiment": str, "flags": dict, "metrics": dict, "data": {"name": str}}
@@ -103,6 +102,8 @@ def _verify_root(directory: Path, config: Config) -> None:
         return
     recorded = load_run_config(directory)["data"].get("root") if (directory / "config.yaml").exists() else None
     if recorded != root or not user_path(root).is_dir():
+        from lumen.runs.data import build_source  # it imports numpy
+
         verify_dataset(directory, build_source(config).fingerprint())
 
 

@@ -1,6 +1,7 @@
 """Computation of the cacheable outputs of a task's frozen networks, shard by shard, by any number of processes."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,12 +125,10 @@ class FeaturePrecomputer:
 
     def missing(self, name: str) -> list[Shard]:
         """Return the shards of an output that are not cached."""
-        return [
-            (view, part)
-            for view, keys in enumerate(self.keys)
-            for part, key in enumerate(keys)
-            if not self.stores[name].has(key)
-        ]
+        shards = [(view, part) for view, keys in enumerate(self.keys) for part in range(len(keys))]
+        with ThreadPoolExecutor() as pool:  # the first time each is hashed, which releases the GIL
+            exist = list(pool.map(self.stores[name].has, map(self._key, shards)))
+        return [shard for shard, exists in zip(shards, exist, strict=True) if not exists]
 
     def fill(self, names: list[str], start: float = 0.0) -> None:
         """Compute all missing shards. Several processes share the work, and each waits for the others.
@@ -160,7 +159,8 @@ class FeaturePrecomputer:
         """Estimate the time that a run saves, from the time that the rows took to compute."""
         images, row_seconds = self.ranges[-1].stop * (self.views or 1), 0.0
         for name in names:
-            facts = [self.stores[name].metadata(key) for keys in self.keys for key in keys]
+            shape = {"seconds": int | float}
+            facts = [self.stores[name].metadata(key, shape) for keys in self.keys for key in keys]
             row_seconds += sum(fact["seconds"] for fact in facts) / images
         saved = num_images * row_seconds - self.compute_seconds
         return Savings(names, images, self.views, self.fill_seconds, saved, num_images, self.reason)

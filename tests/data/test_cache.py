@@ -10,7 +10,7 @@ import pytest
 
 from lumen.__main__ import main
 from lumen.core.errors import Mistake
-from lumen.data import cache
+from lumen.data import cache, inventory
 
 KEY = {"look": {"data": "x", "size": 1}, "dtype": "float32"}
 
@@ -49,8 +49,8 @@ def test_cache_removes_corrupt_shards(tmp_path):
         store.write(shard, np.zeros((5, 100), np.float32), {})
     path = store.directory / "a.npy"
     path.write_bytes(path.read_bytes()[:-1] + b"\1")
-    assert list(cache.remove_damaged_files(tmp_path)) == [path]
-    assert not store.has("a") and store.has("b") and list(cache.remove_damaged_files(tmp_path)) == []
+    assert list(inventory.remove_damaged_files(tmp_path)) == [path]
+    assert not store.has("a") and store.has("b") and list(inventory.remove_damaged_files(tmp_path)) == []
 
 
 def test_cache_hashes_a_file_again_only_if_it_changed(tmp_path, monkeypatch):
@@ -101,7 +101,7 @@ def test_cache_store_that_does_not_exist_is_not_created_by_a_question(tmp_path):
     assert not store.has("a") and not (tmp_path / "cache").exists()
     write_store(tmp_path / "cache", "latents").write("b", np.zeros(1), {})
     assert store.has("a")
-    assert [info.is_in_use for info in cache.prune(tmp_path / "cache", 0)] == [True]
+    assert [info.is_in_use for info in inventory.prune(tmp_path / "cache", 0)] == [True]
 
 
 @pytest.mark.parametrize("number", range(4))
@@ -119,8 +119,8 @@ def test_cache_store_that_is_half_removed_is_still_listed(number, tmp_path, monk
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Path, "unlink", unlink_or_die)
-        list(cache.prune(tmp_path, 0))
-    assert len(list(cache.prune(tmp_path, -1))) == 1 and os.listdir(tmp_path) == ["locks"]
+        list(inventory.prune(tmp_path, 0))
+    assert len(list(inventory.prune(tmp_path, -1))) == 1 and os.listdir(tmp_path) == ["locks"]
 
 
 def test_cache_that_cannot_be_locked_is_read(tmp_path, monkeypatch):
@@ -151,7 +151,7 @@ def test_cache_is_filled_and_pruned_at_once(tmp_path):
 
     def prune_until_stopped() -> None:
         while not stop.exists():
-            list(cache.prune(root, 0))
+            list(inventory.prune(root, 0))
             cache.directory_bytes(root)
 
     pruners = [get_context("fork").Process(target=prune_until_stopped) for _ in range(2)]
