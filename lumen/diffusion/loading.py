@@ -26,6 +26,7 @@ FILES = [
     "*/diffusion_pytorch_model.safetensors",
 ]
 CONTENTS = "a diffusers pipeline of Stable Diffusion 1 or 2 with .safetensors in vae, unet and text_encoder"
+FILE_CONTENTS = "all networks of Stable Diffusion 1 under the names of its first code"
 SAFETENSORS = re.compile(r"(?:model|diffusion_pytorch_model)(?:\.(\w+?))?(?:-\d+-of-\d+)?\.safetensors")
 
 UNET_CONFIGS = {
@@ -61,7 +62,7 @@ def load(weights: str, size: str, revision: str | None = None, vae: str | None =
     """
     path = find_single_file(weights) or _resolve_folder(weights, HUB_IDS.get(size), revision)
     files = ["config.json", "*.safetensors"]
-    vae_path = resolve_weights(vae, "the autoencoder", None, None, files) if vae else None
+    vae_path = resolve_weights(vae, "the autoencoder", None, None, files, "vae") if vae else None
     # The default device is part of the key; otherwise an architecture built on "meta" would serve a real run.
     return _load(path, None if path else size, vae_path, str(torch.get_default_device()))
 
@@ -78,7 +79,7 @@ def _resolve_folder(weights: str, hub_id: str | None, revision: str | None) -> P
 
 @cache
 def _load(path: Path | None, size: str | None, vae_path: Path | None, device: str) -> StableDiffusion:
-    with loading_errors(path, "sd", CONTENTS):
+    with loading_errors(path, "sd", FILE_CONTENTS if path and path.is_file() else CONTENTS):
         if path is None:
             parts = _untrained(size)
         elif path.is_file():

@@ -85,7 +85,7 @@ def load_single_file(path: Path, architecture: dict[str, Any]) -> dict[str, Any]
             architecture[name].save_config(Path(folder, name))
         text.save_pretrained(Path(folder, "text_encoder"))
         index = {"_class_name": "StableDiffusionPipeline", **COMPONENTS}
-        Path(folder, "model_index.json").write_text(json.dumps(index))
+        Path(folder, "model_index.json").write_text(json.dumps(index), encoding="utf-8")
         pipeline = StableDiffusionPipeline.from_single_file(
             str(path),
             config=folder,

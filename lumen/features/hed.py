@@ -90,7 +90,7 @@ def load_hed(path: str | Path) -> HED:
         if file.is_file():
             network, weights = HED(), torch.load(file, map_location="cpu", weights_only=True)
         else:
-            config = json.loads((path / "config.json").read_text())
+            config = json.loads((path / "config.json").read_text(encoding="utf-8"))
             if config.get("architecture") != "hed":
                 raise ValueError(f"its config.json is of {config.get('architecture', 'another network')}, not of hed")
             network = HED(tuple(config["widths"]), tuple(config["convs"]))

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +15,11 @@ from torch import Tensor
 
 from lumen.core.errors import BasisMismatch
 from lumen.core.files import write
+from lumen.core.paths import user_path
 from lumen.core.resize import resize
 
 BASIS_TENSORS = ("mean", "axes", "variance", "scale")
+TOLERANCE = 1e-3  # of products of axes, and of shares, in float32
 
 
 @dataclass
@@ -48,13 +51,18 @@ class Basis:
         """Read a file that `save` wrote.
 
         Raises:
-            BasisMismatch: The file is missing or is not a basis.
+            BasisMismatch: The file is missing, or is not a whole basis.
         """
         try:
-            with safe_open(path, "pt") as file:
+            if not user_path(path).is_file():  # a pipe would wait for ever
+                raise ValueError("there is no such file")
+            with safe_open(user_path(path), "pt") as file:
                 metadata = json.loads(file.metadata()["lumen"])
-                return cls(*(file.get_tensor(name) for name in BASIS_TENSORS), metadata)
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+                tensors = {name: file.get_tensor(name) for name in BASIS_TENSORS}
+            _verify_metadata(metadata)
+            _verify_tensors(**tensors)
+            return cls(**tensors, metadata=metadata)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError, RuntimeError) as error:
             raise BasisMismatch(
                 f"{path} is not a layout basis ({error}); give the basis.safetensors of a run directory."
             ) from None
@@ -79,6 +87,44 @@ class Basis:
                 f"{origin} was fitted on other features: the basis has {others}, this backbone {own}; "
                 "choose the backbone of the basis, or fit it again."
             )
+
+
+def _verify_metadata(metadata: Any) -> None:
+    """Check the header of a basis file.
+
+    Raises:
+        ValueError: An entry is missing, or is of another type.
+    """
+    if not isinstance(metadata, dict):
+        raise ValueError("its header is no object")
+    backbone, explained = metadata.get("backbone"), metadata.get("explained")
+    if not isinstance(backbone, dict) or not all(isinstance(value, str) for value in backbone.values()):
+        raise ValueError("its header does not name the backbone")
+    if not isinstance(explained, int | float) or not 0 <= explained <= 1 + TOLERANCE:
+        raise ValueError(f"its header has explained={explained!r}, which is no share of the variance")
+
+
+def _verify_tensors(mean: Tensor, axes: Tensor, variance: Tensor, scale: Tensor) -> None:
+    """Check types, shapes and values of a basis.
+
+    Raises:
+        ValueError: They are not those of a mean, of orthonormal axes, of variances and of scales.
+    """
+    if axes.ndim != 2 or not 1 <= axes.shape[1] <= axes.shape[0]:
+        raise ValueError(f"its axes have the shape {tuple(axes.shape)}")
+    c, k = axes.shape
+    shapes = {"mean": (mean, (c,)), "axes": (axes, (c, k)), "variance": (variance, (k,)), "scale": (scale, (k,))}
+    for name, (tensor, shape) in shapes.items():
+        if tensor.shape != shape or tensor.dtype != torch.float32:
+            raise ValueError(f"its {name} is {tensor.dtype} of the shape {tuple(tensor.shape)}, not float32 of {shape}")
+        if not tensor.isfinite().all():
+            raise ValueError(f"its {name} holds numbers that are not finite")
+    if (axes.T @ axes - torch.eye(k)).abs().max() > TOLERANCE:
+        raise ValueError("its axes are not orthonormal")
+    if (variance < 0).any() or (variance.diff() > 0).any():
+        raise ValueError("its variances are below zero, or do not fall from axis to axis")
+    if (scale <= 0).any():
+        raise ValueError("its scales are not above zero")
 
 
 def principal_axes(cov: Float[Tensor, "c c"], k: int) -> tuple[Float[Tensor, "c k"], Float[Tensor, " k"]]:

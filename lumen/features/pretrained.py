@@ -25,7 +25,9 @@ def building_on_meta() -> bool:
     return torch.get_default_device().type == "meta"
 
 
-def resolve_weights(weights: str, name: str, hub_id: str | None, revision: str | None, files: list[str]) -> Path | None:
+def resolve_weights(
+    weights: str, name: str, hub_id: str | None, revision: str | None, files: list[str], key: str = "weights"
+) -> Path | None:
     """Return the folder that holds a network's weights. Weights on the hub are downloaded unless they are cached.
 
     Args:
@@ -35,6 +37,7 @@ def resolve_weights(weights: str, name: str, hub_id: str | None, revision: str |
         hub_id: Hub id of the published weights; None if there are none.
         revision: Commit, tag or branch of a hub id; None is its main branch.
         files: Patterns of the files to download, so that other formats stay on the hub.
+        key: Argument that gives the weights, for messages.
 
     Returns:
         None for "none", and for a hub id while only architectures are built.
@@ -64,7 +67,7 @@ def resolve_weights(weights: str, name: str, hub_id: str | None, revision: str |
             f"the weights of {name} are not in '{weights}', which does not exist; "
             "give an existing folder, a hub id such as org/model, published or none."
         )
-    return None if building_on_meta() else _download(identifier, name, revision, files)
+    return None if building_on_meta() else _download(identifier, name, revision, files, key)
 
 
 def resolve_transformers_weights(weights: str, name: str, revision: str | None, files: list[str]) -> Path | None:
@@ -79,7 +82,7 @@ def resolve_transformers_weights(weights: str, name: str, revision: str | None, 
     return resolve_weights(weights, name, None, revision, [*files, "pytorch_model*.bin*"])
 
 
-def _download(identifier: str, name: str, revision: str | None, files: list[str]) -> Path:
+def _download(identifier: str, name: str, revision: str | None, files: list[str], key: str) -> Path:
     """Return the snapshot folder of a hub id in the hub's own cache."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.constants import HF_HUB_CACHE
@@ -92,7 +95,7 @@ def _download(identifier: str, name: str, revision: str | None, files: list[str]
         raise WeightsMissing(
             f"the weights of {name}, '{identifier}', are no folder and not in {HF_HUB_CACHE}, and the hub could not "
             "be reached or lacks them; with network access, run "
-            f"'hf download {identifier}{file}{pinned} --local-dir DIR', then give weights=DIR."
+            f"'hf download {identifier}{file}{pinned} --local-dir DIR', then give {key}=DIR."
         ) from error
 
 
@@ -104,9 +107,9 @@ def loading_errors(path: Path | None, name: str, contents: str) -> Iterator[None
     two untrained builds are equal, and a build does not change the random numbers of a run.
 
     Args:
-        path: Folder that is loaded; None for an untrained build, whose errors are raised as they are.
+        path: Folder or file that is loaded; None for an untrained build, whose errors are raised as they are.
         name: Name of the network, for the message.
-        contents: Files that the folder must hold, for the message.
+        contents: Contents of such a folder or file, for the message.
 
     Raises:
         WeightsMissing: A file is missing, is damaged, or belongs to another architecture.
@@ -122,7 +125,7 @@ def loading_errors(path: Path | None, name: str, contents: str) -> Iterator[None
                 raise
             raise WeightsMissing(
                 f"the weights of {name} cannot be read from '{path}' ({_cause(error)}); "
-                f"the folder must hold {contents}."
+                f"the {'file' if path.is_file() else 'folder'} must hold {contents}."
             ) from error
 
 

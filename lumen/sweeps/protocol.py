@@ -1,4 +1,4 @@
-"""Evaluation protocols of a table's runs: whether their values are comparable, and a sentence about them."""
+"""Evaluation protocols and data of a table's runs: whether their values are comparable, and a sentence about them."""
 
 import json
 from typing import Any
@@ -35,6 +35,19 @@ def verify_comparable(protocols: list[dict[str, Any]]) -> None:
         raise Mistake(
             f"the rows were evaluated under different protocols ({listed}), so they cannot be compared; remove the "
             "metrics.json of those that differ and repeat lumen ablate to evaluate them again."
+        )
+
+
+def verify_data(fingerprints: list[str]) -> None:
+    """Verify that runs recorded one data set.
+
+    Raises:
+        Mistake: They recorded several.
+    """
+    if len(values := sorted(set(fingerprints))) > 1:
+        raise Mistake(
+            f"the rows were trained on different data (fingerprints {', '.join(values)} in their provenance.json), so "
+            "they cannot be compared; remove the directories of those that differ and repeat lumen ablate."
         )
 
 
