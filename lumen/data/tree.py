@@ -43,7 +43,8 @@ def files_by_stem(
 
 def _walk(directory: Path, suffixes: tuple[str, ...], problems: list[str]) -> Iterator[Path]:
     """Yield the regular files below a directory, each directory once, and by its path without links if it has one."""
-    queue, visited = deque([directory]), set(directory.resolve().parents)
+    paths = directory.absolute(), directory.resolve()
+    queue, visited = deque([directory]), {parent.resolve() for path in paths for parent in path.parents}
     while queue:
         folder = queue.popleft()
         if (target := folder.resolve()) in visited:  # a link to a directory around it, or to one beside it

@@ -75,6 +75,15 @@ def test_tree_follows_links(link, target, stems, images, tmp_path):
     assert files["b"] == images / "part/b.JPG"  # the path without links, whatever the order of names
 
 
+def test_tree_of_a_linked_directory_leaves_out_what_is_around_the_link(images, tmp_path):
+    write(tmp_path / "data/masks/a.png")
+    images.rename(tmp_path / "store")
+    images.symlink_to(tmp_path / "store")
+    (tmp_path / "store/around").symlink_to(tmp_path / "data")
+    files, problems = files_by_stem(images, SUFFIXES)
+    assert files == {"a": images / "a.jpg", "b": images / "part/b.JPG"} and problems == []
+
+
 @pytest.mark.parametrize("name", ["c.jpg", "part2", "loop.jpg", "loop"])
 def test_tree_names_links_to_nothing(name, images):
     (images / name).symlink_to(name if "loop" in name else "/nowhere/else")
