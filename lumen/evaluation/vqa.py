@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import BlipForQuestionAnswering, BlipProcessor
+from transformers import AutoConfig, BlipForQuestionAnswering, BlipProcessor
 
 from lumen.data.questions import Question
 from lumen.features.pretrained import load_network
@@ -27,6 +27,9 @@ class MultipleChoiceVQA(nn.Module):
 
     def __init__(self, directory: Path):
         super().__init__()
+        name = (AutoConfig.from_pretrained(directory, local_files_only=True).architectures or ["none"])[0]
+        if name != BlipForQuestionAnswering.__name__:
+            raise TypeError(f"its config names {name}, not BlipForQuestionAnswering")
         network = load_network(BlipForQuestionAnswering, directory, dtype=torch.float32, weights_only=True)
         self.network = network.requires_grad_(False)
         processor = BlipProcessor.from_pretrained(directory, local_files_only=True)

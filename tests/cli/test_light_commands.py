@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from datamodules.coco_stuff import CocoStuff
 from lumen.data.cache import CacheStore
 
 WITHOUT_TORCH = """
@@ -61,6 +62,17 @@ def test_light_train_of_a_finished_run_needs_no_torch(tmp_path):
     assert result.returncode == 0 and "is finished" in result.stdout, result.stderr
     result = run_without_torch("train", "scenes", "backbone=sd", cwd=tmp_path)
     assert result.returncode == 1 and "torch" in result.stderr  # which another run needs
+
+
+def test_light_train_of_a_finished_run_compares_other_data_without_torch(tmp_path):
+    run = tmp_path / "runs" / "coco_stuff" / "default" / "seed0"
+    run.mkdir(parents=True)
+    (run / "metrics.json").write_text('{"val/loss": 0.5}')
+    CocoStuff.fake(tmp_path / "data")
+    result = run_without_torch("train", "coco_stuff", "data.root=data", cwd=tmp_path)
+    assert result.returncode == 0 and "is finished" in result.stdout, result.stderr
+    result = run_without_torch("train", "coco_stuff", "data.root=nowhere", cwd=tmp_path)
+    assert result.returncode == 2 and "nowhere does not exist" in result.stderr
 
 
 def test_light_package_imports_its_api_on_first_use():

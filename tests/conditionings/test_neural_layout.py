@@ -113,6 +113,13 @@ def test_basis_belongs_to_one_backbone_and_serves_fewer_components(backbone, oth
         build_layout(backbone, components=21, basis=str(path))
 
 
+def test_basis_has_the_channels_of_its_backbone(backbone, batch):
+    basis = fit_layout(backbone, batch).basis
+    shorter = replace(basis, mean=basis.mean[:20], axes=torch.eye(20))
+    with pytest.raises(BasisMismatch, match="20 channels, and its backbone 32"):
+        build_layout(backbone).set_basis(shorter, "this basis")
+
+
 def test_checkpoint_holds_the_basis_of_its_backbone(backbone, other_backbone, batch):
     state = fit_layout(backbone, batch).state_dict()
     loaded = build_layout(backbone)

@@ -1,8 +1,13 @@
 """Principal axes against sklearn, the projection against its definition, and the basis file."""
 
+import json
+import os
+import re
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from sklearn.decomposition import PCA
 
 from lumen.core.errors import BasisMismatch
@@ -73,8 +78,22 @@ def test_gathered_vectors_equal_those_of_the_joint_feature(maps):
     assert torch.allclose(gather_vectors(maps, cells), expected, atol=1e-5)
 
 
+def whole_basis(**changes):
+    """Return the tensors of a basis and its header; changes replace some of them."""
+    tensors = {"mean": torch.randn(C), "axes": torch.linalg.qr(torch.randn(C, K)).Q, "scale": torch.ones(K)}
+    tensors["variance"] = torch.arange(K, 0, -1).float()
+    header = {"backbone": {"name": "dino"}, "explained": 0.9}
+    return tensors | {k: v for k, v in changes.items() if k in BASIS_TENSORS}, changes.get("header", header)
+
+
+def write_basis(path, tensors, header):
+    text = header if isinstance(header, str) else json.dumps(header)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, {"lumen": text})
+
+
 def test_basis_survives_its_file(tmp_path):
-    basis = Basis(torch.randn(C), torch.randn(C, K), torch.rand(K), torch.rand(K), {"backbone": {"name": "dino"}})
+    tensors, header = whole_basis()
+    basis = Basis(**tensors, metadata=header)
     basis.save(tmp_path / "basis.safetensors")
     loaded = Basis.load(tmp_path / "basis.safetensors")
     assert all(torch.equal(getattr(basis, name), getattr(loaded, name)) for name in BASIS_TENSORS)
@@ -84,8 +103,62 @@ def test_basis_survives_its_file(tmp_path):
         loaded.verify({"name": "clip"}, "this basis")
 
 
-@pytest.mark.parametrize("content", [b"", b"x" * 100])
+@pytest.mark.parametrize("content", [b"", b"x" * 100, b"\xff" * 8, None])
 def test_basis_file_that_is_damaged_is_an_error(tmp_path, content):
-    (tmp_path / "basis.safetensors").write_bytes(content)
-    with pytest.raises(BasisMismatch, match="basis.safetensors"):
+    path = tmp_path / "basis.safetensors"
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content)
+    for file in (path, tmp_path, tmp_path / "nothing", tmp_path / "a\0b"):
+        with pytest.raises(BasisMismatch, match=re.escape(str(file))):
+            Basis.load(file)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"axes": torch.eye(C, K)[:-3]}, "mean .* not float32 of"),
+        ({"axes": torch.eye(C, K)[None]}, "axes have the shape"),
+        ({"axes": torch.eye(C, C + 1)}, "axes have the shape"),
+        ({"axes": torch.zeros(C, 0)}, "axes have the shape"),
+        ({"axes": torch.zeros(C, K)}, "orthonormal"),
+        ({"axes": 2 * torch.eye(C, K)}, "orthonormal"),
+        ({"axes": NAN * torch.eye(C, K)}, "axes .* not finite"),
+        ({"axes": torch.eye(C, K).double()}, "float64"),
+        ({"mean": torch.zeros(C - 1)}, "mean"),
+        ({"mean": torch.full((C,), torch.inf)}, "mean .* not finite"),
+        ({"mean": torch.zeros(C, dtype=torch.long)}, "int64"),
+        ({"variance": torch.ones(K + 1)}, "variance"),
+        ({"variance": -torch.ones(K)}, "below zero"),
+        ({"variance": torch.arange(K).float()}, "do not fall"),
+        ({"scale": torch.zeros(K)}, "above zero"),
+        ({"scale": torch.ones(())}, "scale"),
+        ({"scale": torch.full((K,), NAN)}, "scale .* not finite"),
+        ({"header": {}}, "backbone"),
+        ({"header": []}, "no object"),
+        ({"header": "x"}, "Expecting value"),
+        ({"header": "[" * 100_000}, "recursion"),
+        ({"header": {"backbone": "dino", "explained": 0.9}}, "backbone"),
+        ({"header": {"backbone": {"name": ["dino"]}, "explained": 0.9}}, "backbone"),
+        ({"header": {"backbone": {"name": "dino"}}}, "explained=None"),
+        ({"header": {"backbone": {"name": "dino"}, "explained": 7}}, "explained=7"),
+        ({"header": {"backbone": {"name": "dino"}, "explained": NAN}}, "explained=nan"),
+        ({"header": {"backbone": {"name": "dino"}, "explained": "all"}}, "explained='all'"),
+    ],
+)
+def test_basis_that_is_not_whole_is_refused(changes, words, tmp_path):
+    write_basis(tmp_path / "basis.safetensors", *whole_basis(**changes))
+    with pytest.raises(BasisMismatch, match=words):
+        Basis.load(tmp_path / "basis.safetensors")
+
+
+@pytest.mark.parametrize("name", BASIS_TENSORS)
+def test_basis_without_a_tensor_is_refused(name, tmp_path):
+    tensors, header = whole_basis()
+    write_basis(tmp_path / "basis.safetensors", {k: v for k, v in tensors.items() if k != name}, header)
+    with pytest.raises(BasisMismatch, match=name):
         Basis.load(tmp_path / "basis.safetensors")

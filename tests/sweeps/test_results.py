@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from lumen.__main__ import main
+from lumen.core.errors import Mistake
+from lumen.core.files import write_json
 from lumen.evaluation.metrics.lpips import Diversity
 from lumen.runs.directory import load_results
 from lumen.sweeps.reports import text as formats
@@ -108,3 +110,19 @@ def test_results_of_runs_without_scores_need_no_statistics(table, finish_run, mo
     monkeypatch.setitem(sys.modules, "lumen.sweeps.statistics", None)
     results = collect(table)
     assert isinstance(results, Results) and results.rows["CLIP"][-1].interval == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("fingerprints", "is_comparable"), [("aa", True), ("ab", False), ("a-", True), ("--", True)])
+def test_rows_of_one_table_were_trained_on_one_data_set(fingerprints, is_comparable, workdir, finish_run):
+    table = read_table("table1", base="coco_stuff", overrides=["data.root=/nowhere"])
+    for row, fingerprint in zip(table.rows, fingerprints, strict=False):
+        finish_run(table, row, 0, noise(1))
+        run = next(iter(table.commands(row, 0)))
+        facts = {"command": "", "commit": None, "hardware": {"gpus": [], "cpus": 1, "machine": ""}, "versions": {}}
+        if fingerprint != "-":
+            write_json(run / "provenance.json", facts | {"data": fingerprint})
+    if is_comparable:
+        assert collect(table).num_finished[table.rows[0].name] == 1  # nothing is asked of the root
+    else:
+        with pytest.raises(Mistake, match="different data .*a, b"):
+            collect(table)
