@@ -37,16 +37,17 @@ def verify_place(path: Path) -> None:
         RunMissing: A directory was moved or removed. A new one in its place would lack what the old one holds.
     """
     for directory, descriptor in _guards:
-        if path.absolute().is_relative_to(directory) and not _is_same(directory, descriptor):
+        if path.absolute().is_relative_to(directory) and not is_in_place(directory, descriptor):
             raise RunMissing(
                 f"{directory} was moved or removed while a command was writing to it; put it back and repeat the "
                 "command, which resumes from the last checkpoint."
             )
 
 
-def _is_same(directory: Path, descriptor: int) -> bool:
+def is_in_place(path: Path, descriptor: int) -> bool:
+    """Return whether a path still leads to an open file or directory."""
     try:
-        return os.path.samestat(os.stat(directory), os.fstat(descriptor))
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:  # it cannot be reached now, which the next write will say

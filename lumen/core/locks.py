@@ -4,12 +4,12 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO
 
 from lumen.core.errors import Mistake, RunBusy
-from lumen.core.guards import guard_directory
+from lumen.core.guards import guard_directory, is_in_place
 
 LOCKS_VARIABLE = "LUMEN_LOCKS"  # environment variable: "optional" goes on without locks where there are none
 BUSY_ERRORS = (errno.EAGAIN, errno.EACCES)
@@ -32,22 +32,26 @@ def lock_directory(directory: Path, name: str = ".lock", shared: bool = False) -
         RunBusy: Another process holds the lock.
         Mistake: The directory cannot be written, or its file system has no locks.
     """
-    try:
-        new = [folder for folder in (directory, *directory.parents) if not folder.exists()]
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = (directory / name).open("a+b")  # NFS locks what is open for writing, and shares what is for reading
-    except OSError as error:
-        reason = error.strerror
-        raise Mistake(f"{directory} cannot be written: {reason}; choose another directory with runs=DIR.") from None
-    with lock:
-        exists = _lock_or_refuse(lock, directory, shared)
-        _held_locks.add(lock)
+    new = [folder for folder in (directory, *directory.parents) if not os.path.exists(folder)]
+    with _open_locked(directory / name, shared) or nullcontext() as lock:
+        if lock:
+            _held_locks.add(lock)
         try:
             with guard_directory(directory):
-                yield exists
+                yield lock is not None
         finally:
             _held_locks.discard(lock)
-            _remove_empty(new, directory / name)
+            if not shared:
+                _remove_empty(new, directory / name)
+
+
+def is_locked(directory: Path, name: str = ".lock") -> bool:
+    """Return whether a process holds the lock of a directory."""
+    try:
+        with open(directory / name, "rb") as lock, _lock(lock, shared=False):
+            return False
+    except OSError as error:
+        return _is_busy(error)
 
 
 def _remove_empty(folders: list[Path], lock: Path) -> None:
@@ -59,44 +63,64 @@ def _remove_empty(folders: list[Path], lock: Path) -> None:
                 folder.rmdir()
 
 
-def is_locked(directory: Path, name: str = ".lock") -> bool:
-    """Return whether a process holds the lock of a directory."""
-    try:
-        with open(directory / name, "r+b") as lock:
-            return not _try_lock(lock)
-    except OSError:
-        return False
+def _open_locked(path: Path, shared: bool) -> IO | None:
+    """Return the open file of a lock, once it is locked; None where there is no lock and LUMEN_LOCKS=optional."""
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_CREAT, 0o666))  # noqa: SIM115
+        except OSError as error:
+            reason = error.strerror
+            raise Mistake(
+                f"{path.parent} cannot be written: {reason}; choose another directory with runs=DIR."
+            ) from None
+        try:
+            lock = _lock(lock, shared)
+        except OSError as error:
+            if _is_busy(error):
+                raise RunBusy(
+                    f"{path.parent} is in use by another process; wait for it, or give this run another seed= or runs=."
+                ) from None
+            if os.environ.get(LOCKS_VARIABLE) == "optional":
+                return None
+            raise Mistake(
+                f"the file system of {path.parent} gives no lock ({error.strerror}); choose another one with runs=DIR, "
+                f"or set {LOCKS_VARIABLE}=optional and see to it that no run is started twice."
+            ) from None
+        if is_in_place(path, lock.fileno()):
+            return lock
+        lock.close()  # a command that was refused has removed it meanwhile
 
 
-def _lock_or_refuse(lock: IO, directory: Path, shared: bool) -> bool:
-    try:
-        if _try_lock(lock, shared) and os.fstat(lock.fileno()).st_nlink:  # not removed by a refused command meanwhile
-            return True
-    except OSError as error:
-        if os.environ.get(LOCKS_VARIABLE) == "optional":
-            return False
-        raise Mistake(
-            f"the file system of {directory} gives no lock ({error.strerror}); choose another one with runs=DIR, or "
-            f"set {LOCKS_VARIABLE}=optional and see to it that no run is started twice."
-        ) from None
-    raise RunBusy(f"{directory} is in use by another process; wait for it, or give this run another seed= or runs=.")
-
-
-def _try_lock(lock: IO, shared: bool = False) -> bool:
-    """Lock a file, and return whether that was possible; if not, another process holds the lock.
+def _lock(file: IO, shared: bool) -> IO:
+    """Lock a file, or the same file open for writing, and return what is locked.
 
     The system releases the lock when the process ends, however it ends: no stale lock remains.
 
     Raises:
-        OSError: The file system has no locks.
+        OSError: Another process holds the lock, or the file system has none.
     """
+    operation = fcntl.LOCK_SH if shared else fcntl.LOCK_EX | fcntl.LOCK_NB
     try:
-        fcntl.flock(lock, fcntl.LOCK_SH if shared else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, operation)
+        return file
     except OSError as error:
-        if error.errno not in BUSY_ERRORS:
+        file.close()
+        if error.errno != errno.EBADF:
             raise
-        return False
-    return True
+    # NFS locks only what is open for writing. Elsewhere that would keep a disk from being made read-only.
+    file = open(file.name, "r+b")  # noqa: SIM115
+    try:
+        fcntl.flock(file, operation)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def _is_busy(error: OSError) -> bool:
+    """Return whether another process holds the lock; an error of opening the file has its name."""
+    return error.errno in BUSY_ERRORS and error.filename is None
 
 
 def _release_after_fork() -> None:

@@ -5,6 +5,7 @@ import fcntl
 import os
 import signal
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -48,6 +49,43 @@ def test_lock_is_shared_by_those_that_ask_for_it(tmp_path):
             lock_directory(tmp_path).__enter__()
     with lock_directory(tmp_path):
         pass
+
+
+def test_lock_stays_with_those_that_share_it_when_its_maker_ends(tmp_path):
+    directory = tmp_path / "new" / "locks"
+    with lock_directory(directory):
+        pass
+    assert not (tmp_path / "new").exists()  # as after a command that was refused
+    with ExitStack() as maker, lock_directory(tmp_path / "other", shared=True):
+        maker.enter_context(lock_directory(directory, shared=True))
+        with lock_directory(directory, shared=True):
+            maker.close()
+            with pytest.raises(RunBusy):
+                lock_directory(directory).__enter__()
+
+
+def test_lock_that_was_removed_while_a_process_waited_is_made_again(tmp_path, monkeypatch):
+    path, flock, removed = tmp_path / ".lock", fcntl.flock, []
+
+    def remove_first(*arguments):
+        flock(*arguments)
+        if not removed:
+            removed.append(path.unlink())
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    with lock_directory(tmp_path), pytest.raises(RunBusy):
+        assert removed and path.exists()
+        lock_directory(tmp_path).__enter__()
+
+
+def test_lock_that_this_user_cannot_write_is_no_busy_one(tmp_path, monkeypatch):
+    def refuse(path, *_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(Mistake, match="cannot be written: Permission denied") as caught:
+        lock_directory(tmp_path).__enter__()
+    assert not isinstance(caught.value, RunBusy)
 
 
 def test_lock_is_released_by_a_forked_worker(tmp_path):

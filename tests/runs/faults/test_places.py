@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.long
-
 
 def move(run: Path) -> None:
     run.rename("moved")
@@ -17,7 +15,9 @@ def remove(run: Path) -> None:
     shutil.rmtree(run)
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize(
+    "world_size", [pytest.param(1, marks=pytest.mark.long), pytest.param(2, marks=pytest.mark.slow)]
+)
 def test_moved_run_ends_and_resumes_once_it_is_back(
     world_size, start_run, before_step, run_dir, hash_run, reference_hashes
 ):
@@ -31,7 +31,8 @@ def test_moved_run_ends_and_resumes_once_it_is_back(
     assert hash_run() == reference_hashes(world_size)
 
 
-@pytest.mark.parametrize("flags", [[], ["every.log=100"], ["wandb=offline"]], ids=str)
+@pytest.mark.long
+@pytest.mark.parametrize("flags", [[], ["every.log=100", "wandb=offline"]], ids=str)
 def test_removed_run_ends(flags, start_run, before_step, run_dir):
     run = start_run(*flags, callbacks=[before_step(5, lambda: remove(run_dir()))])
     assert run.wait() == [2]
@@ -39,6 +40,7 @@ def test_removed_run_ends(flags, start_run, before_step, run_dir):
     assert [path for path in Path("runs/scenes").rglob("*") if path.is_file()] == []
 
 
+@pytest.mark.long
 def test_history_that_a_power_failure_has_cut_is_mended(start_run, before_step, kill_self, run_dir):
     start_run(callbacks=[before_step(5, kill_self)]).wait()
     path = run_dir() / "metrics.jsonl"
