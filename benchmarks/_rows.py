@@ -125,13 +125,13 @@ def profile(function: Callable[..., Any], inputs: tuple) -> dict[str, float]:
 def processor_name() -> str:
     """Return the name of the CPU."""
     cpuinfo = Path("/proc/cpuinfo")
-    match = re.search(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    match = re.search(r"model name\s*: (.+)", cpuinfo.read_text(encoding="utf-8")) if cpuinfo.exists() else None
     return match[1] if match else platform.processor() or platform.machine()
 
 
 def save_result(name: str, result: dict[str, Any]) -> None:
     """Write the result of a row into the file of this CPU, beside those of other rows."""
     path = HERE / "results" / f"{re.sub(r'[^A-Za-z0-9.]+', '-', processor_name()).strip('-')}.json"
-    content = json.loads(path.read_text()) if path.exists() else {"device": processor_name(), "rows": {}}
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"device": processor_name(), "rows": {}}
     content["rows"][name] = result
     write_json(path, content)

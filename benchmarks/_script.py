@@ -50,7 +50,7 @@ def _time_run(command: list[str], directory: Path, clock: Callable[[], float], g
     environment = {} if gpu else {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment = os.environ | environment | {"WANDB_MODE": "disabled"}
     start = clock()
-    process = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True)
+    process = subprocess.run(command, cwd=directory, env=environment, capture_output=True, encoding="utf-8")
     if process.returncode:
         last_line = (process.stderr.strip().splitlines() or ["it printed nothing"])[-1]
         raise Mistake(
@@ -80,4 +80,4 @@ def _save_images(directory: Path, count: int, pixels: int) -> None:
             Image.fromarray(noise).save(directory / "train" / f"{kind}-{i}.png")
         line = {"file_name": f"photo-{i}.png", "conditioning_image_file_name": f"hint-{i}.png", "text": f"a photo {i}"}
         lines.append(json.dumps(line))
-    (directory / "train" / "metadata.jsonl").write_text("\n".join(lines))
+    (directory / "train" / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")

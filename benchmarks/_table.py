@@ -37,7 +37,7 @@ def format_section() -> str:
     """Return the section between the two markers: a table per device, and a description of each row."""
     parts = []
     for path in sorted(RESULTS.glob("*.json")):
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         rows = sorted(content["rows"].items())
         dates = sorted({result["date"] for _, result in rows})
         period = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
@@ -64,5 +64,5 @@ def extract_section(text: str) -> str:
 
 def write_section() -> None:
     """Replace the section of the page."""
-    before, _, after = PAGE.read_text().partition(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{format_section()}\n\n{END}{after.partition(END)[2]}")
+    before, _, after = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    PAGE.write_text(f"{before}{BEGIN}\n\n{format_section()}\n\n{END}{after.partition(END)[2]}", encoding="utf-8")

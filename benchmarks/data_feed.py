@@ -60,7 +60,7 @@ def _write_split(root: Path, split: str, images: int, random: np.random.Generato
     captions = [{"image_id": n, "caption": f"picture {n}, {k}"} for n in range(images) for k in range(5)]
     (root / "annotations").mkdir(exist_ok=True)
     content = json.dumps({"images": entries, "annotations": captions})
-    (root / f"annotations/captions_{split}2017.json").write_text(content)
+    (root / f"annotations/captions_{split}2017.json").write_text(content, encoding="utf-8")
 
 
 def peer(loader: Loader, dataset, base: StableDiffusion, directory) -> torch.Tensor:

@@ -10,7 +10,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 from lumen.cli import cache, data, info, runs, tables  # noqa: F401  (their import registers the commands)
 from lumen.cli.command import COMMANDS
 from lumen.cli.streams import OutputLost, prepare_streams, print_message, silence_libraries
-from lumen.core.errors import Mistake, UnknownName, suggestion
+from lumen.core.errors import Mistake, UnknownName, explain_shortage, suggestion
 from lumen.core.signals import SIGNAL_EXIT_CODE, SignalInterrupt, is_child_rank
 
 
@@ -41,6 +41,12 @@ def main(arguments: list[str] | None = None) -> int:
     except OutputLost as loss:
         print_message(str(loss))
         return 1
+    except Exception as error:
+        message = explain_shortage(error)
+        if message is None:
+            raise
+        print_message(message)
+        return 2
 
 
 def _run(arguments: list[str]) -> int:

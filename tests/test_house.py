@@ -21,6 +21,7 @@ RETIRED = re.compile(
 )
 TASK_NETWORKS = {"controlnet", "unet", "vae", "text_encoder", "diffusion", "conditioning"}
 OWNERS = ("lumen/training/tasks", "lumen/generators", "lumen/diffusion", "lumen/scenes", "backbones", "datamodules")
+TEXT_CALLS = ("path.read_text()", "open(path)", "path.open('a')", "subprocess.run(command, text=True)")
 MAX_LINES, MAX_MEDIAN, MAX_ENTRIES = 250, 80, 16
 
 
@@ -134,3 +135,30 @@ def test_modules_import_one_another_in_no_circle(trees):
 
     for name in graph:
         visit(name, ())
+
+
+def opens_text(call: ast.Call) -> bool:
+    """Return whether a call opens a file or a pipe as text without naming the encoding, which the locale decides."""
+    owner = ast.unparse(call.func.value) if isinstance(call.func, ast.Attribute) else None
+    name = call.func.attr if owner else getattr(call.func, "id", "")
+    keywords = {keyword.arg for keyword in call.keywords}
+    if "encoding" in keywords:
+        return False
+    if name in ("read_text", "write_text"):
+        return owner is not None
+    modes = [ast.unparse(argument) for argument in [*call.args, *(k.value for k in call.keywords if k.arg == "mode")]]
+    is_text = not any(re.search(r"['\"][rwax+]*b[rwax+]*['\"]", mode) for mode in modes)
+    return (name == "open" and owner not in ("Image", "os") and is_text) or (
+        name in ("run", "Popen") and "text" in keywords
+    )
+
+
+def test_text_files_name_their_encoding(trees):
+    calls = [(path, node) for path, tree in trees.items() for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    assert [f"{path}:{node.lineno}" for path, node in calls if opens_text(node)] == []
+    assert len(list(filter(opens_text, (ast.parse(text, mode="eval").body for text in TEXT_CALLS)))) == len(TEXT_CALLS)
+
+
+def test_paths_of_users_are_read_by_one_function(trees):
+    places = {path for path, tree in trees.items() if re.search(r"\bexpanduser\(", ast.unparse(tree))}
+    assert places == {"lumen/core/paths.py"}

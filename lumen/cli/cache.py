@@ -45,7 +45,7 @@ def prune_cache(positionals: list[str], options: dict[str, str]) -> int:
     """Remove the least recently used stores until the cache takes at most gb gigabytes."""
     from lumen.data.inventory import prune
 
-    limit = read_option("gb", options.pop("gb", "0"), "Annotated[float, Range(0, 1e9)]")
+    limit = read_option("gb", options.pop("gb", "0"), "Annotated[float, Range(0, 1_000_000_000)]")
     stores = list(prune(_cache_directory(positionals, options, prune_cache), int(limit * 1e9)))
     lines = [f"{'in use, so not removed' if store.is_in_use else 'removed'}: {store}" for store in stores]
     print("\n".join([*lines, f"{sum(not store.is_in_use for store in stores)} removed"]))

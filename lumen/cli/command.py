@@ -146,6 +146,6 @@ def read_option(key: str, text: str, kind: str) -> Any:
     return value
 
 
-def positive_int(key: str, text: str) -> int:
+def positive_int(key: str, text: str, high: int = 1_000_000) -> int:
     """Return the value of an option that counts something."""
-    return read_option(key, text, "Annotated[int, Range(1, 1_000_000)]")
+    return read_option(key, text, f"Annotated[int, Range(1, {high})]")

@@ -31,7 +31,7 @@ def render(positionals: list[str], options: dict[str, str]) -> int:
         raise BadConfig(f"lumen data render has no '{key}'; {suggestion(key, defaults)}")
     values = defaults | options
     counts = {split: positive_int(split, values[split]) for split in ("train", "val")}
-    export_scenes(user_path(positionals[1]), values["format"], counts, positive_int("size", values["size"]))
+    export_scenes(user_path(positionals[1]), values["format"], counts, positive_int("size", values["size"], 16_384))
     print(f"{counts['train']} train and {counts['val']} val scenes as {values['format']}: {positionals[1]}")
     return 0
 

@@ -94,6 +94,6 @@ def _print_problems(rows: "Table") -> None:
 def _read_table(positionals: list[str], options: dict[str, str], caller: Command) -> "Table":
     from lumen.sweeps.table import read_table
 
-    base, seeds = options.pop("base", None), positive_int("seeds", options.pop("seeds", "1"))
+    base, seeds = options.pop("base", None), positive_int("seeds", options.pop("seeds", "1"), 10_000)
     row_names = [name for name in read_option("rows", options.pop("rows", ""), "list[str]") if name]
     return read_table(single_argument(positionals, "TABLE", caller), base, seeds, as_overrides(options), row_names)

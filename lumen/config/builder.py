@@ -207,10 +207,7 @@ class ConfigBuilder:
     def _select_anchors(self, by_flag: bool) -> None:
         """Keep the reference rows that the task has; one that an override names must exist."""
         name = self.components["task"]["name"]
-        try:
-            rows = tasks.literal(str(name), "reference_rows", {})
-        except (UnknownName, BadPlugin):  # reported where the task's arguments are completed
-            return
+        rows = self._literal(tasks, name, "reference_rows", {})
         if by_flag or name == DEFAULT_TASK:
             for row in self.tree.measure.anchors:
                 if row not in rows:
@@ -227,7 +224,7 @@ class ConfigBuilder:
                 self.errors.append(f"{key} {problem}.")
         limit = self.tree.stop_after
         if limit is not None and not 0 < parse_duration(limit) <= MAX_SECONDS:
-            self.errors.append(f"stop_after must be a time such as 3h50m or 90s, at most 10000d, not {limit}.")
+            self.errors.append(f"stop_after must be a time up to 10000d, such as 3h50m or 90s, not {limit}.")
 
     def _check_samples(self) -> None:
         """Compare the samples of an image with those that each metric compares."""

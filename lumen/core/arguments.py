@@ -48,7 +48,7 @@ class Argument:
 
     @property
     def has_lists(self) -> bool:
-        """Whether a list may be of this type."""
+        """True if a list may be of this type."""
         return self._item is not None
 
     def read(self, value: Any) -> Any:

@@ -8,6 +8,9 @@ class Note(UserWarning):
     """Remark of LUMEN's own on a command that goes on. The command line prints its sentence."""
 
 
+SHORTAGES = ("out of memory", "allocate memory", "enough memory", "failed to map segment", "can't start new thread")
+
+
 class Mistake(Exception):
     """Error that the user can correct. The command line prints its sentence and exits with 2."""
 
@@ -62,6 +65,15 @@ class RunMissing(Mistake):
 
 class Diverged(Mistake):
     """Training step with a number that is not finite, or with a change of a frozen parameter."""
+
+
+def explain_shortage(error: Exception) -> str | None:
+    """Return the sentence for an error of Python, PyTorch or the loader of libraries about memory; None for others."""
+    reason = " ".join(str(error).split())
+    if not isinstance(error, MemoryError) and not any(words in reason.lower() for words in SHORTAGES):
+        return None
+    kind = f"{type(error).__name__}: {reason}"[:160].rstrip(".: ")
+    return f"memory ran short ({kind}); repeat the command with a smaller batch or size, fewer workers, or more memory."
 
 
 def suggestion(name: str, names: Iterable[str]) -> str:

@@ -39,4 +39,4 @@ def save_image(path: Path, pixels: np.ndarray) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file and the directories above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1))
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -1,6 +1,5 @@
 """Evaluation of a trained task: its outputs and its reference rows, scored by every metric under one protocol."""
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -8,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, Trainer
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from lumen.core.errors import Mistake
 from lumen.core.files import write, write_json
 from lumen.core.hashing import hash_json
 from lumen.core.interfaces import Metric, Task
+from lumen.core.readers import read_json, read_tensors
 from lumen.core.tensor_hashing import fingerprint
 from lumen.evaluation.keys import metric_keys
 from lumen.evaluation.loop import EvaluationLoop
@@ -100,7 +99,9 @@ def evaluate_rows(
     scores: dict[str, PerImageScores] = {}
     for row in ("test", *protocol.reference_rows):
         file = shared / f"{row}.json"
-        known = json.loads(file.read_text()) if row in task.shared_rows and file.exists() else None
+        num_outputs = task.num_outputs(row, protocol.samples)
+        columns = {metric.key for metric in metrics.values() if metric.samples_per_image <= num_outputs}
+        known = _load_shared_row(file, row, columns) if row in task.shared_rows else None
         known = trainer.strategy.broadcast(known)
         if known is None:
             partial = PartialScores(partial_scores_directory(directory) / f"{digest}-{trainer.global_step}-{row}")
@@ -142,7 +143,22 @@ def summarize(values: dict[str, Any], task: Task) -> str:
 
 def _load_reference_cache(metrics: dict[str, Metric], path: Path) -> None:
     """Give each metric the network outputs of reference images that an earlier run computed."""
-    with suppress(OSError, SafetensorError):
-        for key, value in load_file(path).items():
+    with suppress(Mistake):
+        for key, value in read_tensors(path, "remove it").items():
             name, _, image_id = key.partition("/")
-            metrics[name].reference_cache[image_id] = value
+            if name in metrics:
+                metrics[name].reference_cache[image_id] = value
+
+
+def _load_shared_row(path: Path, row: str, columns: set[str]) -> dict[str, Any] | None:
+    """Return the values of a reference row that an earlier run scored; None if it is to be scored.
+
+    Args:
+        columns: Metrics that the row has.
+    """
+    with suppress(Mistake):
+        values = read_json(path, "remove it")
+        is_complete = {key.metric for key in metric_keys(values, row)} == columns
+        if is_complete and all(isinstance(value, int | float | list) for value in values.values()):
+            return values
+    return None

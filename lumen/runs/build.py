@@ -1,6 +1,8 @@
 """Construction of a run's objects from its config: the only place where settings meet classes."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,8 @@ import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from lumen.config.schema import DEFAULT_TASK, SLOTS, Config
-from lumen.core.errors import BadConfig, BadPlugin, Note
+from lumen.config.schema import DEFAULT_TASK, REGISTRIES, SLOTS, Config
+from lumen.core.errors import BadConfig, BadPlugin, Note, WeightsMissing
 from lumen.core.interfaces import Backbone, Batch, Conditioning, Generator, Metric, Optimization, Task
 from lumen.core.random import stable_seed
 from lumen.core.registry import Registry, backbones, conditionings, generators, metrics, tasks
@@ -27,7 +29,7 @@ def build_conditioning(
 ) -> Conditioning:
     """Return the conditioning, with a backbone only if it uses one, and with what it needs of the data set."""
     supplies = {
-        "backbone": build_backbone or (lambda: backbones.build(**config.backbone)),
+        "backbone": build_backbone or (lambda: _build(backbones, config.backbone, {})),
         "classes": lambda: data.source.classes,
     }
     return _build(conditionings, config.conditioning, supplies)
@@ -69,7 +71,7 @@ def build_task(config: Config, data: LightningDataModule) -> Task:
     Raises:
         BadConfig: A component does not fit the config.
     """
-    build_backbone = cache(lambda: backbones.build(**config.backbone))
+    build_backbone = cache(lambda: _build(backbones, config.backbone, {}))
     build_layouts = cache(lambda: build_conditioning(config, data, build_backbone))
     supplies = {
         "generator": lambda: build_generator(config, build_layouts),
@@ -109,9 +111,10 @@ def build_metrics(config: Config, data: LightningDataModule, task: Task) -> dict
         if metric.min_samples > images * samples:
             fallback = metric.fallback
             arguments = {k: v for k, v in config.metrics[name].items() if k in metrics.arguments(fallback)}
+            raisable = "measure.images" if images == config.measure.images else "measure.samples"  # or no image is left
             rank_zero_warn(
                 f"{name} needs {metric.min_samples} samples or more, and there are {images * samples} ({images} "
-                f"images, {samples} of each); {fallback} is reported instead. Raise measure.images to have {name}.",
+                f"images, {samples} of each); {fallback} is reported instead. Raise {raisable} to have {name}.",
                 category=Note,
             )
             built.setdefault(fallback, _metric(fallback, arguments, data))
@@ -165,12 +168,32 @@ def _build(registry: Registry, component: dict[str, Any], supplies: dict[str, Ca
             f"the {registry.noun} '{name}' asks for '{unknown[0]}', which a run does not supply; keyword-only "
             f"parameters of a {registry.noun} may be: {', '.join(sorted(supplies))}."
         )
-    return registry.build(**component, **{key: supply() for key, supply in supplies.items() if key in needs})
+    supplied = {key: supply() for key, supply in supplies.items() if key in needs}
+    slot = next(slot for slot, candidate in REGISTRIES.items() if candidate is registry)
+    with _name_keys(f"{slot}.{name}" if registry is metrics else slot, list(registry.arguments(name))):
+        return registry.build(**component, **supplied)
+
+
+@contextmanager
+def _name_keys(prefix: str, arguments: list[str]) -> Iterator[None]:
+    """Have a mistake about weights name a key of the config, as in backbone.weights=DIR.
+
+    Args:
+        prefix: Beginning of the keys of the component.
+        arguments: Its arguments; the one that gives the weights is called `weights`, or is the first.
+    """
+    try:
+        yield
+    except WeightsMissing as error:
+        key = "weights" if "weights" in arguments else arguments[0]
+        message = re.sub(r" weights=(?=\w)", f" {prefix}.{key}=", str(error))
+        raise WeightsMissing(re.sub(r" vae=(?=\w)", f" {prefix}.vae=", message)) from error
 
 
 def _load_base(config: Config) -> StableDiffusion:
     options = config.diffusion
-    base = load(options.weights, options.size, options.revision, config.diffusion.vae)
+    with _name_keys("diffusion", ["weights"]):
+        base = load(options.weights, options.size, options.revision, config.diffusion.vae)
     _check_size(config.size, base.downscale)  # before the other networks are loaded
     return base
 

@@ -83,10 +83,10 @@ def _launch(log: Path, arguments: list[str]) -> None:
     """
     verify_place(log)
     log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "a") as file:
+    with open(log, "a", encoding="utf-8") as file:
         command = [sys.executable, "-m", "lumen.runs.certify", *arguments]
         # A folder of the user's that is called experiments would be imported instead of LUMEN's.
-        environment = os.environ | {"PYTHONSAFEPATH": "1"}
+        environment = os.environ | {"PYTHONSAFEPATH": "1", "PYTHONIOENCODING": "utf-8"}
         child = subprocess.Popen(
             command,
             stdout=file,
@@ -102,7 +102,7 @@ def _launch(log: Path, arguments: list[str]) -> None:
                 os.killpg(child.pid, signal.SIGKILL)
     if code != (-signal.SIGKILL if arguments[1] else 0):
         verify_place(log)
-        last_line = " ".join(log.read_text().strip().splitlines()[-1:])
+        last_line = " ".join(log.read_text(encoding="utf-8").strip().splitlines()[-1:])
         raise Mistake(f"a training ended with code {code} ({last_line}); see {log}.")
 
 

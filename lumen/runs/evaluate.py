@@ -171,11 +171,18 @@ def verify_splits(data: LightningDataModule, config: Config) -> LightningDataMod
         ("measure.images", config.measure.images, source.eval_split),
     ):
         if (count := min(limit, images[split])) < ranks:
+            advice = f"raise {key}, or use fewer devices" if limit <= images[split] else "use fewer devices"
             raise BadConfig(
-                f"{ranks} processes need {ranks} images of the {split} split or more, and there are {count}; raise "
-                f"{key}, or use fewer devices."
+                f"{ranks} processes need {ranks} images of the {split} split or more, and there are {count}; {advice}."
             )
-    if config.metrics and "shuffled" in config.measure.anchors and count < 2:
+    anchors = config.measure.anchors
+    if config.metrics and "shuffled" in anchors and images[source.eval_split] < min(config.measure.images, 2):
+        others = ",".join(row for row in anchors if row != "shuffled")
+        raise BadConfig(
+            f"the {source.eval_split} split has one image, so there is no other one whose layout could be shown; leave "
+            f"the row shuffled out with measure.anchors=[{others}]."
+        )
+    if config.metrics and "shuffled" in anchors and count < 2:
         raise BadConfig("measure.images=1 leaves no other image whose layout could be shown; raise it to 2 or more.")
     return data
 

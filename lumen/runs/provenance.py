@@ -52,7 +52,7 @@ def _commit() -> str | None:
     root = Path(__file__).resolve().parents[2]
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, check=True).stdout.strip()
+        return os.fsdecode(subprocess.run(["git", "-C", root, *words], capture_output=True, check=True).stdout).strip()
 
     try:
         # An environment inside another repository is no checkout of this one.

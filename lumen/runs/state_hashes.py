@@ -36,7 +36,7 @@ class StepRecorder(Callback):
             "looks": content,
             "losses": float(outputs["loss"]).hex(),
         }
-        with open(self.directory / f"seen-by-{trainer.global_rank}.jsonl", "a") as file:
+        with open(self.directory / f"seen-by-{trainer.global_rank}.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def on_before_optimizer_step(self, trainer: Trainer, *_: Any) -> None:
@@ -54,13 +54,13 @@ def hash_run_state(directory: Path) -> dict[str, str]:
     """Return hashes of everything that a finished run consists of, by part."""
     checkpoint = checkpoint_io.read(checkpoint_io.list_checkpoints(directory / "checkpoints")[0])
     average = checkpoint["callbacks"].get(EMA.state_key)
-    history = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    history = [json.loads(line) for line in (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     parts = {
         "weights": checkpoint["state_dict"],
         "optimizer": [checkpoint["optimizer_states"], checkpoint["lr_schedulers"]],
         **({"average": average} if average else {}),
         "history": [{key: value for key, value in line.items() if key not in RATE_KEYS} for line in history],
-        "figures": json.loads((directory / "metrics.json").read_text()),
+        "figures": json.loads((directory / "metrics.json").read_text(encoding="utf-8")),
     }
     return {name: hash_tree(part) for name, part in parts.items()} | hash_records(directory)
 
@@ -69,7 +69,7 @@ def hash_records(directory: Path) -> dict[str, str]:
     """Return hashes of what the ranks read. A batch that was read before and after a kill must have been the same."""
     values: dict[str, dict[tuple[str, int], list]] = {"samples": {}, "looks": {}, "losses": {}}
     for path in sorted(directory.glob("seen-by-*.jsonl")):
-        for record in map(json.loads, path.read_text().splitlines()):
+        for record in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
             for name, batches in values.items():
                 distinct = batches.setdefault((path.stem, record["batch"]), [])
                 if record[name] not in distinct:

@@ -67,7 +67,7 @@ def _fit(trainer: Trainer, data: LightningDataModule, task: Task, resume: Path |
     if resume is not None and checkpoint_io.step_of(resume) >= trainer.max_steps:
         restore(task, resume)
         # If validation was due with the last step, its metrics belong to that step, and are logged once.
-        set_global_step(trainer, trainer.max_steps - (trainer.max_steps % every == 0))
+        set_global_step(trainer, max(0, trainer.max_steps - (trainer.max_steps % every == 0)))
         trainer.validate(task, datamodule=data, verbose=False, weights_only=True)
         set_global_step(trainer, trainer.max_steps)
         return

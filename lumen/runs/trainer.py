@@ -154,6 +154,7 @@ def _wandb_identity(config: Config, directory: Path, job: str) -> dict[str, Any]
 
 def _silence_lightning() -> None:
     """Silence Lightning's remarks on choices that are made here on purpose; its warnings of mistakes stay."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for message in ("does not have many workers", "in eval mode", "LeafSpec", "smaller than the logging interval"):
         warnings.filterwarnings("ignore", message=f".*{message}")

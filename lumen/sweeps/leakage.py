@@ -1,5 +1,6 @@
 """Leakage of appearance: linear probes of the layouts of a table's rows, cell by cell."""
 
+import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch.nn.functional import one_hot
 
 from lumen.config.schema import Config
 from lumen.core.bootstrap import bootstrap_resamples, percentile_interval
-from lumen.core.errors import BadConfig
+from lumen.core.errors import BadConfig, BasisMismatch
 from lumen.core.files import write
 from lumen.core.interfaces import Batch, Conditioning
 from lumen.core.resize import resize
@@ -25,6 +26,7 @@ from lumen.evaluation.linear_probe import (
     squared_error_sums,
 )
 from lumen.evaluation.probe_dataset import Cells, Key, Layout, class_shares, collect_cells
+from lumen.features.pca import Basis
 from lumen.runs.build import build_conditioning, device
 from lumen.runs.data import build_data
 from lumen.runs.directory import run_directory
@@ -54,7 +56,10 @@ def leakage(table: Table) -> tuple[str, Path]:
     configs = {(row.name, seed): table.config(row, seed) for row in table.rows for seed in range(table.seeds)}
     config = _common_config(table, configs)
     seed_data = [build_data(table.config(table.rows[0], seed)) for seed in range(table.seeds)]
-    layouts = {key: _build_conditioning(row_config, seed_data[key[1]]) for key, row_config in configs.items()}
+    bases = {key: _find_basis(row_config) for key, row_config in configs.items()}
+    layouts = {
+        key: _build_conditioning(row_config, seed_data[key[1]], bases[key]) for key, row_config in configs.items()
+    }
     data, batch = seed_data[0], next(iter(seed_data[0].test_dataloader()))
     num_classes = len(data.source.classes)
     grid = coarsest_grid(layouts.values(), batch.to(device(config)))
@@ -64,7 +69,7 @@ def leakage(table: Table) -> tuple[str, Path]:
         for batches in (data.sample_dataloader(NUM_TRAIN_IMAGES), data.test_dataloader())
     )
     scores = {key: probe(train, held_out, key, num_classes) for key in layouts}
-    num_finished = sum(_basis_file(row_config).exists() for row_config in configs.values())
+    num_finished = sum(basis is not None for basis in bases.values())
     notes = _format_protocol(train, held_out, grid, batch)
     notes += f" Axes of {num_finished} of {len(configs)} layouts are those of finished runs; the others were fitted."
     text = "\n".join([*_format_table(table, train, scores), "", notes])
@@ -127,15 +132,23 @@ def _common_config(table: Table, configs: dict[Key, Config]) -> Config:
     return first
 
 
-def _basis_file(config: Config) -> Path:
-    """Return the file of PCA axes that the row's run leaves when it finishes."""
-    return run_directory(config) / "basis.safetensors"
+def _find_basis(config: Config) -> Path | None:
+    """Return the file of PCA axes that the row's run left; None if it has none. A damaged one is printed."""
+    path = run_directory(config) / "basis.safetensors"
+    if not path.exists():
+        return None
+    try:
+        Basis.load(path)
+    except BasisMismatch as mistake:
+        print(f"lumen: left out: {mistake}", file=sys.stderr)
+        return None
+    return path
 
 
-def _build_conditioning(config: Config, data: LightningDataModule) -> Conditioning:
+def _build_conditioning(config: Config, data: LightningDataModule, basis: Path | None) -> Conditioning:
     """Return a row's conditioning with the axes of its finished run, or fitted as that run would fit it."""
-    if _basis_file(config).exists():
-        config = replace(config, conditioning=config.conditioning | {"basis": str(_basis_file(config))})
+    if basis is not None:
+        config = replace(config, conditioning=config.conditioning | {"basis": str(basis)})
     conditioning = build_conditioning(config, data).to(device(config))
     fit_conditioning(conditioning, data, config.seed)
     return conditioning

@@ -8,14 +8,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from lumen.config.experiment import dump, load, reload
 from lumen.config.identity import sanitize
 from lumen.config.schema import NON_RESULT_KEYS, Config
 from lumen.core.errors import BadConfig, Mistake, UnknownName, suggestion
+from lumen.core.readers import Shape, explain_damage, read_text, read_yaml, require_shape
 from lumen.runs.directory import eval_directory, is_finished, load_results, run_directory
 
+ROW_SHAPE: Shape = {"flag": str, "eval": str, "published": dict}
 EVAL_PREFIX = "eval."  # of an override under which every row is evaluated again
 
 
@@ -184,11 +184,25 @@ def read_table(
 
 
 def _read_spec(name: str) -> tuple[str, dict[str, Any]]:
-    """Return the title and the content of a table's file."""
+    """Return the title and the content of a table's file.
+
+    Raises:
+        UnknownName: There is no such table.
+        BadFile: The file is no YAML of rows.
+    """
     if name not in table_names():
         raise UnknownName(f"no table is called '{name}'; {suggestion(name, table_names())}")
-    text = (files("experiments") / "tables" / f"{name}.yaml").read_text()
-    return text.partition("\n")[0].lstrip("# "), OmegaConf.to_container(OmegaConf.create(text))
+    path, remedy = Path(str(files("experiments"))) / "tables" / f"{name}.yaml", "correct it"
+    spec = read_yaml(path, remedy, {"base": str, "rows": dict})
+    with explain_damage(path, remedy):
+        rows = spec["rows"]
+        require_shape(rows, dict.fromkeys(rows, dict))
+        for fields in rows.values():
+            require_shape(fields, {key: kind for key, kind in ROW_SHAPE.items() if key in fields})
+            require_shape(fields.get("published", {}), dict.fromkeys(fields.get("published", {}), dict))
+        if not rows or not isinstance(spec.get("curve", []), list):
+            raise ValueError("it has no rows" if not rows else "its 'curve' is no list of two metrics")
+    return read_text(path, remedy).partition("\n")[0].lstrip("# "), spec
 
 
 def _build_row(name: str, fields: dict[str, Any], overrides: Sequence[str]) -> Row:

@@ -143,8 +143,8 @@ def start(command: str, log: Path, environment: dict[str, str | None]) -> subpro
     """
     # SLURM_JOB_NAME: Lightning starts the run's ranks itself unless srun did, which it reads from this name.
     verify_place(log)
-    variables = os.environ | {"SLURM_JOB_NAME": "interactive"} | environment
-    with open(log, "a") as file:
+    variables = os.environ | {"SLURM_JOB_NAME": "interactive", "PYTHONIOENCODING": "utf-8"} | environment
+    with open(log, "a", encoding="utf-8") as file:
         file.write(f"$ {command}\n")
         file.flush()
         return subprocess.Popen(

@@ -74,6 +74,10 @@ class CheckpointCallback(Callback):
         if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
             self.save(trainer)
 
+    def on_fit_end(self, trainer: Trainer, task: Task) -> None:
+        if trainer.max_steps == 0:  # what was learnt is learnt without steps
+            self.save(trainer)
+
     def on_validation_end(self, trainer: Trainer, task: Task) -> None:
         fitting = trainer.state.fn == "fit" and self.last_step == trainer.global_step
         if fitting and self.best and trainer.is_global_zero:
@@ -85,7 +89,8 @@ class CheckpointCallback(Callback):
         """Write a checkpoint of the last step, unless there is one; all ranks call this."""
         if trainer.global_step == self.last_step:
             return
-        log_step_metrics(trainer)  # Lightning would do it just after this
+        if trainer.global_step > 0:
+            log_step_metrics(trainer)  # Lightning would do it just after this
         self.last_step = trainer.global_step
         path = self._path(self.last_step)
         trainer.save_checkpoint(path, weights_only=False, storage_options=self.facts)  # with optimiser and loops

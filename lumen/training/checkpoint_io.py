@@ -1,11 +1,10 @@
 """Checkpoint files: written atomically, verified by hash, loaded without running code."""
 
 import hashlib
-import json
 import os
 import pickle
-import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from io import BufferedWriter
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,9 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from lumen.core.errors import BadCheckpoint
+from lumen.core.errors import BadCheckpoint, Mistake
 from lumen.core.files import atomic_path, write_json
+from lumen.core.readers import read_json
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -75,11 +75,10 @@ def metadata_path(path: Path) -> Path:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """Return a checkpoint's metadata; an empty dict if there is none."""
-    try:
-        return json.loads(metadata_path(path).read_text())
-    except (OSError, ValueError):
-        return {}
+    """Return a checkpoint's metadata; an empty dict if there is none, or if it is damaged."""
+    with suppress(Mistake):
+        return read_json(metadata_path(path), "remove it", {"sha256": str})
+    return {}
 
 
 def newest(directory: Path, digest: str | None = None) -> Path | None:
@@ -135,7 +134,8 @@ def prune(directory: Path, keep: int, metric: str | None = None) -> None:
 
 def _values(directory: Path, metric: str | None) -> dict[Path, float]:
     metadata = {path: read_metadata(path) for path in list_checkpoints(directory)}
-    return {path: content[metric] for path, content in metadata.items() if metric in content}
+    values = {path: content.get(metric) for path, content in metadata.items()}
+    return {path: value for path, value in values.items() if isinstance(value, int | float)}
 
 
 def verify(path: Path) -> None:
@@ -144,7 +144,9 @@ def verify(path: Path) -> None:
     Raises:
         BadCheckpoint: The file differs or cannot be read.
     """
-    expected = read_metadata(path).get("sha256")
+    metadata, expected = metadata_path(path), read_metadata(path).get("sha256")
+    if expected is None and metadata.exists():
+        print(f"{path} is not compared with its hash, because {metadata.name} beside it is damaged.", flush=True)
     try:
         with open(path, "rb") as file:
             same = expected is None or hashlib.file_digest(file, "sha256").hexdigest() == expected
@@ -166,10 +168,10 @@ def read(path: Path) -> dict[str, Any]:
         return checkpoint
     except pickle.UnpicklingError:
         reason = "it holds more than tensors and plain values, and code in a checkpoint is never run"
-    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
-        reason = f"it is cut short or damaged ({str(error).partition(chr(10))[0]})"
     except (KeyError, TypeError):
         reason = "it is no Lightning checkpoint"
+    except Exception as error:  # torch raises a dozen types for damaged files
+        reason = f"it is cut short or damaged ({str(error).partition(chr(10))[0]})"
     raise _unusable(path, reason)
 
 

@@ -78,6 +78,7 @@ class Task(LightningModule):
 
     Attributes:
         output_kind: Kind of the outputs, such as images in [-1, 1]; metrics of the same kind score them.
+        min_steps: Fewest optimiser steps of a run; 0 if the task learns what it learns without any.
         metrics: Metrics of this task; they replace those that an experiment names for the default task.
         reference_rows: Reference rows by key, each with its label in tables: outputs that a metric is compared with.
         shared_rows: Reference rows that are the same for all runs of one protocol, whatever was learnt.
@@ -88,6 +89,7 @@ class Task(LightningModule):
     """
 
     output_kind = "images"
+    min_steps = 1
     metrics: tuple[str, ...] = ()
     reference_rows: dict[str, str] = {}
     shared_rows: tuple[str, ...] = ()

@@ -54,7 +54,7 @@ def render_dataset(work: Path, split: str, count: int, size: int) -> RenderedSce
             with atomic_path(directory / f"{name}.npy") as path, open(path, "wb") as file:
                 np.save(file, plane)  # to a file object, because numpy would append its own suffix to a path
         write(words_file, json.dumps(words))
-    captions, graphs = zip(*json.loads(words_file.read_text()), strict=True)
+    captions, graphs = zip(*json.loads(words_file.read_text(encoding="utf-8")), strict=True)
     return RenderedScenes(
         **{name: np.load(directory / f"{name}.npy", mmap_mode="r") for name in PLANES},
         captions=list(captions),

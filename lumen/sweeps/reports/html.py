@@ -36,7 +36,7 @@ def to_html(results: Results) -> str:
     table = results.table
     jinja = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     jinja.filters |= {"number": "{:.4g}".format, "uncertainty": format_uncertainty}
-    template = jinja.from_string((files("lumen") / "sweeps/reports/table.html.j2").read_text())
+    template = jinja.from_string((files("lumen") / "sweeps/reports/table.html.j2").read_text(encoding="utf-8"))
     pictured_rows, images = _images(table)
     curve = plots.plot_curve(results)
     return template.render(
