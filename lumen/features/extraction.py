@@ -31,7 +31,7 @@ def resize_to_multiple(image: Float[Tensor, "b 3 H W"], step: int, fit: bool, na
         raise BadSize(
             f"{name} takes heights and widths that are multiples of {step}, not {sides[0]} x {sides[1]}; "
             f"the nearest are {below[0]} x {below[1]} and {above[0]} x {above[1]}: "
-            "resize the images to one of them, or set fit=true to have them resized."
+            "choose such a size, or backbone.fit=true to have images resized for the backbone."
         )
     size = [max(int(side / step + 0.5), 1) * step for side in sides]
     return F.interpolate(image, size=size, mode="bilinear", antialias=True, align_corners=False)

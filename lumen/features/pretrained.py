@@ -65,7 +65,7 @@ def resolve_weights(
     if identifier.count("/") != 1 or identifier[0] in "./~" or path.suffix.lower() in FILE_SUFFIXES:
         raise WeightsMissing(
             f"the weights of {name} are not in '{weights}', which does not exist; "
-            "give an existing folder, a hub id such as org/model, published or none."
+            f"give an existing folder as {key}=FOLDER, a hub id such as org/model, published or none."
         )
     return None if building_on_meta() else _download(identifier, name, revision, files, key)
 

@@ -63,7 +63,10 @@ MISTAKES = [
     ("train scenes metrics=[miou] measure.images=1", "measure.images=1 .* raise it to 2"),
     ("train scenes conditioning.components=999", "choose 1 to 128"),
     ("train scenes conditioning.basis=none.safetensors", "none.safetensors"),
-    ("train scenes backbone.size=tiny backbone.weights=published", "tiny dino has no published weights; give backbone.weights=none"),
+    (
+        "train scenes backbone.size=tiny backbone.weights=published",
+        "tiny dino has no published weights; give backbone.weights=none",
+    ),
     ("train scenes backbone.weights=/nowhere", "'/nowhere'.* backbone.weights=FOLDER"),
     ("train scenes diffusion.weights=nobody/nothing", "hf download nobody/nothing .*give diffusion.weights=DIR"),
     ("train scenes backbone.weights=nobody/nothing", "give backbone.weights=DIR"),
