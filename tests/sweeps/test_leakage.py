@@ -94,7 +94,7 @@ def test_leakage_is_reproducible_and_uses_the_axes_of_finished_runs(workdir):
     table = replace(table, rows=table.rows[:2])
     before = leakage.leakage(table)[0].splitlines()
     config = table.config(table.rows[0], 0)
-    basis = leakage._build_conditioning(config, leakage.build_data(config)).basis
+    basis = leakage._build_conditioning(config, leakage.build_data(config), leakage._find_basis(config)).basis
     replace(basis, axes=basis.axes.roll(1, 0)).save(run_directory(config) / "basis.safetensors")
     after = leakage.leakage(table)[0].splitlines()
     changed = [old[:5] for old, new in zip(before, after, strict=True) if old != new]

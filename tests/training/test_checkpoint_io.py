@@ -1,6 +1,5 @@
 """Checkpoint files: their metadata, verification and pruning; no save leaves fewer intact ones than there were."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -54,10 +53,14 @@ def test_checkpoint_of_another_config_is_skipped_unless_it_has_no_metadata(tmp_p
     assert checkpoint_io.newest(tmp_path, "own") == other
 
 
-def test_checkpoint_with_unreadable_metadata_is_accepted(tmp_path):
-    path = save(tmp_path, 1)
-    checkpoint_io.metadata_path(path).write_text(json.dumps({"sha256": "0"})[:-3])
+@pytest.mark.parametrize("content", ['{"sha256": "', "", "{", "[]", "null", "[" * 100_000, "{}", '{"sha256": 3}'])
+def test_checkpoint_with_unreadable_metadata_is_accepted(content, tmp_path, capsys):
+    path = save(tmp_path, 1, **{"val/loss": 0.5})
+    checkpoint_io.metadata_path(path).write_text(content)
     assert checkpoint_io.read_metadata(path) == {} and checkpoint_io.newest(tmp_path) == path
+    assert "step00000001.json beside it is damaged" in capsys.readouterr().out
+    checkpoint_io.prune(tmp_path, 1, "val/loss")
+    assert checkpoint_io.list_checkpoints(tmp_path) == [path]
 
 
 def test_checkpoint_prune_keeps_the_newest_and_the_best(tmp_path):
