@@ -79,6 +79,11 @@ def _resolve_folder(weights: str, hub_id: str | None, revision: str | None) -> P
 
 @cache
 def _load(path: Path | None, size: str | None, vae_path: Path | None, device: str) -> StableDiffusion:
+    own = path / "vae" if path and path.is_dir() else None
+    autoencoder = {}
+    if vae_path or own:  # first, because it is small and may be refused
+        with loading_errors(vae_path or own, "the autoencoder", "config.json and diffusion_pytorch_model.safetensors"):
+            autoencoder = {"vae": _autoencoder(vae_path or own, own)}
     with loading_errors(path, "sd", FILE_CONTENTS if path and path.is_file() else CONTENTS):
         if path is None:
             parts = _untrained(size)
@@ -86,10 +91,7 @@ def _load(path: Path | None, size: str | None, vae_path: Path | None, device: st
             parts = _load_file(path)
         else:
             parts = _architecture(path) if device == "meta" else _load_pretrained(path)
-    own = path / "vae" if path and path.is_dir() else None
-    if vae_path or own:
-        with loading_errors(vae_path or own, "the autoencoder", "config.json and diffusion_pytorch_model.safetensors"):
-            parts["vae"] = _autoencoder(vae_path or own, own)
+    parts |= autoencoder
     for part in parts.values():
         if isinstance(part, nn.Module):
             part.requires_grad_(False).eval()

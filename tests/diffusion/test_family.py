@@ -63,9 +63,10 @@ def change(path, **entries):
 )
 def test_folder_of_another_family_is_refused(file, entries, words, copied):
     change(copied / file, **entries)
-    for device in ("cpu", "meta"):  # a cost estimate refuses it as well
-        with torch.device(device), pytest.raises(WeightsMissing, match=words):
-            loading.load(str(copied), "v1")
+    with torch.device("meta"), pytest.raises(WeightsMissing, match=words):  # a cost estimate refuses it as well
+        loading.load(str(copied), "v1")
+    with pytest.raises(WeightsMissing, match=words):
+        loading.load(str(copied), "v1")
 
 
 def test_folder_of_another_pipeline_is_refused(copied):
@@ -103,7 +104,7 @@ def rename(path, name):
     return path.rename(path.with_name(name))
 
 
-@pytest.mark.parametrize("form", ["fp16", "non_ema", "both", "shards"])
+@pytest.mark.parametrize("form", ["fp16", "both", "shards"])
 def test_safe_forms_of_a_folder_are_read(form, pipeline, copied):
     if form == "shards":
         shutil.rmtree(copied / "unet")
