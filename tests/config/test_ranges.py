@@ -50,8 +50,7 @@ def test_ranges_of_components_cover_every_number_and_hold_its_default(registry, 
 
 @pytest.mark.parametrize(
     "flag",
-    [f"{key}={value}" for key in sorted(RANGES) for value in ("nan", "inf", "-.inf", HUGE, f"-{HUGE}")]
-    + ["sampling.steps=1001", "sampling.steps=0", "data.images=0", "data.images=10000001", "conditioning.vectors=1"]
+    ["sampling.steps=1001", "sampling.steps=0", "data.images=0", "data.images=10000001", "conditioning.vectors=1"]
     + ["conditioning.vectors=-5", "conditioning.per_image=0", "conditioning.components=0", "backbone.layer=99"]
     + [f"stop_after={time}" for time in (f"{HUGE}d", "0s", "10001d", "-1h", "inf")]
     + ["steps=0", "batch=0", "lr=0", "lr=-1e-5", "warmup=-1", "clip=-1", "ema=1.0001", "ema=-0.1", "views=0", "keep=0"]
@@ -101,6 +100,14 @@ def test_ranges_refuse_arguments_beyond_a_network_or_data_set(flags):
 )
 def test_ranges_hold_numbers_that_can_be_meant(flags):
     load("scenes", flags)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-.inf", HUGE, f"-{HUGE}"])
+def test_ranges_refuse_a_number_that_no_key_can_have(value):
+    with pytest.raises(BadConfig) as error:
+        load("scenes", [f"{key}={value}" for key in RANGES])
+    lines = str(error.value).splitlines()
+    assert len(lines) == len(RANGES) and all(any(key in line for line in lines) for key in RANGES)
 
 
 def test_ranges_are_all_checked_at_once():
