@@ -221,3 +221,19 @@ def test_cache_refuses_rows_that_overflow_half_precision(workdir, monkeypatch, c
     message = capsys.readouterr().err
     assert "latents" in message and "torch.float16" in message and "cache=never" in message
     assert not list(workdir.glob("runs/cache/la*/*.npy"))
+
+
+@pytest.mark.long
+def test_cache_shard_that_is_damaged_is_computed_again_with_the_same_bits(workdir, capsys):
+    command = ["train", "scenes", *TINY, "cache=always"]
+    assert main(command) == 0
+    whole = only_run(workdir / "runs")
+    weights = hash_weights(whole)
+    shard = max((workdir / "runs/cache").glob("layouts-*/*.npy"))
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    whole.rename(workdir / "whole")
+    capsys.readouterr()
+    assert main(command) == 0
+    assert str(shard.name) in capsys.readouterr().out and shard.read_bytes() == content
+    assert hash_weights(only_run(workdir / "runs")) == weights
