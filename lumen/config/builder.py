@@ -112,8 +112,8 @@ class ConfigBuilder:
         if self.errors:
             raise BadConfig("\n".join(self.errors))
         self.tree.runs = str(user_path(self.tree.runs))  # no result depends on it, so the name of the run stays
-        defaults = json.loads(json.dumps(self.defaults))  # which makes PlainText plain text
-        records = {"metrics": self.metrics, "defaults": defaults, "flags": flags}
+        records = {"metrics": self.metrics, "defaults": self.defaults, "flags": flags}
+        records = json.loads(json.dumps(records))  # defaults hold PlainText, which no YAML writes
         return OmegaConf.to_object(OmegaConf.merge(self.tree, self.components, records))
 
     def _parse(self, overrides: Sequence[str]) -> Iterator[tuple[str, Any]]:

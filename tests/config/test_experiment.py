@@ -308,3 +308,9 @@ def test_config_may_be_none_or_empty():
     assert (config.diffusion.revision, config.diffusion.vae, config.sampling.negative) == (None, None, "")
     assert load("scenes", ["diffusion.revision='null'"]).diffusion.revision == "null"
     assert load("scenes", ["sampling.negative=null"]).sampling.negative == "null"
+
+
+def test_config_defaults_may_be_set_on_the_command_line():
+    config = load("scenes", ["defaults.backbone.layer=2", "backbone=dinov2"])
+    assert config.backbone["layer"] == 2 and config.flags["defaults.backbone.layer"] == "2"
+    assert reload(yaml.safe_load(yaml.safe_dump(dump(config))), ["backbone=dino"]).backbone["layer"] == 2
