@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Callable
+from typing import Any
 
 from lumen.sweeps.cell import Cell
 from lumen.sweeps.results import Results
@@ -12,30 +13,35 @@ LEGEND = (
     "confidence (paired bootstrap; every column and row is tested by itself)."
 )
 SEEDS_LEGEND = "Several seeds: mean ± standard deviation between seeds; intervals are over images and seeds."
+LATEX_ESCAPES = str.maketrans(
+    {letter: rf"\{letter}" for letter in "_%&#${}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
+FORMULA_SIGNS = ("=", "+", "-", "@")
 
 
 def to_markdown(results: Results) -> str:
     """Return the table with its title, reference rows below the rows, notes, and the commands that are left."""
     table = results.table
-    head = ["row", "seeds", *results.columns, *results.published]
+    head = ["row", "seeds", *map(_escape_markdown, [*results.columns, *results.published])]
     lines = [format_line(head), format_line(["---"] * len(head))]
-    lines += [format_line(cells) for cells in _body(results, _markdown_cell)]
+    lines += [format_line(cells) for cells in _body(results, _markdown_cell, "–", _escape_markdown)]
     notes = [*format_notes(results), *format_pending(results)]
     return "\n".join([f"{table.title}\n", f"on `{table.base}`", "", *lines, "", *notes]).rstrip()
 
 
 def to_latex(results: Results) -> str:
     """Return a tabular in the style of booktabs."""
-    head = ["", *results.columns, *results.published]
-    body = [[cells[0], *cells[2:]] for cells in _body(results, _latex_cell, "--")]
-    lines = [" & ".join(_escape(cell) for cell in cells) + r" \\" for cells in body]
-    count = len(results.rows)
+    head, count = ["", *results.columns, *results.published], len(results.rows)
+    body = _body(results, _latex_cell, "--", _escape_latex)
+    lines = [" & ".join([cells[0], *cells[2:]]) + r" \\" for cells in body]
+    comment = f"{results.table.title} On {results.table.base}. {results.protocol} {LEGEND}"
     return "\n".join(
         [
-            rf"% {results.table.title} On {results.table.base}. {results.protocol} {LEGEND}",
+            f"% {' '.join(comment.split())}",
             rf"\begin{{tabular}}{{l{'c' * (len(head) - 1)}}}",
             r"\toprule",
-            " & ".join(_escape(cell) for cell in head) + r" \\",
+            " & ".join(map(_escape_latex, head)) + r" \\",
             r"\midrule",
             *lines[:count],
             *([r"\midrule", *lines[count:]] if lines[count:] else []),
@@ -51,13 +57,12 @@ def to_csv(results: Results) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     suffixes = ("", "_deviation", "_low", "_high", "_apart")
-    writer.writerow(
-        ["row", "seeds", *(column + suffix for column in results.columns for suffix in suffixes), *results.published]
-    )
+    columns = [column + suffix for column in results.columns for suffix in suffixes]
+    writer.writerow(map(_escape_formula, ["row", "seeds", *columns, *results.published]))
     for name, cells in (results.rows | results.reference_rows).items():
         numbers = [number for cell in cells for number in _csv_numbers(cell)]
-        published = [values.get(name, "") for values in results.published.values()]
-        writer.writerow([name, results.num_finished.get(name, ""), *numbers, *published])
+        published = [_escape_formula(values.get(name, "")) for values in results.published.values()]
+        writer.writerow([_escape_formula(name), results.num_finished.get(name, ""), *numbers, *published])
     return out.getvalue()
 
 
@@ -95,15 +100,17 @@ def format_line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _body(results: Results, format_cell: Callable[[Cell], str], missing: str = "–") -> list[list[str]]:
+def _body(
+    results: Results, format_cell: Callable[[Cell], str], missing: str, escape: Callable[[str], str]
+) -> list[list[str]]:
     """Return the lines of a table as text cells; reference rows are between asterisks."""
     lines = []
     for name, cells in results.rows.items():
         seeds = f"{results.num_finished[name]}/{results.table.seeds}"
-        published = [str(values.get(name, missing)) for values in results.published.values()]
-        lines.append([name, seeds, *map(format_cell, cells), *published])
+        published = [escape(str(values.get(name, missing))) for values in results.published.values()]
+        lines.append([escape(name), seeds, *map(format_cell, cells), *published])
     for name, cells in results.reference_rows.items():
-        lines.append([f"*{name}*", "", *map(format_cell, cells), *[""] * len(results.published)])
+        lines.append([escape(f"*{name}*"), "", *map(format_cell, cells), *[""] * len(results.published)])
     return lines
 
 
@@ -126,8 +133,21 @@ def _csv_numbers(cell: Cell) -> list[float | str]:
     return ["" if number is None else number for number in numbers]
 
 
-def _escape(text: str) -> str:
-    """Return text for LaTeX, in italics if it is between asterisks."""
-    for letter in "_%&#":
-        text = text.replace(letter, f"\\{letter}")
-    return rf"\emph{{{text.strip('*')}}}" if text.startswith("*") else text
+def _escape_latex(text: str) -> str:
+    """Return text that LaTeX prints and does not run, in italics if it is between asterisks."""
+    is_italic = text.startswith("*")
+    escaped = " ".join((text.strip("*") if is_italic else text).split()).translate(LATEX_ESCAPES)
+    return rf"\emph{{{escaped}}}" if is_italic else escaped
+
+
+def _escape_markdown(text: str) -> str:
+    """Return text that stays within a cell."""
+    return " ".join(text.split()).replace("|", r"\|")
+
+
+def _escape_formula(value: Any) -> Any:
+    """Return a value of which spreadsheets compute nothing: text that begins as a formula gets an apostrophe."""
+    if not isinstance(value, str):
+        return value
+    text = " ".join(value.split())
+    return f"'{text}" if text.startswith(FORMULA_SIGNS) else text

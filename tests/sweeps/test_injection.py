@@ -1,0 +1,67 @@
+"""Names of rows as a stranger may write them: no format of a table runs, computes or breaks at one."""
+
+import csv
+import io
+import re
+
+import pytest
+import torch
+
+from lumen.sweeps.reports import text as formats
+from lumen.sweeps.results import collect
+
+NAMES = [
+    r"\input{/etc/passwd}",
+    r"\immediate\write18{id}",
+    r"a \\ \end{tabular} b",
+    "50 % & more_of #3",
+    "$x^2$ ~ {y}",
+    "two\nlines",
+    "=cmd|' /C calc'!A0",
+    "+1+1",
+    "-2+3",
+    '@SUM(1,2),"x"',
+    "\t=1+1",
+    "\r=1+1",
+    "a | b | c",
+    "<script>alert(1)</script>",
+    "*",
+]
+ESCAPED = re.compile(r"\\[_%&#${}]|\\text(backslash|asciitilde|asciicircum)\{\}")
+
+
+@pytest.fixture
+def results_of(table, finish_run):
+    """Function that returns the results of a table whose first row has this name."""
+
+    def results_of(name: str):
+        table.rows[0].name, table.title = name, f"Title of {name}"
+        finish_run(table, table.rows[0], 0, torch.rand(8))
+        return collect(table)
+
+    return results_of
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_latex_prints_the_name_of_a_row(name, results_of):
+    lines = formats.to_latex(results_of(name)).splitlines()
+    assert lines[0].startswith("% ") and lines[1].startswith(r"\begin{tabular}") and lines[2] == r"\toprule"
+    body = [line for line in lines if line.endswith(r" \\")]
+    cells = [re.split(r" (?<!\\)& ", line.removesuffix(r" \\")) for line in body]
+    assert {len(row) for row in cells} == {len(cells[0])} and len(lines) == len(body) + 6
+    printed = cells[1][0].removeprefix(r"\emph{") if name == "*" else cells[1][0]
+    assert not set(ESCAPED.sub("", printed)) & set("\\_%&#$~^{\n") - set("{}" if name == "*" else "")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_csv_computes_nothing_of_the_name_of_a_row(name, results_of):
+    lines = list(csv.reader(io.StringIO(formats.to_csv(results_of(name)), newline="")))
+    assert {len(line) for line in lines} == {len(lines[0])} and lines[1][0].lstrip("'") == " ".join(name.split())
+    assert not lines[1][0].startswith(("=", "+", "-", "@", "\t", "\r"))
+    assert float(lines[1][lines[0].index("lpips-scenes")]) > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_markdown_keeps_the_name_of_a_row_in_its_cell(name, results_of):
+    lines = [line for line in formats.to_markdown(results_of(name)).splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {len(re.findall(r"\|", lines[1]))}
