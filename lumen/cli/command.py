@@ -146,6 +146,11 @@ def read_option(key: str, text: str, kind: str) -> Any:
     return value
 
 
+def read_names(key: str, text: str) -> list[str]:
+    """Return the names in `[a,b]` or `a,b`."""
+    return read_option(key, text if text.startswith("[") else f"[{text}]", "list[str]")
+
+
 def positive_int(key: str, text: str, high: int = 1_000_000) -> int:
     """Return the value of an option that counts something."""
     return read_option(key, text, f"Annotated[int, Range(1, {high})]")

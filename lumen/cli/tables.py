@@ -3,7 +3,7 @@
 import sys
 from typing import TYPE_CHECKING
 
-from lumen.cli.command import Command, as_overrides, command, positive_int, read_option, single_argument
+from lumen.cli.command import Command, as_overrides, command, positive_int, read_names, single_argument
 from lumen.core.signals import SIGNAL_EXIT_CODE
 
 if TYPE_CHECKING:
@@ -95,5 +95,5 @@ def _read_table(positionals: list[str], options: dict[str, str], caller: Command
     from lumen.sweeps.table import read_table
 
     base, seeds = options.pop("base", None), positive_int("seeds", options.pop("seeds", "1"), 10_000)
-    row_names = [name for name in read_option("rows", options.pop("rows", ""), "list[str]") if name]
+    row_names = read_names("rows", options.pop("rows", ""))
     return read_table(single_argument(positionals, "TABLE", caller), base, seeds, as_overrides(options), row_names)

@@ -159,7 +159,7 @@ class ConfigBuilder:
             self.errors.append(
                 f"{layer}: metrics.{name} takes no value; write metrics=[{name}], or metrics.{name}.ARGUMENT=VALUE."
             )
-        elif isinstance(value, str) and not value.startswith("["):
+        elif isinstance(value, str) and not {"[", ","} & set(value):
             self.metrics = {value: self.metrics.get(value, {})}
         elif isinstance(value, list | dict) and all(isinstance(item, str) for item in value):
             self.metrics = {item: self.metrics.get(item, {}) for item in value}

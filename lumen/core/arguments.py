@@ -54,8 +54,8 @@ class Argument:
     def read(self, value: Any) -> Any:
         """Return the value that plain text stands for under this type; other values stay as they are.
 
-        Where text is allowed it is taken as typed. A list is `[a,b]` or `a,b`. What cannot be read is no value of this
-        type.
+        Where text is allowed it is taken as typed. A list is `[a,b]`, and one item may stand without brackets. What cannot
+        be read is no value of this type.
         """
         if isinstance(value, list):
             return [(self._item or ANYTHING).read(item) for item in value]
@@ -71,14 +71,9 @@ class Argument:
         if text.startswith("["):
             with suppress(ValueError):
                 yield self.read(parse_plain(text))
-        elif self._item and "," in text:
-            yield self._split(text)
         yield str(text)
-        if self._item and not text.startswith("["):
-            yield self._split(text)
-
-    def _split(self, text: PlainText) -> list[Any]:
-        return [self._item.read(PlainText(part.strip())) for part in text.split(",")]
+        if self._item and not text.startswith("[") and "," not in text:
+            yield [self._item.read(text)]
 
     @cached_property
     def _item(self) -> "Argument | None":

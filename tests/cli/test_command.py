@@ -3,7 +3,7 @@
 import pytest
 
 from lumen.__main__ import COMMANDS
-from lumen.cli.command import read_option
+from lumen.cli.command import read_names, read_option
 from lumen.core.errors import BadConfig
 
 
@@ -60,7 +60,7 @@ def test_command_takes_words_with_an_equals_sign_by_their_place(verb, words, pos
 
 @pytest.mark.parametrize("text", ["DINO,SD", "[DINO,SD]", "[DINO, SD]", "DINO, SD", "['DINO', \"SD\"]"])
 def test_command_has_one_syntax_of_lists(text):
-    assert read_option("rows", text, "list[str]") == ["DINO", "SD"]
+    assert read_names("rows", text) == ["DINO", "SD"]
 
 
 @pytest.mark.parametrize(
