@@ -54,8 +54,8 @@ class Argument:
     def read(self, value: Any) -> Any:
         """Return the value that plain text stands for under this type; other values stay as they are.
 
-        Where text is allowed it is taken as typed. A list is `[a,b]`, and one item may stand without brackets. What cannot
-        be read is no value of this type.
+        Where text is allowed it is taken as typed. A list is `[a,b]`; one item may stand without brackets. Text that
+        cannot be read is no value of this type.
         """
         if isinstance(value, list):
             return [(self._item or ANYTHING).read(item) for item in value]
