@@ -8,7 +8,8 @@ class Note(UserWarning):
     """Remark of LUMEN's own on a command that goes on. The command line prints its sentence."""
 
 
-SHORTAGES = ("out of memory", "allocate memory", "enough memory", "failed to map segment", "can't start new thread")
+SHORTAGES = ("out of memory", "allocate memory", "enough memory", "failed to map segment", "start new thread")
+SHORTAGES += ("bad_alloc", "alloc_failed", "could not create a primitive")  # of C++, cuBLAS and oneDNN
 
 
 class Mistake(Exception):

@@ -1,10 +1,12 @@
 """Data loader of batches, and their collation."""
 
+import errno
 import os
 import pickle
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
+from multiprocessing.queues import Queue
 from typing import Any
 
 import torch
@@ -55,9 +57,10 @@ class Loader(DataLoader):
         try:
             return super().__iter__()
         except OSError as error:
+            remedy = f"make room in {SHARED_MEMORY} (docker run --shm-size=1g), or " * (error.errno == errno.ENOSPC)
             raise Mistake(
-                f"{self.num_workers} processes that read images could not be started: {error.strerror}; make room in "
-                f"{SHARED_MEMORY} (docker run --shm-size=1g), or set fewer workers, 0 for none."
+                f"workers={self.num_workers}: the processes that read images could not be started: {error.strerror}; "
+                f"{remedy}set fewer workers, or 0 for none."
             ) from None
 
     def _next(self, batches: Iterator[Any]) -> Batch | Mistake | None:
@@ -137,6 +140,13 @@ def explain_lost_worker(error: RuntimeError) -> Mistake | None:
 def _init_worker(parent: tuple[int, int], _: int) -> None:
     end_with_parent(*parent)
     block_signals_in_worker()
+    Queue._on_queue_feeder_error = staticmethod(_end_worker)
+
+
+def _end_worker(error: Exception, batch: object) -> None:
+    """End a worker that cannot send a batch. Python would drop the batch, and the run would wait for it."""
+    os.write(2, f"lumen: a batch could not be sent: {error}\n".encode())
+    os._exit(1)
 
 
 def _free_shared_memory() -> float:
