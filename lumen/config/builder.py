@@ -65,6 +65,8 @@ class ConfigBuilder:
     def _apply(self, layer: str, key: str, value: Any) -> None:
         slot, _, argument = key.partition(".")
         if slot == "defaults":
+            if refusal := find_refusal(value, ""):
+                self.errors.append(f"{layer}: {key} cannot be {value!r}: {refusal}.")
             target, _, name = argument.partition(".")
             self.defaults.setdefault(target, {})[name] = value
         elif slot == "metrics":

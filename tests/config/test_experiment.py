@@ -294,6 +294,7 @@ def test_config_refuses_text_of_every_key_by_one_rule(text, words):
         ("backbone.size=${X}", "nothing replaces ${X}"),
         ("metrics.miou.segmenter=${oc.env:X}", "nothing replaces ${oc.env:X}"),
         ("measure.anchors=[${X}]", "${X}"),
+        ("defaults.backbone.absent=${X}", "nothing replaces ${X}"),
         ("lr=", "lr cannot be ''"),
         ("lr=[1,", "lr cannot be '[1,'"),
         ("lr=&a[*a]", "lr cannot be"),
