@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 import weakref
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lumen.core.errors import Mistake, RunBusy
+from lumen.core.errors import BadFile, Mistake, RunBusy
 from lumen.core.files import atomic_path, remove_drafts, write, write_json
 from lumen.core.hashing import hash_file, hash_json
 from lumen.core.locks import lock_directory
@@ -39,7 +40,7 @@ class CacheStore:
         self.kind, self.key = kind, key
         self.directory = root / f"{kind}-{hash_json(key)}"
         self._intact: set[str] = set()  # shards that equal their recorded hash
-        self._is_held, self._locks = False, ExitStack()
+        self._is_held, self._locks, self._mutex = False, ExitStack(), threading.Lock()
         weakref.finalize(self, self._locks.close)
 
     def hold(self) -> None:
@@ -48,13 +49,14 @@ class CacheStore:
         Raises:
             Mistake: The directory cannot be written, or its file system has no locks.
         """
-        if self._is_held:
-            return
-        with suppress(RunBusy), lock_store(self.directory) as is_alone:
-            if is_alone:
-                remove_drafts(self.directory)
-        self._locks.enter_context(lock_store(self.directory, shared=True))
-        self._is_held = True
+        with self._mutex:
+            if self._is_held:
+                return
+            with suppress(RunBusy), lock_store(self.directory) as is_alone:
+                if is_alone:
+                    remove_drafts(self.directory)
+            self._locks.enter_context(lock_store(self.directory, shared=True))
+            self._is_held = True
 
     def has(self, shard: str) -> bool:
         """Return whether an intact shard exists; it then stays as long as this object.
@@ -174,20 +176,28 @@ def remove_if_damaged(shard: Path) -> bool:
     """Compare a shard with its recorded hash, remove it if it differs, and return whether it did.
 
     Raises:
-        Mistake: It differs, and cannot be removed.
+        Mistake: The system does not give it, or it differs and cannot be removed.
     """
     try:
         before = shard.stat()
-        if hash_file(shard) == read_json(shard.with_suffix(".json"), SHARD_REMEDY, {"sha256": str})["sha256"]:
+        if hash_file(shard) == _recorded_hash(shard):
             return False
         after = shard.stat()
         if (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns):  # no other process replaced it
             _remove_shard(shard)
     except FileNotFoundError:  # another process has removed it
         pass
-    except (Mistake, OSError):  # neither can be read
-        _remove_shard(shard)
+    except OSError as error:  # such as too many open files, which is no damage
+        raise Mistake(f"{shard} cannot be read: {error.strerror}; {SHARD_REMEDY}.") from None
     return True
+
+
+def _recorded_hash(shard: Path) -> str | None:
+    """Return the hash that the metadata of a shard hold; None if they are missing or damaged."""
+    metadata = shard.with_suffix(".json")
+    with suppress(BadFile):
+        return read_json(metadata, SHARD_REMEDY, {"sha256": str})["sha256"] if metadata.exists() else None
+    return None
 
 
 def _remove_shard(shard: Path) -> None:

@@ -240,6 +240,18 @@ def test_cache_shard_that_is_damaged_and_cannot_be_removed_is_named(tmp_path, mo
         cache.CacheStore(tmp_path, "latents", KEY).has("a")
 
 
+def test_cache_shard_is_not_removed_when_files_run_out(tmp_path, monkeypatch):
+    path = write_store(tmp_path, "latents").directory / "a.npy"
+
+    def refuse(_):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(cache, "hash_file", refuse)
+    with pytest.raises(Mistake, match="a.npy cannot be read: Too many open files"):
+        cache.CacheStore(tmp_path, "latents", KEY).has("a")
+    assert path.exists() and path.with_suffix(".json").exists()
+
+
 @pytest.mark.parametrize("name", ["a.npy", "a.json"])
 def test_cache_file_that_cannot_be_read_is_named(name, tmp_path):
     store = write_store(tmp_path, "latents")
