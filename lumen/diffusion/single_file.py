@@ -7,7 +7,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from diffusers import StableDiffusionPipeline
-from open_clip import SimpleTokenizer
 from safetensors import safe_open
 from transformers import CLIPTokenizer
 
@@ -101,6 +100,8 @@ def load_single_file(path: Path, architecture: dict[str, Any]) -> dict[str, Any]
 
 def clip_tokenizer() -> CLIPTokenizer:
     """Return the tokenizer of OpenAI's CLIP, whose vocabulary open_clip holds."""
+    from open_clip import SimpleTokenizer  # takes 2 s, and folders have a tokenizer of their own
+
     original = SimpleTokenizer()
     marks = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
     vocabulary = {marks.get(token, token): index for token, index in original.encoder.items()}
