@@ -1,6 +1,7 @@
 """Plain text of settings, as it is typed: the type of its key decides what it stands for."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
@@ -36,8 +37,8 @@ class PlainLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         """Return a mapping, in which no key stands twice."""
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if repeated := {key for key in keys if keys.count(key) > 1}:
+        counts = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if repeated := [key for key, count in counts.items() if count > 1]:
             raise yaml.YAMLError(f"'{min(repeated)}' stands twice in line {node.start_mark.line + 1} or below")
         return super().construct_mapping(node, deep)
 

@@ -77,8 +77,8 @@ def check_dataset(
         kinds = Counter(kind for record in records for kind in record.files)
         report.counts[split] = kinds | {"captions": sum(len(record.captions) for record in records)}
         # Both splits may report the same fault, of a directory or of a captions file that they share.
-        report.problems += [problem for problem in index.problems if problem not in report.problems]
-        report.notes += [note for note in index.notes if note not in report.notes]
+        report.problems = list(dict.fromkeys([*report.problems, *index.problems]))
+        report.notes = list(dict.fromkeys([*report.notes, *index.notes]))
         files = [path for record in records for path in record.files.values()] + index.shared_files
         # Decoding and hashing release the GIL, so threads use all cores.
         with ThreadPoolExecutor() as pool:
