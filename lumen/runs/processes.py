@@ -94,8 +94,11 @@ def _slurm_environment(config: Config) -> SLURMEnvironment:
 def _is_started_by_srun(config: Config) -> bool:
     """Return whether srun has started the processes of a run of several.
 
-    A run of one process is complete in itself, also as one of several that srun has started.
+    A run of one process is complete in itself, also as one of several that srun has started. Where srun starts one
+    torchrun per node, torchrun numbers the processes, and its first need not be on srun's first node.
     """
+    if TorchElasticEnvironment.detect():
+        return False
     is_script = os.environ.get("ENVIRONMENT") == "BATCH" and "SLURM_STEP_ID" not in os.environ  # of sbatch, no srun
     has_rank = "SLURM_PROCID" in os.environ and not is_script
     return config.devices * config.nodes > 1 and has_rank and SLURMEnvironment.detect()

@@ -12,13 +12,14 @@ JOB = {"SLURM_JOB_ID": "12", "SLURM_JOB_NAME": "lumen", "SLURM_NTASKS": "2", "SL
 TASK = JOB | {"SLURM_NTASKS_PER_NODE": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_NODEID": "0"}
 SCRIPT = {"ENVIRONMENT": "BATCH"}
 STEP = {"SLURM_STEP_ID": "0"}
+ELASTIC = {"TORCHELASTIC_RUN_ID": "x"}
 
 
 @pytest.fixture
 def environment(monkeypatch):
     """A function that sets the variables of a scheduler, in place of those there are."""
     monkeypatch.setattr(rank_zero_only, "rank", 0)
-    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "ENVIRONMENT", "TORCHELASTIC_RUN_ID", *TASK, *STEP):
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "ENVIRONMENT", *TASK, *STEP, *ELASTIC):
         monkeypatch.delenv(name, raising=False)
     return lambda variables: [monkeypatch.setenv(name, value) for name, value in variables.items()]
 
@@ -38,6 +39,8 @@ def environment(monkeypatch):
         (TASK | {"SLURM_JOB_NAME": "interactive"}, 2, [], True),
         (TASK | {"SLURM_JOB_NAME": "bash"}, 1, [], True),
         ({"LOCAL_RANK": "1"}, 2, [], False),
+        (TASK | STEP | ELASTIC | {"RANK": "0", "LOCAL_RANK": "0"}, 2, [], True),  # srun -n 2 torchrun, in any order
+        (TASK | STEP | ELASTIC | {"SLURM_PROCID": "0", "RANK": "1", "LOCAL_RANK": "0"}, 2, [], False),
     ],
 )
 def test_processes_of_a_job(variables, devices, kinds, is_first, environment):
