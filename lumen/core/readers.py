@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lumen.core.errors import BadFile, Mistake
+from lumen.core.errors import BadFile, Mistake, explain_shortage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,13 +27,15 @@ def explain_damage(path: Path, remedy: str) -> Iterator[None]:
 
     Raises:
         BadFile: The file is damaged.
-        Mistake: The system does not give the file.
+        Mistake: The system does not give the file, or memory ran short.
     """
     try:
         yield
     except Mistake:
         raise
     except Exception as error:  # parsers raise dozens of types for damaged files
+        if shortage := explain_shortage(error):
+            raise Mistake(f"{path} cannot be read: {shortage}") from error
         kind = Mistake if isinstance(error, OSError) and error.errno else BadFile
         raise kind(f"{path} cannot be read ({_reason(path, error)}); {remedy}.") from error
 

@@ -12,7 +12,7 @@ from diffusers.utils import logging as diffusers_logging
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
-from lumen.core.errors import WeightsMissing
+from lumen.core.errors import WeightsMissing, explain_shortage
 from lumen.core.paths import user_path
 
 SCENES_WEIGHTS = Path(__file__).parents[1] / "scenes" / "weights"  # networks trained on the offline world
@@ -107,7 +107,8 @@ def loading_errors(path: Path | None, name: str, contents: str) -> Iterator[None
     two untrained builds are equal, and a build does not change the random numbers of a run.
 
     Args:
-        path: Folder or file that is loaded; None for an untrained build, whose errors are raised as they are.
+        path: Folder or file that is loaded; None for an untrained build. Errors of the latter, and of a lack of memory,
+            are raised as they are.
         name: Name of the network, for the message.
         contents: Contents of such a folder or file, for the message.
 
@@ -121,7 +122,7 @@ def loading_errors(path: Path | None, name: str, contents: str) -> Iterator[None
         try:
             yield
         except Exception as error:
-            if path is None:
+            if path is None or explain_shortage(error):
                 raise
             raise WeightsMissing(
                 f"the weights of {name} cannot be read from '{path}' ({_cause(error)}); "

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from lumen.core.errors import BadCheckpoint, Mistake
+from lumen.core.errors import BadCheckpoint, Mistake, explain_shortage
 from lumen.core.files import atomic_path, write_json
 from lumen.core.readers import read_json
 
@@ -161,6 +161,7 @@ def read(path: Path) -> dict[str, Any]:
 
     Raises:
         BadCheckpoint: It is truncated, no checkpoint, or a pickle that would run code.
+        Mistake: Memory ran short.
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -171,6 +172,8 @@ def read(path: Path) -> dict[str, Any]:
     except (KeyError, TypeError):
         reason = "it is no Lightning checkpoint"
     except Exception as error:  # torch raises a dozen types for damaged files
+        if shortage := explain_shortage(error):
+            raise Mistake(f"{path} cannot be read: {shortage}") from error
         reason = f"it is cut short or damaged ({str(error).partition(chr(10))[0]})"
     raise _unusable(path, reason)
 

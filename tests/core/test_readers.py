@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from lumen.core.errors import BadFile, Mistake
 from lumen.core.files import find_damaged_lines, read_jsonl
-from lumen.core.readers import parse_line, read_array, read_json, read_tensors, read_text, read_yaml
+from lumen.core.readers import explain_damage, parse_line, read_array, read_json, read_tensors, read_text, read_yaml
 from lumen.core.visualize import load_grid
 from lumen.evaluation.scores import PerImageScores, load_scores, save_scores
 
@@ -150,6 +150,14 @@ def test_file_that_the_system_does_not_give_is_no_damage(tmp_path):
             with pytest.raises(Mistake, match="remove it") as caught:
                 read(path, "remove it")
             assert not isinstance(caught.value, BadFile)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(12, "Cannot allocate memory"), RuntimeError("out of memory")])
+def test_lack_of_memory_is_no_damage(error, tmp_path):
+    expected = pytest.raises(Mistake, match="file cannot be read: memory ran short")
+    with expected as caught, explain_damage(tmp_path / "file", "remove it"):
+        raise error
+    assert not isinstance(caught.value, BadFile) and "remove it" not in str(caught.value)
 
 
 def test_deeply_nested_text_leaves_the_recursion_limit(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from lumen.core.errors import BadCheckpoint
+from lumen.core.errors import BadCheckpoint, Mistake
 from lumen.core.interfaces import Optimization, Task
 from lumen.training import checkpoint_io
 from lumen.training.checkpoint_callbacks import CheckpointCallback
@@ -34,6 +34,18 @@ def test_checkpoint_metadata_holds_the_hash_of_what_was_written(tmp_path):
     checkpoint_io.verify(path)
     assert checkpoint_io.read(path)["state_dict"]["weight"].tolist() == [3.0] * 50
     assert {p.suffix for p in tmp_path.iterdir()} == {".ckpt", ".json"}
+
+
+def test_checkpoint_that_memory_is_too_small_for_is_not_called_damaged(tmp_path, monkeypatch):
+    path = save(tmp_path, 3)
+
+    def refuse(*_, **__):
+        raise RuntimeError("unable to mmap 9 bytes from file: Cannot allocate memory (12)")
+
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(Mistake, match="memory ran short") as caught:
+        checkpoint_io.read(path)
+    assert not isinstance(caught.value, BadCheckpoint)
 
 
 def test_checkpoint_with_a_flipped_bit_is_skipped(tmp_path, capsys):
