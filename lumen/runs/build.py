@@ -185,7 +185,7 @@ def _name_keys(prefix: str, arguments: list[str]) -> Iterator[None]:
     try:
         yield
     except WeightsMissing as error:
-        key = "weights" if "weights" in arguments else arguments[0]
+        key = "weights" if "weights" in arguments or not arguments else arguments[0]
         message = re.sub(r" weights=(?=\w)", f" {prefix}.{key}=", str(error))
         raise WeightsMissing(re.sub(r" vae=(?=\w)", f" {prefix}.vae=", message)) from error
 
