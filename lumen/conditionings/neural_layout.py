@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from lumen.core.errors import BadConfig, BasisMismatch
 from lumen.core.interfaces import Backbone, Batch, Conditioning
 from lumen.core.patching import replace_submodules
-from lumen.core.paths import user_path
 from lumen.core.random import generator
 from lumen.core.ranges import Count, Range
 from lumen.core.registry import conditionings
@@ -90,7 +89,7 @@ class NeuralLayout(Conditioning):
         # Root of the mean variance of all stored axes, the same for each: the divisor of `encode`.
         self.register_buffer("scale", torch.ones(num_axes))
         if basis is not None:
-            self.set_basis(Basis.load(user_path(basis)), basis)
+            self.set_basis(Basis.load(basis), basis)
 
     @property
     def backbone(self) -> Backbone:
