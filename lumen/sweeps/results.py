@@ -104,8 +104,8 @@ def collect(table: Table, parts: str | None = None) -> Results:
     all_runs = [run for row_runs in runs.values() for run in row_runs]
     for overrides in {row.eval for row in table.rows}:
         group = [run for run in all_runs if run.eval == overrides]
+        verify_data([run.data for run in group if run.data])  # first: of other data, the protocols differ as well
         verify_comparable(_protocols(group))
-        verify_data([run.data for run in group if run.data])
     keys = _column_keys([run.values for run in all_runs], parts, list(table.config(table.rows[0], 0).metrics))
     return Results(
         table=table,
