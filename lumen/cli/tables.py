@@ -7,6 +7,7 @@ from lumen.cli.command import Command, as_overrides, command, positive_int, read
 from lumen.core.signals import SIGNAL_EXIT_CODE
 
 if TYPE_CHECKING:
+    from lumen.sweeps.results import Results
     from lumen.sweeps.table import Table
 
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 def ablate(positionals: list[str], options: dict[str, str]) -> int:
     """Run all rows of a table, or with --print list their commands."""
     from lumen.sweeps import ablate as sweep
+    from lumen.sweeps.wandb_summary import log_sweep, sync_command, unsynced_logs
 
     only_print, launcher = options.pop("--print", None) is not None, sweep.parse_launcher(options)
     trial_name = options.pop("trial", None)
@@ -27,7 +29,11 @@ def ablate(positionals: list[str], options: dict[str, str]) -> int:
         return 0
     if trial_name is None:  # otherwise a W&B agent has asked for one run
         print()
-        _print_table(rows)
+        results = _print_table(rows)
+        if any(trial.state != "waiting" for trial in trials):  # otherwise all had finished before
+            log_sweep(results)
+        if logs := unsynced_logs(rows):
+            print(f"{len(logs)} W&B logs are offline; send them with: {sync_command(logs)}")
     for trial in trials:
         if trial.failures:
             print(trial.failure_report(), file=sys.stderr)
@@ -55,7 +61,7 @@ def report(positionals: list[str], options: dict[str, str]) -> int:
     results = collect(rows)
     print(f"page: {save(results)}")
     _print_problems(rows)
-    if rows.config(rows.rows[0], 0).wandb != "online":
+    if rows.config(rows.rows[0], 0).wandb.mode != "online":
         return 0
     from lumen.sweeps.reports.wandb import publish
 
@@ -73,8 +79,8 @@ def leakage(positionals: list[str], options: dict[str, str]) -> int:
     return 0
 
 
-def _print_table(rows: "Table", parts: str | None = None) -> None:
-    """Print a table and write its files, or print the breakdown of one metric."""
+def _print_table(rows: "Table", parts: str | None = None) -> "Results":
+    """Print a table and write its files, or print the breakdown of one metric. Return its results."""
     from lumen.sweeps.reports.files import save
     from lumen.sweeps.reports.text import to_markdown
     from lumen.sweeps.results import collect
@@ -84,6 +90,7 @@ def _print_table(rows: "Table", parts: str | None = None) -> None:
     if parts is None:
         print("\n".join(["", *(f"file: {path}" for path in save(results))]))
     _print_problems(rows)
+    return results
 
 
 def _print_problems(rows: "Table") -> None:

@@ -4,23 +4,20 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lumen.config.checks import find_unused_backbone, iterate_problems, read_literal
 from lumen.config.files import list_memory_presets, read_memory_preset
 from lumen.config.keys import KEYS, NAME_KEYS
-from lumen.config.schema import DEFAULT_TASK, RANGES, SLOTS, Config
+from lumen.config.schema import DEFAULT_TASK, SHORT_KEYS, SLOTS, Config
 from lumen.core.arguments import ANYTHING, Argument
 from lumen.core.errors import BadConfig, BadPlugin, UnknownName, suggestion
 from lumen.core.paths import user_path
 from lumen.core.plain_text import PlainText, find_refusal, parse_plain
 from lumen.core.registry import Registry, metrics, tasks
-from lumen.core.signals import parse_duration
-
-MAX_SECONDS = 10_000 * 86_400  # of stop_after
 
 
 class ConfigBuilder:
@@ -58,8 +55,8 @@ class ConfigBuilder:
         names = NAME_KEYS | SLOTS.keys() | {"metrics"}
         for key in sorted(settings, key=lambda key: key not in names):
             is_default = key.startswith("defaults.")  # of a component that is known later
-            values[key] = settings[key] if is_default else self._find_type(key).read(settings[key])
-            self._apply(layer, f"{key}.name" if key in SLOTS else key, values[key])
+            values[key] = settings[key] if is_default else self._find_type(SHORT_KEYS.get(key, key)).read(settings[key])
+            self._apply(layer, f"{key}.name" if key in SLOTS else SHORT_KEYS.get(key, key), values[key])
         return {key: values[key] for key in settings}
 
     def _apply(self, layer: str, key: str, value: Any) -> None:
@@ -107,8 +104,9 @@ class ConfigBuilder:
         for name, arguments in self.metrics.items():
             self._complete("metrics", name, arguments, metrics, complete)
         self._select_anchors("measure.anchors" in flags)
-        self._check_ranges()
-        self._check_samples()
+        self.errors += iterate_problems(self.tree, self.components, self.metrics)
+        if not self.errors and {"backbone", "backbone.name"} & flags.keys():
+            self.errors += filter(None, [find_unused_backbone(self.components)])
         if not self.errors and self.tree.memory is not None:
             self._fit_memory(self.tree.memory, flags)
         if self.errors:
@@ -174,7 +172,7 @@ class ConfigBuilder:
         by_flag = {"task", "task.name"} & flags.keys()
         if name == DEFAULT_TASK or (self._task_has_metrics and not by_flag):
             return
-        if chosen := self._literal(tasks, name, "metrics", ()):
+        if chosen := read_literal(tasks, name, "metrics", ()):
             self.metrics = {metric: {} for metric in chosen}
 
     def _complete(self, slot: str, name: Any, arguments: dict[str, Any], registry: Registry, complete: bool) -> None:
@@ -187,7 +185,7 @@ class ConfigBuilder:
         for key, value in self.defaults.get(slot, {}).items():
             if key in accepted:
                 arguments.setdefault(key, accepted[key].read(value))
-        shared = self._literal(registry, name, "SHARED_KEYS", {})
+        shared = read_literal(registry, name, "SHARED_KEYS", {})
         if not shared.keys() & arguments.keys():
             arguments |= {k: OmegaConf.select(self.tree, key) for k, key in shared.items() if key in self._given}
         defaults = {key: argument.default for key, argument in accepted.items()}
@@ -209,7 +207,7 @@ class ConfigBuilder:
     def _select_anchors(self, by_flag: bool) -> None:
         """Keep the reference rows that the task has; one that an override names must exist."""
         name = self.components["task"]["name"]
-        rows = self._literal(tasks, name, "reference_rows", {})
+        rows = read_literal(tasks, name, "reference_rows", {})
         if by_flag or name == DEFAULT_TASK:
             for row in self.tree.measure.anchors:
                 if row not in rows:
@@ -218,31 +216,6 @@ class ConfigBuilder:
             shared = [row for row in self.tree.measure.anchors if row in rows]
             # An experiment names the rows of the task that it was written for; another task has all of its own.
             self.tree.measure.anchors = shared or (list(rows) if self.tree.measure.anchors else [])
-
-    def _check_ranges(self) -> None:
-        min_steps = self._literal(tasks, self.components["task"]["name"], "min_steps", 1)
-        for key, limits in (RANGES | {"steps": replace(RANGES["steps"], low=min_steps)}).items():
-            if problem := limits.find_problem(OmegaConf.select(self.tree, key)):
-                self.errors.append(f"{key} {problem}.")
-        limit = self.tree.stop_after
-        if limit is not None and not 0 < parse_duration(limit) <= MAX_SECONDS:
-            self.errors.append(f"stop_after must be a time up to 10000d, such as 3h50m or 90s, not {limit}.")
-
-    def _check_samples(self) -> None:
-        """Compare the samples of an image with those that each metric compares."""
-        samples = self.tree.measure.samples
-        for name in self.metrics:
-            if (needed := self._literal(metrics, name, "samples_per_image", 1)) > samples > 0:
-                self.errors.append(
-                    f"{name} compares {needed} samples of an image, and measure.samples is {samples}; raise it, or "
-                    f"leave {name} out of metrics."
-                )
-
-    def _literal(self, registry: Registry, name: Any, attribute: str, default: Any) -> Any:
-        """Return a class attribute of a component; of one that cannot be read, which is another error, the default."""
-        with suppress(UnknownName, BadPlugin):
-            return registry.literal(str(name), attribute, default)
-        return default
 
     def _fit_memory(self, memory: int, flags: dict[str, Any]) -> None:
         """Divide the images of a step into micro-batches that fit into GPU memory; their number per step stays."""

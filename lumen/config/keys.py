@@ -17,7 +17,10 @@ def iterate_keys(schema: type, prefix: str = "") -> Iterator[tuple[str, Argument
             yield from iterate_keys(hint, f"{prefix}{name}.")
         else:
             members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-            names = ("None" if member is NoneType else inspect.formatannotation(member) for member in members)
+            names = (
+                "None" if member is NoneType else inspect.formatannotation(member).replace("typing.", "")
+                for member in members
+            )
             yield f"{prefix}{name}", parse_type(" | ".join(names))
 
 

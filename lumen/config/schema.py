@@ -1,7 +1,7 @@
 """Schema of a config: keys and their types. `experiments/base.yaml` has the values and names their sources."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from lumen.core.ranges import Count, Range, Seed, Share
@@ -63,6 +63,20 @@ class Intervals:
 
 
 @dataclass
+class WandbOptions:
+    """Options of Weights & Biases."""
+
+    mode: Literal["auto", "online", "offline", "disabled"]
+    project: str
+    entity: str | None
+    group: str | None
+    tags: list[str]
+    notes: str | None
+    images: Annotated[int, Range(0, 100_000)]
+    artifacts: bool
+
+
+@dataclass
 class Config:
     """Config of one run.
 
@@ -103,8 +117,8 @@ class Config:
     elastic: bool
     stop_after: str | None
     runs: str
-    wandb: Literal["auto", "online", "offline", "disabled"]
-    project: str
+    logger: list[Literal["wandb", "tensorboard", "csv", "mlflow"]]
+    wandb: WandbOptions
     cache: Literal["auto", "always", "never"]
     cache_gb: Annotated[float, Range(1e-9, 1_000_000_000)]
     cache_text: bool
@@ -119,9 +133,12 @@ class Config:
 
 # Keys of where and how a run is computed, which change no result: they do not name its directory.
 # `devices` and `nodes` do: a batch is per device, so they change the number of images in a step.
-NON_RESULT_KEYS = {"runs", "workers", "accelerator", "strategy", "compile", "exact", "elastic", "stop_after", "wandb",
-                   "project", "keep", "best", "cache", "cache_gb", "cache_text", "every.log", "every.validate",
+NON_RESULT_KEYS = {"runs", "workers", "accelerator", "strategy", "compile", "exact", "elastic", "stop_after", "logger",
+                   "keep", "best", "cache", "cache_gb", "cache_text", "every.log", "every.validate",
                    "every.checkpoint", "data.root", "seed"}  # fmt: skip
+# Short forms of keys. The first release wrote them, so they stand in its files too.
+SHORT_KEYS = {"wandb": "wandb.mode", "project": "wandb.project"}
+NON_RESULT_KEYS |= {*SHORT_KEYS, *(f"wandb.{option.name}" for option in fields(WandbOptions))}
 # Keys that a config.yaml of the first release lacks, with their defaults. At its default such a key is no part of the
 # name or hash of a run. Add every new key here.
 DEFAULT_TASK = "layout_to_image"

@@ -15,6 +15,7 @@ from lumen.core.readers import explain_damage
 GRID_REMEDY = "remove it: the table has no picture of this run then"
 MIN_CELL_PIXELS = 160  # shorter side of an image in a grid
 GAP_PIXELS, TEXT_PIXELS = 6, 18
+THUMBNAIL_PIXELS = 256  # longest shorter side of a thumbnail
 LETTER_PIXELS = 6.2  # mean width of a letter of a caption
 
 
@@ -34,14 +35,26 @@ def to_uint8(image: Float[Tensor, "3 H W"]) -> UInt8[Tensor, "H W 3"]:
     return ((image.float() + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).cpu()
 
 
-def make_grid(
-    image: Float[Tensor, "b 3 H W"], layout: Float[Tensor, "b 3 h w"], samples: list[Tensor], captions: list[str]
-) -> Image.Image:
-    """Return a grid with one row per image: the image, its layout as RGB in [0, 1], its samples, its caption below."""
-    layout_image = layout * 2 - 1
-    rows = [[image[i], layout_image[i], *(sample[i] for sample in samples)] for i in range(len(image))]
-    titles = ["image", "layout", *(f"sample {k + 1}" for k in range(len(samples)))]
-    return tile_images(rows, titles, captions)
+def preview_columns(
+    image: Float[Tensor, "b 3 H W"], layout: Float[Tensor, "b 3 h w"], samples: list[Tensor]
+) -> dict[str, Float[Tensor, "b 3 _ _"]]:
+    """Return images, their layouts, given as RGB in [0, 1], and their samples by title, all in [-1, 1]."""
+    return {"image": image, "layout": layout * 2 - 1} | {f"sample {k + 1}": x for k, x in enumerate(samples)}
+
+
+def make_grid(columns: dict[str, Float[Tensor, "b 3 _ _"]], captions: list[str]) -> Image.Image:
+    """Return a grid of images in [-1, 1] with one row per image and its caption below."""
+    return tile_images([list(row) for row in zip(*columns.values(), strict=True)], list(columns), captions)
+
+
+def thumbnails(columns: list[Float[Tensor, "b 3 _ _"]]) -> UInt8[Tensor, "b n 3 h w"]:
+    """Return columns of images in [-1, 1] as bytes, all of the size of the first and no larger than a thumbnail."""
+    height, width = columns[0].shape[-2:]
+    factor = min(1, THUMBNAIL_PIXELS / min(height, width))
+    size = round(height * factor), round(width * factor)
+    modes = ["area" if column.shape[-2] > size[0] else "nearest" for column in columns]
+    resized = [F.interpolate(x.float(), size, mode=mode) for x, mode in zip(columns, modes, strict=True)]
+    return ((torch.stack(resized, dim=1) + 1) * 127.5).round().clamp(0, 255).byte()
 
 
 def tile_images(rows: list[list[Tensor]], titles: list[str], captions: list[str]) -> Image.Image:

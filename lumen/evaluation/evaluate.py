@@ -4,10 +4,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning.pytorch import LightningDataModule, Trainer
 from safetensors.torch import save
+from torch import Tensor
 
 from lumen.core.errors import Mistake
 from lumen.core.files import write, write_json
@@ -70,6 +71,22 @@ class Protocol:
         } | task_rules
 
 
+class Evaluation(NamedTuple):
+    """Results of an evaluation.
+
+    Attributes:
+        values: Every metric value by key, and the protocol.
+        caption: Prompt of each image by id.
+        scores: Value of each image alone, by metric and id; metrics that compare distributions have none.
+        pictures: Pictures of some images by id, as `EvaluationLoop` keeps them.
+    """
+
+    values: dict[str, Any]
+    caption: dict[str, str]
+    scores: dict[str, dict[str, float]]
+    pictures: dict[str, Tensor]
+
+
 def evaluate_rows(
     trainer: Trainer,
     data: LightningDataModule,
@@ -78,8 +95,9 @@ def evaluate_rows(
     protocol: Protocol,
     directory: Path,
     shared: Path,
-) -> dict[str, Any]:
-    """Return every metric value of a trained task and of its reference rows, with the protocol.
+    num_pictures: int = 0,
+) -> Evaluation:
+    """Score a trained task and its reference rows by every metric.
 
     The scores of each image are written to samples.parquet. Reference rows that are the same for all runs of one
     protocol are scored once.
@@ -87,9 +105,10 @@ def evaluate_rows(
     Args:
         directory: Run directory.
         shared: Directory for the shared reference rows and for network outputs of the reference images.
+        num_pictures: Images whose pictures are returned.
     """
     if not metrics:
-        return {}
+        return Evaluation({}, {}, {}, {})
     rules = protocol.rules(data, task, metrics, trainer.precision)
     digest = hash_json(rules | {"seed": protocol.seed})
     shared = shared / digest
@@ -97,6 +116,7 @@ def evaluate_rows(
     _load_reference_cache(metrics, reference_cache)
     values: dict[str, Any] = {"protocol": rules | {"hash": hash_json(rules)}}
     scores: dict[str, PerImageScores] = {}
+    pictures: dict[str, Tensor] = {}
     for row in ("test", *protocol.reference_rows):
         file = shared / f"{row}.json"
         num_outputs = task.num_outputs(row, protocol.samples)
@@ -106,10 +126,12 @@ def evaluate_rows(
         if known is None:
             partial = PartialScores(partial_scores_directory(directory) / f"{digest}-{trainer.global_step}-{row}")
             loop = EvaluationLoop(
-                row, task, metrics, protocol.samples, protocol.sampling, protocol.seed, data.mismatched_batch, partial
-            )
+                row, task, metrics, protocol.samples, protocol.sampling, protocol.seed, data.mismatched_batch, partial,
+                num_pictures if row == "test" else 0,
+            )  # fmt: skip
             trainer.test(loop, datamodule=data, verbose=False)
             known, scores[row] = loop.values, loop.scores
+            pictures |= loop.pictures
         values |= known
     if trainer.is_global_zero:
         save_scores(directory / "samples.parquet", scores)
@@ -120,7 +142,18 @@ def evaluate_rows(
     with suppress(Mistake):
         tensors = {f"{name}/{i}": x for name, metric in metrics.items() for i, x in metric.reference_cache.items()}
         write(reference_cache, save(tensors))
-    return values
+    images = scores["test"]
+    return Evaluation(
+        values,
+        dict(zip(images.id, images.caption, strict=True)),
+        {metric.key: _image_values(metric, images) for metric in metrics.values() if not metric.compares_distributions},
+        pictures,
+    )
+
+
+def _image_values(metric: Metric, images: PerImageScores) -> dict[str, float]:
+    """Return the value of each image alone by id."""
+    return dict(zip(images.id, metric.image_values(images.scores[metric.key]).tolist(), strict=True))
 
 
 def partial_scores_directory(directory: Path) -> Path:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch.distributed as dist
+from jaxtyping import Float, UInt8
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics.utilities import dim_zero_cat
@@ -12,8 +13,11 @@ from torchmetrics.utilities import dim_zero_cat
 from lumen.core.errors import Diverged
 from lumen.core.interfaces import Batch, Metric, Task
 from lumen.core.random import stable_seed
+from lumen.core.visualize import thumbnails
 from lumen.evaluation.keys import MetricKey
 from lumen.evaluation.scores import PartialScores, PerImageScores
+
+PICTURES = "pictures"  # beside the scores of a batch, in the file of an interrupted evaluation
 
 
 class EvaluationLoop(LightningModule):
@@ -30,8 +34,10 @@ class EvaluationLoop(LightningModule):
         seed: Seed of the samples.
         mismatched_batch: Function that returns other images of the data set, always the same ones for a batch.
         partial: Scores of the batches of an interrupted evaluation.
+        num_pictures: Images of each process whose pictures are kept.
 
     Attributes:
+        pictures: Pictures (n, 3, h, w) as bytes by image id: the image, its layout if it has one, its first sample.
         scores: Scores of all images, after the pass.
         values: Metric values by key, each with its 95 % confidence interval, after the pass.
     """
@@ -46,10 +52,12 @@ class EvaluationLoop(LightningModule):
         seed: int,
         mismatched_batch: Callable[[Batch], Batch],
         partial: PartialScores,
+        num_pictures: int = 0,
     ):
         super().__init__()
         self.row, self.task, self.sampling, self.seed = row, task, sampling, seed
-        self.mismatched_batch, self.partial = mismatched_batch, partial
+        self.mismatched_batch, self.partial, self.num_pictures = mismatched_batch, partial, num_pictures
+        self.pictures: dict[str, Tensor] = {}
         self.num_outputs = task.num_outputs(row, samples)
         self.metrics = nn.ModuleDict(
             {metric.key: metric for metric in metrics.values() if metric.samples_per_image <= self.num_outputs}
@@ -68,7 +76,11 @@ class EvaluationLoop(LightningModule):
         if scores is None or not set(self.metrics) <= scores.keys():
             outputs = self.outputs(batch)
             scores = {key: metric.score(batch, outputs) for key, metric in self.metrics.items()}
+            if len(self.pictures) < self.num_pictures and self.task.output_kind == "images":
+                scores[PICTURES] = self._picture(batch, outputs)
             self.partial.save(batch.id, scores)
+        if PICTURES in scores:
+            self.pictures |= zip(batch.id, scores[PICTURES].cpu(), strict=True)
         self.images += zip(batch.id, batch.caption, strict=True)
         for key, metric in self.metrics.items():
             metric.rows.append(scores[key].to(self.device))
@@ -88,6 +100,12 @@ class EvaluationLoop(LightningModule):
             self.log_dict({name: value.float() for name, value in values.items()}, rank_zero_only=True)
             self.values |= {name: float(value) for name, value in values.items()}
             self.values[str(replace(key, interval=True))] = metric.interval(rows)
+
+    def _picture(self, batch: Batch, outputs: Float[Tensor, "b n 3 H W"]) -> UInt8[Tensor, "b c 3 h w"]:
+        """Return small pictures of images, their layouts and their first samples."""
+        layout = self.task.visualize(batch)
+        columns = [batch.image, *([] if layout is None else [layout * 2 - 1]), outputs[:, 0]]
+        return thumbnails(columns)
 
     def outputs(self, batch: Batch) -> Tensor:
         """Return the outputs (b, n, ...) of a batch. Images are rounded to 8 bits: they are scored as PNG files are.

@@ -1,5 +1,6 @@
 """Run directory: its path, its config, its results."""
 
+import re
 import secrets
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,18 @@ def run_directory(config: Config) -> Path:
 def eval_directory(run: Path, config: Config) -> Path:
     """Return the directory of a further evaluation; every override names it, seed and data included."""
     return run / "eval" / format_overrides(config.flags)
+
+
+def group_name(directory: Path) -> str:
+    """Return the name that a run, or an evaluation of it, shares with those of other seeds."""
+    parts = directory.parts[-5:] if directory.parent.name == "eval" else directory.parts[-3:]
+    return "/".join(part for part in parts if not re.fullmatch(r"seed\d+", part))
+
+
+def result_files(directory: Path) -> list[Path]:
+    """Return what a finished run is worth keeping for: config, scores, pictures, what was learnt."""
+    files = [path for path in sorted(directory.iterdir()) if path.is_file() and path.name not in ("id", "log.txt")]
+    return [*files, *sorted((directory / "checkpoints").glob("*.ckpt"))[-1:]]
 
 
 def run_digest(directory: Path, config: Config) -> str:

@@ -27,7 +27,7 @@ from lumen.runs.trainer import build_trainer
 from lumen.training import checkpoint_io
 from lumen.training.callbacks import EMA, SampleGrid
 from lumen.training.lightning_internals import logged_step, set_global_step
-from lumen.training.loggers import finish_wandb
+from lumen.training.wandb_logger import ResilientWandbLogger, SampleTable, finish_wandb
 
 # Keys that a further evaluation of a trained run may change; all others were decided by its training.
 EVALUATION_KEYS = (
@@ -125,12 +125,22 @@ def evaluate_task(
         seed=config.seed,
         task=config.task["name"] if config.task["name"] != DEFAULT_TASK else None,
     )
-    values |= evaluate_rows(trainer, data, task, metrics, protocol, directory, Path(config.runs) / "anchors")
-    result = {"steps": step, "sampling": sampling, "precision": trainer.precision, **values}
+    dashboard = next((logger for logger in trainer.loggers if isinstance(logger, ResilientWandbLogger)), None)
+    evaluation = evaluate_rows(
+        trainer, data, task, metrics, protocol, directory, Path(config.runs) / "anchors",
+        num_pictures=config.wandb.images if dashboard else 0,
+    )  # fmt: skip
+    result = {"steps": step, "sampling": sampling, "precision": trainer.precision, **values, **evaluation.values}
     if trainer.is_global_zero:
         task.save(directory)
         trainer.logger.flush()  # the history
         write_json(directory / "metrics.json", result)
+        if dashboard:
+            parameters = sum(p.numel() for p in trainable_parameters(task))
+            samples = SampleTable(evaluation.pictures, evaluation.caption, evaluation.scores) if metrics else None
+            dashboard.log_results(result | {"model/trainable_parameters": parameters}, samples)
+            if config.wandb.artifacts:
+                dashboard.log_files(f"run-{run_dirs.run_id(directory)}", run_dirs.result_files(directory))
         shutil.rmtree(partial_scores_directory(directory), ignore_errors=True)
         print("\n".join(filter(None, [f"val/loss  {result['val/loss']:.4f}", summarize(result, task)])))
         if (directory / "grid.png").exists():

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
+from lumen.config.components import used_components
 from lumen.config.experiment import dump
 from lumen.config.schema import Config
 from lumen.core.hashing import hash_json
-from lumen.core.registry import conditionings, tasks
 
 LIBRARIES = ("torch", "lightning", "diffusers", "transformers", "timm", "open_clip_torch", "wandb", "omegaconf")
 
@@ -40,11 +40,9 @@ def provenance(verb: str, what: str, config: Config, facts: dict[str, str]) -> d
 
 def describe(config: Config) -> str:
     """Return what a run learns from, such as "neural_layout of dino"."""
-    if "conditioning" not in (needs := tasks.needs(config.task["name"])):
-        return f"{config.task['name']} of {config.backbone['name']}" if "backbone" in needs else config.task["name"]
-    conditioning = config.conditioning["name"]
-    has_backbone = "backbone" in conditionings.needs(conditioning)
-    return f"{conditioning} of {config.backbone['name']}" if has_backbone else conditioning
+    used = used_components(dump(config))
+    learnt = used.get("conditioning", used["task"])
+    return f"{learnt} of {used['backbone']}" if "backbone" in used else learnt
 
 
 def _commit() -> str | None:

@@ -16,7 +16,7 @@ from lumen.core.files import atomic_path
 from lumen.core.interfaces import Batch, Conditioning, Task
 from lumen.core.random import stable_seed
 from lumen.core.registry import conditionings
-from lumen.core.visualize import make_component_grids, make_grid, stack_grids
+from lumen.core.visualize import make_component_grids, make_grid, preview_columns, stack_grids
 from lumen.data.readers import read_photo
 from lumen.runs.build import build_conditioning, build_task, device
 from lumen.runs.data import build_data
@@ -59,10 +59,9 @@ def save_samples(run: Path, config: Config, photo: Path, prompt: str, out: Path)
     samples = sample_images(task, batch, sampling.pop("images"), config.seed, sampling)
     batch = batch.to(task.device)
     layout = task.visualize(batch)
+    columns = preview_columns(batch.image, (batch.image + 1) / 2 if layout is None else layout, samples)
     with atomic_path(out) as draft:
-        make_grid(batch.image, (batch.image + 1) / 2 if layout is None else layout, samples, [prompt]).save(
-            draft, format="PNG"
-        )
+        make_grid(columns, [prompt]).save(draft, format="PNG")
 
 
 def save_layouts(paths: list[Path], config: Config, out: Path) -> None:
@@ -85,5 +84,5 @@ def _layout_sheets(conditioning: Conditioning, batch: Batch) -> list[Image.Image
     """Return a photo beside its layout, and beside each component if the layout has components."""
     layout: Float[Tensor, "1 k h w"] = conditioning(batch)
     if conditioning.explained is None:
-        return [make_grid(batch.image, conditioning.visualize(layout), [], [""])]
+        return [make_grid(preview_columns(batch.image, conditioning.visualize(layout), []), [""])]
     return make_component_grids(batch.image[0], layout[0], conditioning.explained)

@@ -20,7 +20,7 @@ from lumen.runs.provenance import describe, provenance
 from lumen.runs.trainer import build_trainer
 from lumen.training import checkpoint_io
 from lumen.training.lightning_internals import set_global_step
-from lumen.training.loggers import finish_wandb
+from lumen.training.wandb_logger import finish_wandb
 
 
 def train(config: Config, observers: Sequence[Callback] = ()) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Lightning's Trainer for a run: one epoch, with LUMEN's own data order, checkpoints and loggers."""
 
 import logging
+import os
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -11,22 +12,34 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import ClusterEnvironment
 
+from lumen.config.components import steering, used_components
 from lumen.config.experiment import dump
-from lumen.config.identity import flatten, run_name
-from lumen.config.schema import Config
+from lumen.config.identity import flatten
+from lumen.config.schema import NON_RESULT_KEYS, SLOTS, Config
 from lumen.core.errors import BadConfig
 from lumen.core.interfaces import Task
 from lumen.core.lifetime import announce_parent_to_ranks
 from lumen.core.signals import SignalHandler
 from lumen.runs.build import accelerator, build_cache_options, precision
-from lumen.runs.directory import load_run_config, run_digest, run_id
+from lumen.runs.directory import group_name, load_run_config, run_digest, run_id
 from lumen.runs.processes import cluster_environments, is_rank_zero, verify_torchrun
 from lumen.training import checkpoint_io
-from lumen.training.callbacks import EMA, DivergenceGuard, ProgressBar, SampleGrid, ThroughputMonitor
+from lumen.training.callbacks import (
+    EMA,
+    DivergenceGuard,
+    OptimizationMonitor,
+    ProgressBar,
+    SampleGrid,
+    ThroughputMonitor,
+)
 from lumen.training.checkpoint_callbacks import CheckpointCallback, PreemptionCallback
 from lumen.training.lightning_internals import disable_signal_handling, kill_function
-from lumen.training.loggers import JSONLLogger, build_wandb_logger
+from lumen.training.loggers import JSONLLogger, build_lightning_logger
 from lumen.training.precompute import PrecomputeCallback
+from lumen.training.wandb_logger import ResilientWandbLogger, build_wandb_logger
+
+TAG_SLOTS = ("backbone", "data", "conditioning")
+EVALUATION_OPTIONS = ("measure", "metrics", "sampling", "validation")  # beginnings of keys that no name needs
 
 
 def build_trainer(
@@ -53,10 +66,10 @@ def build_trainer(
     verify_torchrun(config)
     environments, is_first = cluster_environments(config), is_rank_zero(config)
     step = checkpoint_io.step_of(start) if start else 0
-    identity = _wandb_identity(config, directory, job)
-    wandb = build_wandb_logger(config.wandb, directory, dump(config), identity, step) if is_first else None
     interval = _log_interval(config, directory) if job == "train" and is_first else None
     history = JSONLLogger(directory / "metrics.jsonl", step if is_first else None, interval)
+    loggers = _dashboards(config, directory, step, job) if is_first else []
+    wandb = next((logger for logger in loggers if isinstance(logger, ResilientWandbLogger)), None)
     checkpoints = CheckpointCallback(
         directory / "checkpoints",
         config.every.checkpoint,
@@ -72,15 +85,16 @@ def build_trainer(
         PrecomputeCallback(build_cache_options(config), directory / "cache.json"),
         DivergenceGuard(task.frozen_networks, config.every.log),
         ThroughputMonitor(config.every.log),
+        OptimizationMonitor(config.every.log),
         # The order matters when validation ends: preview with the averaged weights, then restore the raw ones; and
         # after a step: average, save, stop.
-        SampleGrid(directory, grid_batch, asdict(config.sampling), config.seed, wandb and wandb.log_grid),
+        SampleGrid(directory, grid_batch, asdict(config.sampling), config.seed, wandb and wandb.log_preview),
         *([EMA(config.ema)] if config.ema else []),
         checkpoints,
         PreemptionCallback(handler, checkpoints),
     ]
     try:
-        trainer = _lightning_trainer(config, directory, [history, *([wandb] if wandb else [])], callbacks, environments)
+        trainer = _lightning_trainer(config, directory, [history, *loggers], callbacks, environments)
     except (MisconfigurationException, ValueError) as error:
         reason = " ".join(str(error).split())
         raise BadConfig(
@@ -140,16 +154,49 @@ def _strategy(config: Config) -> str:
     return config.strategy
 
 
+def _dashboards(config: Config, directory: Path, step: int, job: str) -> list[Logger]:
+    """Return the loggers that the config names, beside metrics.jsonl."""
+    loggers = [build_lightning_logger(name, directory) for name in config.logger if name != "wandb"]
+    if "wandb" not in config.logger:
+        return loggers
+    identity = _wandb_identity(config, directory, job)
+    wandb = build_wandb_logger(config.wandb.mode, directory, _wandb_config(config), identity, step)
+    return [*loggers, *([wandb] if wandb else [])]
+
+
 def _wandb_identity(config: Config, directory: Path, job: str) -> dict[str, Any]:
-    """Return W&B's names of the run, the same for the same directory whenever the command is repeated."""
+    """Return W&B's names of the run, the same for the same directory whenever the command is repeated.
+
+    Runs that differ in their seed alone form a group, whose mean and deviation W&B shows.
+    """
+    options = config.wandb
+    used = used_components(dump(config))
     return {
-        "project": config.project,
+        "project": options.project,
+        "entity": options.entity,
         "id": run_id(directory),
-        "name": f"{config.experiment} {run_name(dump(config))} seed{config.seed}",
-        "group": config.experiment,
+        "name": _short_name(config),
+        "group": options.group or os.environ.get("WANDB_RUN_GROUP") or group_name(directory),
         "job_type": job,
-        "tags": [f"{slot}:{getattr(config, slot)['name']}" for slot in ("backbone", "data", "conditioning")],
+        "tags": [*(f"{slot}:{used[slot]}" for slot in TAG_SLOTS if slot in used), *options.tags],
+        "notes": options.notes,
     }
+
+
+def _short_name(config: Config) -> str:
+    """Return the experiment, what steers, the overrides of training, and the seed."""
+    names = {*SLOTS, *(f"{slot}.name" for slot in SLOTS)}
+    flags = {key: value for key, value in config.flags.items() if key not in names | NON_RESULT_KEYS}
+    words = [f"{key}={value}" for key, value in flags.items() if not key.startswith(EVALUATION_OPTIONS)]
+    return " ".join([config.experiment, steering(dump(config)), *words, f"seed{config.seed}"])
+
+
+def _wandb_config(config: Config) -> dict[str, Any]:
+    """Return the settings that W&B shows as columns: those of the components in use, and the one that steers."""
+    tree = dump(config)
+    used = used_components(tree)
+    left_out = {"flags", "defaults", *(SLOTS.keys() - used.keys())}
+    return {key: value for key, value in tree.items() if key not in left_out} | {"steering": steering(tree)}
 
 
 def _silence_lightning() -> None:

@@ -29,6 +29,7 @@ def list_trials(table: Table, only: str | None = None) -> list[Trial]:
         images_per_step = config.batch * config.accumulate * config.devices * config.nodes
         trial = by_directory.setdefault(next(iter(commands)), Trial("", {}, config.steps, images_per_step))
         trial.name += f", {row.name}" if trial.name else row.name
+        trial.tags = list(dict.fromkeys([table.name, *trial.tags, row.name]))
         trial.commands |= commands
     for run_dir, trial in by_directory.items():
         trial.name += f" {run_dir.name}" if table.seeds > 1 else ""

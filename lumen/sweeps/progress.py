@@ -5,6 +5,7 @@ import sys
 import time
 from typing import Any
 
+from lumen.evaluation.keys import metric_keys
 from lumen.sweeps.trial import Trial
 
 NAME_WIDTH = 30  # characters of a trial's name in the table
@@ -54,17 +55,11 @@ class ProgressTable:
         return f", about {format_duration(seconds)} left"
 
 
-def format_cache(record: dict[str, Any]) -> str:
-    """Return a run's cache.json as one short line; nothing for a run without one."""
-    kinds, reason = record.get("cached") or [], record.get("reason")
-    if not kinds:
-        return f"nothing cached: {reason}" if reason else ""
-    text = f"cached {' and '.join(kinds)} of {record.get('images', 0)} images"
-    if record.get("seconds"):
-        text += f" in {format_duration(record['seconds'])}"
-    if (saved := record.get("saved_seconds")) is not None:
-        text += f", saved about {format_duration(max(0, saved))}"
-    return f"{text} ({reason})" if reason else text
+def format_metrics(results: dict[str, Any]) -> list[str]:
+    """Return the metric values of a run as words; the validation loss if it was not evaluated by metrics."""
+    keys = [key for key in metric_keys(results, "test") if key.part is None and not key.interval]
+    values = {key.column: results[str(key)] for key in keys} or {"val/loss": results.get("val/loss")}
+    return [f"{name} {value:.3g}" for name, value in values.items() if value is not None]
 
 
 def format_duration(seconds: float) -> str:
@@ -91,7 +86,7 @@ def _format_state(trial: Trial) -> str:
     if trial.state == "failed":
         return f"failed: {next(iter(trial.failures.values()))}"
     if trial.state == "done":
-        return "; ".join(filter(None, ["done", format_cache(trial.cache_record())]))
+        return "  ".join(["done", *format_metrics(trial.results())])
     return {
         "running": f"running, log: {trial.log}",
         "busy": "skipped, another process is running it",

@@ -16,7 +16,7 @@ from lumen.core import locks
 from lumen.core.errors import Mistake, RunBusy
 from lumen.core.guards import verify_place
 from lumen.core.lifetime import signal_at_end_of_parent
-from lumen.core.readers import Shape, parse_line, read_json
+from lumen.core.readers import parse_line
 from lumen.core.signals import SIGNAL_EXIT_CODE
 from lumen.runs.directory import is_finished, load_results
 
@@ -25,7 +25,6 @@ EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 130
 # Environment variables by which an agent of W&B names its run: the training. An evaluation is a run of its own.
 AGENT_VARIABLES = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
 ATTEMPTS = 2  # of a command that fails
-CACHE_SHAPE: Shape = {"cached": list, "images": int, "seconds": int | float, "saved_seconds": int | float}
 State = Literal["waiting", "running", "done", "failed", "busy", "stopped", "submitted"]
 
 
@@ -37,6 +36,7 @@ class Trial:
         commands: Commands in order, by the directory that each one fills; the first one trains.
         steps: Optimiser steps of the training.
         images_per_step: Images of an optimiser step, on all devices together.
+        tags: Tags of its runs on W&B: the table and the rows.
         failures: Error message of each command that failed.
         exit_code: Exit code of the last command.
     """
@@ -45,6 +45,7 @@ class Trial:
     commands: dict[Path, str]
     steps: int
     images_per_step: int
+    tags: list[str] = field(default_factory=list)
     state: State = "waiting"
     failures: dict[str, str] = field(default_factory=dict)
     exit_code: int = 0
@@ -94,6 +95,8 @@ class Trial:
 
     def _run_commands(self, environment: dict[str, str]) -> Generator[subprocess.Popen, None, State]:
         """Run the pending commands and return the state that the trial ends in."""
+        tags = [*os.environ.get("WANDB_TAGS", "").split(","), *(tag.replace(",", " ") for tag in self.tags)]
+        environment = environment | {"WANDB_TAGS": ",".join(filter(None, tags))}
         for directory, command in self.pending_commands().items():
             training = directory == self.run_dir
             for _ in range(ATTEMPTS):
@@ -128,10 +131,10 @@ class Trial:
         seconds = (self.steps - step) * self.images_per_step / speed if speed else None
         return step, newest.get("train/loss"), seconds
 
-    def cache_record(self) -> dict[str, Any]:
-        """Return the content of the run's cache.json: what was cached and what that saved. Older runs have none."""
+    def results(self) -> dict[str, Any]:
+        """Return the content of metrics.json as the last command wrote it; nothing before it has finished."""
         with suppress(Mistake):
-            return read_json(self.run_dir / "cache.json", "remove it", CACHE_SHAPE)
+            return load_results(list(self.commands)[-1]) or {}
         return {}
 
 

@@ -1,4 +1,4 @@
-"""Lightning callbacks: divergence guard, EMA, throughput, sample grid."""
+"""Lightning callbacks: divergence guard, EMA, throughput, learning rate and gradients, sample grid."""
 
 import math
 import time
@@ -11,11 +11,13 @@ from diffusers.training_utils import EMAModel
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from lumen.core.errors import Diverged
 from lumen.core.files import atomic_path
 from lumen.core.interfaces import Batch, Task, trainable_parameters
-from lumen.core.visualize import save_grid
+from lumen.core.visualize import make_grid, save_grid
+from lumen.training.lightning_internals import logged_step
 
 
 class ProgressBar(TQDMProgressBar):
@@ -163,6 +165,24 @@ class ThroughputMonitor(Callback):
         self.images, self.start = 0, None  # the time of validation is no training time
 
 
+class OptimizationMonitor(Callback):
+    """Learning rate and gradient norm before clipping, logged with the loss.
+
+    Args:
+        every: Optimiser steps between two measurements.
+    """
+
+    def __init__(self, every: int):
+        self.every = every
+
+    def on_before_optimizer_step(self, trainer: Trainer, task: Task, optimizer: Optimizer) -> None:
+        if (trainer.global_step + 1) % self.every:
+            return
+        gradients = [p.grad for p in trainable_parameters(task) if p.grad is not None]
+        task.log("train/lr", optimizer.param_groups[0]["lr"])
+        task.log("train/grad_norm", nn.utils.get_total_norm(gradients))
+
+
 class SampleGrid(Callback):
     """Preview of fixed validation images with fixed seeds, written to grid.png whenever validation ends.
 
@@ -171,7 +191,7 @@ class SampleGrid(Callback):
         batch: Fixed validation images.
         sampling: The config's `sampling`; `images` is the number of samples per image.
         seed: Seed of the samples.
-        log_image: Function of (picture, step) that sends the picture to a dashboard.
+        log_preview: Function of (columns, captions, step) that sends the pictures to a dashboard.
     """
 
     def __init__(
@@ -180,9 +200,9 @@ class SampleGrid(Callback):
         batch: Batch,
         sampling: dict[str, Any],
         seed: int,
-        log_image: Callable | None = None,
+        log_preview: Callable | None = None,
     ):
-        self.directory, self.batch, self.seed, self.log_image = directory, batch, seed, log_image
+        self.directory, self.batch, self.seed, self.log_preview = directory, batch, seed, log_preview
         self.sampling = dict(sampling)
         self.num_samples = self.sampling.pop("images")
         self.step = -1  # of the last preview
@@ -200,6 +220,6 @@ class SampleGrid(Callback):
         for name, value in preview.scalars.items():
             task.log(name, value, rank_zero_only=True)
         with atomic_path(self.directory / "grid.png") as draft:
-            save_grid(preview.picture, preview.captions, draft)
-        if self.log_image is not None:
-            self.log_image(preview.picture, self.step)
+            save_grid(make_grid(preview.columns, preview.captions), preview.captions, draft)
+        if self.log_preview is not None:
+            self.log_preview(preview.columns, preview.captions, logged_step(trainer))

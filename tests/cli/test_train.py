@@ -78,14 +78,6 @@ def test_finished_run_is_not_trained_again(finished, command, capsys):
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
 
 
-def test_wandb_has_the_run_with_its_history(finished):
-    (record,) = (finished / "wandb").glob("offline-run-*/*.wandb")
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", str(record.parent), "--json"]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "train/loss" in output and "backbone:dino" in output and "data:scenes" in output
-    assert any(json.loads(line).get("type") == "history" for line in output.splitlines())
-
-
 @pytest.mark.parametrize(("number", "step", "code"), [(signal.SIGTERM, 1, 75), (signal.SIGINT, 2, 130)])
 def test_interrupted_run_resumes(finished, command, history, workdir, monkeypatch, number, step, code):
     """SIGTERM lets the current step finish and saves it, although no checkpoint and a validation are due."""

@@ -5,6 +5,7 @@ import yaml
 
 from lumen.config.experiment import dump, list_experiments, load, reload
 from lumen.config.files import read_experiment
+from lumen.config.identity import config_digest
 from lumen.config.schema import LATER_KEYS, SLOTS
 from lumen.core.errors import BadConfig, BadFile, UnknownName
 from lumen.core.plugins import Plugin
@@ -217,7 +218,7 @@ def test_experiment_with_an_unknown_reference_row_is_refused(tmp_path):
         load(str(path))
 
 
-TEXT_KEYS = ["sampling.negative", "diffusion.revision", "project", "data.root", "backbone.prompt"]
+TEXT_KEYS = ["sampling.negative", "diffusion.revision", "wandb.project", "data.root", "backbone.prompt"]
 TEXT_KEYS += [
     "metrics.lpips.trunk",
     "measure.questions",
@@ -241,6 +242,19 @@ def test_config_takes_text_as_typed(text):
     assert dump(reload(yaml.safe_load(yaml.safe_dump(tree)), ["sampling.steps=3"]))["data"]["root"] == text
 
 
+def test_config_takes_short_forms_of_keys_and_records_them_as_typed():
+    config = load("scenes", ["wandb=offline", "project=010"])
+    assert (config.wandb.mode, config.wandb.project, config.flags) == (
+        "offline", "010", {"wandb": "offline", "project": "010"}
+    )  # fmt: skip
+    old = {key: value for key, value in dump(config).items() if key != "logger"} | {"wandb": "disabled", "project": "x"}
+    again = reload(old)
+    assert (again.wandb.mode, again.wandb.project, again.logger) == ("disabled", "x", ["wandb"])
+    assert config_digest(dump(again)) == config_digest(dump(config)) == config_digest(old)
+    with pytest.raises(BadConfig, match="wandb.mode"):
+        load("scenes", ["wandb=on"])
+
+
 def test_config_file_takes_text_as_the_command_line_does(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(
@@ -249,7 +263,11 @@ def test_config_file_takes_text_as_the_command_line_does(tmp_path):
         "defaults: {metrics: {trunk: 010, network: no}, backbone: {revision: 12e3, layers: [2, 5]}}\n"
     )
     config = load(str(path))
-    assert (config.sampling.negative, config.diffusion.revision, config.project) == ("no", "4e10582", "2024_01_15")
+    assert (config.sampling.negative, config.diffusion.revision, config.wandb.project) == (
+        "no",
+        "4e10582",
+        "2024_01_15",
+    )
     assert (config.batch, config.lr, config.compile) == (10, 1e-4, True)
     assert (config.backbone["revision"], config.backbone["layers"]) == ("12e3", [2, 5])
     assert (config.metrics["lpips"]["trunk"], config.metrics["kid"]["network"]) == ("010", "no")

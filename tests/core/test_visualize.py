@@ -10,6 +10,7 @@ from lumen.core.visualize import (
     load_grid,
     make_component_grids,
     make_grid,
+    preview_columns,
     save_grid,
     stack_grids,
     stack_named_grids,
@@ -19,7 +20,7 @@ from lumen.core.visualize import (
 
 def test_grid_shows_every_image_whole_and_unsmoothed():
     image = torch.rand(2, 3, 16, 16) * 2 - 1
-    grid = np.asarray(make_grid(image, torch.rand(2, 3, 4, 4), [image, image.flip(0)], ["one", "two"]))
+    grid = np.asarray(make_grid(preview_columns(image, torch.rand(2, 3, 4, 4), [image, image.flip(0)]), ["one", "two"]))
     side, step = 160, 160 + TEXT_PIXELS + GAP_PIXELS
     for row in range(2):
         for column, expected in ((0, image[row]), (2, image[row]), (3, image[1 - row])):
@@ -52,7 +53,7 @@ def test_uint8_image_keeps_every_level_of_a_png():
 def test_named_grids_are_stacked_with_the_first_half_of_their_rows():
     image = torch.full((4, 3, 16, 16), -1.0)
     image[:2, 0], image[2:, 2] = 1, 1  # two red images, then two blue ones
-    grid = make_grid(image, torch.zeros(4, 3, 4, 4), [], [""] * 4)
+    grid = make_grid(preview_columns(image, torch.zeros(4, 3, 4, 4), []), [""] * 4)
     stack = stack_named_grids({"one": grid, "two": grid})
     colours = {colour for _, colour in stack.getcolors(9999)}
     head = TEXT_PIXELS + GAP_PIXELS
@@ -63,7 +64,7 @@ def test_named_grids_are_stacked_with_the_first_half_of_their_rows():
 def test_grid_file_holds_its_images_and_captions(tmp_path):
     image, samples = torch.rand(3, 3, 16, 16) * 2 - 1, [torch.rand(3, 3, 16, 16) * 2 - 1 for _ in range(2)]
     expected = ["a <b> & c", "", "ü" * 400]
-    grid = make_grid(image, torch.rand(3, 3, 4, 4), samples, expected)
+    grid = make_grid(preview_columns(image, torch.rand(3, 3, 4, 4), samples), expected)
     save_grid(grid, expected, tmp_path / "grid.png")
     rows, captions = load_grid(tmp_path / "grid.png", 4)
     assert captions == expected and [len(row) for row in rows] == [4, 4, 4]

@@ -138,6 +138,7 @@ def test_exit_code_of_a_sweep_says_whether_to_repeat_it(codes, code, workdir, mo
 
     monkeypatch.setattr(trial, "start", start)
     monkeypatch.setattr("lumen.cli.tables._print_table", lambda rows: None)
+    monkeypatch.setattr("lumen.sweeps.wandb_summary.log_sweep", lambda results: None)
     assert main(["ablate", "table1", "base=scenes", "accelerator=cpu"]) == code
     output = capsys.readouterr()
     assert output.out.count(": stopped; ") == sum(c in (75, 130) for c in codes.values())

@@ -8,7 +8,7 @@ from PIL import Image
 from lumen.__main__ import main
 from lumen.core.errors import BadFile
 from lumen.core.files import write_json
-from lumen.core.visualize import make_grid, save_grid
+from lumen.core.visualize import make_grid, preview_columns, save_grid
 from lumen.sweeps import table as tables
 from lumen.sweeps.results import collect
 from lumen.sweeps.trial import Trial
@@ -27,7 +27,8 @@ def directory(table, finish_run):
         finish_run(table, row, 0, scores, **values)
         path = list(table.commands(row, 0))[-1]
         image = torch.linspace(-1, 1, 2 * 3 * 8 * 8).view(2, 3, 8, 8)
-        save_grid(make_grid(image, image[:, :, ::2, ::2], [image], ["a", "b"]), ["a", "b"], path / "grid.png")
+        columns = preview_columns(image, image[:, :, ::2, ::2], [image])
+        save_grid(make_grid(columns, ["a", "b"]), ["a", "b"], path / "grid.png")
         write_json(path / "provenance.json", PROVENANCE)
         (path / "metrics.jsonl").write_text('{"step": 1, "val/loss": 0.5}\n')
     return list(table.commands(table.rows[0], 0))[-1]

@@ -1,41 +1,24 @@
-"""Progress of trials: the line about a run's cache, and durations."""
-
-import json
-from pathlib import Path
+"""Progress of trials: the line of a finished run, and durations."""
 
 import pytest
 
-from lumen.sweeps.progress import format_cache, format_duration
-from lumen.sweeps.trial import Trial
-
-RECORD = {"cached": ["latents"], "images": 6, "views": None, "seconds": 0.0, "saved_seconds": 47.4, "reason": None}
+from lumen.sweeps.progress import format_duration, format_metrics
 
 
 @pytest.mark.parametrize(
-    ("changes", "text"),
+    ("results", "words"),
     [
-        ({}, "cached latents of 6 images, saved about 47 s"),
-        ({"seconds": 600.0}, "cached latents of 6 images in 10 min, saved about 47 s"),
-        ({"cached": ["latents", "layouts"]}, "cached latents and layouts of 6 images, saved about 47 s"),
-        ({"saved_seconds": -2.0}, "cached latents of 6 images, saved about 0 s"),
-        ({"reason": "no room for layouts"}, "cached latents of 6 images, saved about 47 s (no room for layouts)"),
-        ({"cached": [], "reason": "one epoch"}, "nothing cached: one epoch"),
-        ({"cached": []}, ""),
+        ({}, []),
+        ({"val/loss": 0.0651, "steps": 4}, ["val/loss 0.0651"]),
+        (
+            {"val/loss": 0.1, "test/miou": 0.6921, "test/miou_95": [0.6, 0.7], "test/miou/sky": 0.9, "real/miou": 0.9},
+            ["miou 0.692"],
+        ),
+        ({"test/miou": 0.5, "test/lpips-scenes": 0.3187}, ["miou 0.5", "lpips-scenes 0.319"]),
     ],
 )
-def test_cache_record_is_one_line(changes, text):
-    assert format_cache(RECORD | changes) == text
-
-
-def test_cache_record_is_empty_for_older_runs_and_damaged_files(tmp_path):
-    trial = Trial("a", {tmp_path: "quick"}, 4, 2)
-    assert trial.cache_record() == {} and format_cache({}) == ""
-    for content in ("", "{", "[]", "null"):
-        (tmp_path / "cache.json").write_text(content)
-        assert trial.cache_record() == {}
-    (tmp_path / "cache.json").write_text(json.dumps(RECORD))
-    assert trial.cache_record() == RECORD
-    assert Trial("b", {Path("/missing"): "quick"}, 4, 2).cache_record() == {}
+def test_finished_run_shows_its_metrics(results, words):
+    assert format_metrics(results) == words
 
 
 def test_duration_is_in_a_unit_of_its_size():

@@ -17,7 +17,7 @@ from PIL import Image
 from lumen.__main__ import main
 from lumen.core.errors import Mistake
 from lumen.core.files import write_json
-from lumen.core.visualize import load_grid, make_grid, save_grid
+from lumen.core.visualize import load_grid, make_grid, preview_columns, save_grid
 from lumen.evaluation.scores import PerImageScores, save_scores
 from lumen.runs.directory import run_id
 from lumen.sweeps.reports import plots
@@ -50,7 +50,8 @@ def finish(table, row, captions=("a red ball", "a house")):
     )
     save_scores(directory / "samples.parquet", {"test": per_image})
     image = torch.linspace(-1, 1, 2 * 3 * 8 * 8).view(2, 3, 8, 8)
-    picture = make_grid(image, torch.randn(2, 3, 4, 4), [torch.rand_like(image) for _ in range(2)], list(captions))
+    columns = preview_columns(image, torch.randn(2, 3, 4, 4), [torch.rand_like(image) for _ in range(2)])
+    picture = make_grid(columns, list(captions))
     save_grid(picture, list(captions), directory / "grid.png")
     steps = [{"step": 9, "train/loss": 0.5}, {"step": 9, "val/loss": 0.25, "val/response": 0.125}]
     log = "".join(json.dumps(step) + "\n" for step in steps) + '{"step": 10, "va'
@@ -177,7 +178,7 @@ def test_wandb_report_has_a_panel_per_metric_and_only_the_runs_of_the_table(work
     assert [panel.metrics for panel in evaluated.panels[:2]] == [["test/miou"], ["test/lpips-scenes"]]
     assert (evaluated.panels[2].x.name, evaluated.panels[2].y.name) == ("test/lpips-scenes", "test/miou")
     assert [panel.y for panel in trained.panels] == [["val/loss"], ["val/response"]]
-    assert generated.panels[0].media_keys == ["grid"]
+    assert generated.panels[0].media_keys == ["image", "layout", "samples"]
     blocks = report._to_model().model_dump(by_alias=True)["spec"]["blocks"]  # as they are sent
     grids = [block["metadata"]["runSets"][0] for block in blocks if block["type"] == "panel-grid"]
     ids = [(directory / "id").read_text() for directory in directories]

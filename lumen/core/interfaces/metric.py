@@ -29,6 +29,7 @@ class Metric(torchmetrics.Metric):
         samples_per_image: Generated images that `per_image` needs for each reference.
         min_samples: Samples needed over all images; with fewer, `fallback` is reported instead.
         num_resamples: Bootstrap resamples of an interval.
+        compares_distributions: Whether a single image has no value.
     """
 
     higher_is_better: bool
@@ -38,6 +39,7 @@ class Metric(torchmetrics.Metric):
     min_samples = 1
     fallback: str | None = None
     num_resamples = 1000
+    compares_distributions = False
 
     def __init__(self, evaluator: nn.Module):
         super().__init__()
@@ -65,6 +67,10 @@ class Metric(torchmetrics.Metric):
     def aggregate(scores: Float[Tensor, "b ..."]) -> Float[Tensor, ""]:
         """Return the metric of any number of rows."""
         raise NotImplementedError("a metric must implement aggregate()")
+
+    def image_values(self, scores: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
+        """Return the metric of each image alone."""
+        return torch.stack([self.aggregate(row) for row in scores.split(1)])
 
     def breakdown(self, scores: Float[Tensor, "b ..."]) -> dict[str, Float[Tensor, ""]]:
         """Return parts of the metric by name, such as one value per class."""

@@ -11,7 +11,6 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from PIL import Image
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -37,9 +36,14 @@ class Optimization:
 
 
 class Preview(NamedTuple):
-    """Picture of a task's progress, and values to log beside it."""
+    """Pictures of a task's progress, and values to log beside them.
 
-    picture: Image.Image
+    Attributes:
+        columns: Images (b, 3, h, w) in [-1, 1] by title, such as the layouts of b validation images.
+        captions: Caption of each row.
+    """
+
+    columns: dict[str, Tensor]
     captions: list[str]
     scalars: dict[str, Tensor]
 
@@ -177,7 +181,7 @@ class Task(LightningModule):
         return samples
 
     def preview(self, batch: Batch, num_samples: int, seed: int, **sampling: Any) -> Preview | None:
-        """Return a picture of fixed validation images, if the task has one."""
+        """Return pictures of fixed validation images, if the task has some."""
         return None
 
     def visualize(self, batch: Batch) -> Tensor | None:

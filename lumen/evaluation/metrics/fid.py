@@ -25,6 +25,7 @@ class FrechetDistance(Metric):
     """
 
     higher_is_better = False
+    compares_distributions = True
     fallback = "kid"
 
     def __init__(self, network: str = "inception", resize: Literal["clean", "original"] = "clean"):

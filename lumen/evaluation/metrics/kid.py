@@ -30,6 +30,7 @@ class KernelDistance(Metric):
     """
 
     higher_is_better = False
+    compares_distributions = True
 
     def __init__(self, network: str = "inception", resize: Literal["clean", "original"] = "clean"):
         super().__init__(build_feature_extractor(network, resize))

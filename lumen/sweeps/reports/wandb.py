@@ -14,7 +14,8 @@ from lumen.runs.directory import is_finished, run_id
 from lumen.sweeps.reports.text import to_markdown
 from lumen.sweeps.results import LEARNING_CURVES, Results
 from lumen.sweeps.table import Table
-from lumen.training import loggers as tracking
+from lumen.sweeps.wandb_summary import sync_command, unsynced_logs
+from lumen.training.wandb_logger import STEP, has_key
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import PanelGrid, Report
@@ -35,7 +36,7 @@ def publish(results: Results) -> bool:
     """
     table = results.table
     later = f"{table.output_path('.html')} exists; repeat the command to send it to W&B later."
-    if not tracking.has_key():
+    if not has_key():
         print(f"W&B has no key on this machine; log in with `wandb login`. {later}")
         return False
     id_file = table.output_path(".wandb-report")
@@ -51,9 +52,8 @@ def publish(results: Results) -> bool:
         return False
     write(id_file, report.id)
     print(f"report: {report.url}")
-    if offline := _unsynced_logs(table):
-        command = f"wandb sync {shlex.join(map(str, offline))}"
-        print(f"{len(offline)} of its runs were logged offline; send them with `{command}`.")
+    if logs := unsynced_logs(table):
+        print(f"{len(logs)} logs of its runs are offline; send them with `{sync_command(logs)}`.")
     return True
 
 
@@ -70,13 +70,17 @@ def build_report(results: Results, entity: str) -> "Report":
     table = results.table
     if not any(results.num_finished.values()):
         raise Mistake(f"no row of {table.name} has finished, so there is nothing to send; run `{table.command}`.")
-    plots = [wr.LinePlot(title=key, x="trainer/global_step", y=[key]) for key in LEARNING_CURVES]
+    plots = [wr.LinePlot(title=key, x=STEP, y=[key]) for key in LEARNING_CURVES]
     images = wr.MediaBrowser(
-        title="grid", media_keys=["grid"], grid_x_axis="run", grid_y_axis="step", layout=wr.Layout(w=24, h=14)
+        title="samples",
+        media_keys=["image", "layout", "samples"],
+        grid_x_axis="run",
+        grid_y_axis="step",
+        layout=wr.Layout(w=24, h=14),
     )
     evaluated = _finished_runs(table)
     return wr.Report(
-        project=table.config(table.rows[0], 0).project,
+        project=table.config(table.rows[0], 0).wandb.project,
         entity=entity,
         title=f"{table.name} on {table.base}"[:MAX_TITLE_LENGTH],
         description=table.title,
@@ -134,10 +138,3 @@ def _training_runs(table: Table) -> list[Path]:
     """Return the directories in which the finished runs were trained."""
     commands = [list(table.commands(row, seed)) for row in table.rows for seed in range(table.seeds)]
     return list(dict.fromkeys(paths[0] for paths in commands if is_finished(paths[-1])))
-
-
-def _unsynced_logs(table: Table) -> list[Path]:
-    """Return the offline logs of finished runs that were not sent to W&B."""
-    directories = dict.fromkeys([*_training_runs(table), *_finished_runs(table)])
-    logs = [file for path in directories for file in sorted(path.glob("wandb/offline-run-*/*.wandb"))]
-    return [file.parent for file in logs if not file.with_suffix(".wandb.synced").exists()]

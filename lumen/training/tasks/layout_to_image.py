@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lumen.core.interfaces import Batch, Conditioning, Generator, Optimization, Preview, Stage, Task
 from lumen.core.random import keyed_uniform, stable_seed
 from lumen.core.registry import tasks
-from lumen.core.visualize import make_grid
+from lumen.core.visualize import preview_columns
 from lumen.training.fit_conditioning import fit_conditioning
 
 VALIDATION_BINS = 4  # equal parts of the noise schedule that the validation loss is reported for
@@ -179,8 +179,8 @@ class LayoutToImage(Task):
         samples = [self._sample(batch, layout, image_seeds, sampling) for image_seeds in seeds]
         mismatched = self._sample(batch, layout.roll(1, dims=0), seeds[0], sampling)
         scalars = {"val/response": (samples[0] - mismatched).abs().mean() / 2} if len(layout) > 1 else {}
-        picture = make_grid(batch.image, self.conditioning.visualize(layout), samples, batch.caption)
-        return Preview(picture, batch.caption, scalars)
+        columns = preview_columns(batch.image, self.conditioning.visualize(layout), samples)
+        return Preview(columns, batch.caption, scalars)
 
     @torch.no_grad()
     def visualize(self, batch: Batch) -> Float[Tensor, "b 3 h w"]:

@@ -15,7 +15,7 @@ from urllib.request import urlopen
 import pytest
 
 from lumen.core.signals import SIGNAL_EXIT_CODE
-from lumen.training import loggers
+from lumen.training import wandb_logger
 
 pytestmark = pytest.mark.long
 
@@ -130,7 +130,7 @@ def test_wandb_that_goes_away_does_not_hold_up_the_run(start_run, before_step, s
     def prepare(_: int) -> None:
         os.environ.update(login_environment(server.address))
         server.socket.close()  # the fork's own
-        loggers.FINISH_SECONDS = 3.0
+        wandb_logger.FINISH_SECONDS = 3.0
 
     callbacks = [before_step(3, lambda: urlopen(f"{server.address}/close", b""))]
     run = start_run("wandb=online", prepare=prepare, callbacks=callbacks)
@@ -164,7 +164,7 @@ def test_wandb_run_stays_the_same_when_training_resumes(
     run_id = (run_dir() / "id").read_text()
     starts = [variables for variables in server.runs if variables["groupName"]]
     assert {variables["name"] for variables in starts} == {run_id}
-    assert {variables["groupName"] for variables in starts} == {"scenes"}
+    assert {variables["groupName"] for variables in starts} == {f"scenes/{run_dir().parent.name}"}
     configs = [json.loads(variables["config"] or "{}") for variables in server.runs]
     origin = {"id": run_id, "step": 4}
     assert any(config.get("resumed_from", {}).get("value") == origin for config in configs)
