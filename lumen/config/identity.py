@@ -40,11 +40,16 @@ def result_settings(tree: dict[str, Any]) -> dict[str, Any]:
 def differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return the settings that change results and differ between two config trees, with both values.
 
-    A key that an older config lacks counts as its default, be it a component or an argument of one.
+    A key that an older config lacks counts as its default, be it a component or an argument of one. A tuple counts as
+    the list that YAML makes of it.
     """
     old, new = (LATER_KEYS | result_settings(_with_argument_defaults(tree)) for tree in (before, now))
     keys = sorted(old.keys() | new.keys())
-    return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
+    return {key: (old.get(key), new.get(key)) for key in keys if _as_yaml(old.get(key)) != _as_yaml(new.get(key))}
+
+
+def _as_yaml(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def format_overrides(overrides: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ import yaml
 
 from lumen.config.experiment import dump, load
 from lumen.config.identity import config_digest, differences, result_settings, run_name, sanitize
+from lumen.config.schema import SLOTS
 
 # Run directories that an earlier commit wrote, by its hash.
 OLDER_RUNS = sorted(Path(__file__).parents[1].glob("runs/fixtures/*/**/config.yaml"))
@@ -22,6 +23,16 @@ def tree() -> dict:
 def without(tree: dict, *keys: str) -> dict:
     """Return a config tree as a release without some keys wrote it."""
     return {key: value for key, value in tree.items() if key not in keys}
+
+
+COMPONENTS = [f"{slot}={name}" for slot, registry in SLOTS.items() for name in registry.names()]
+
+
+@pytest.mark.parametrize("flag", COMPONENTS)
+def test_identity_of_a_run_with_any_component_is_that_of_its_file(flag):
+    """Otherwise the run could not be resumed."""
+    tree = dump(load("scenes", [flag]))
+    assert differences(yaml.safe_load(yaml.safe_dump(tree)), tree) == {}
 
 
 def test_identity_of_runs_of_earlier_commits_is_unchanged():
