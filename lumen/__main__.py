@@ -11,7 +11,8 @@ from lumen.cli import cache, data, info, runs, tables  # noqa: F401  (their impo
 from lumen.cli.command import COMMANDS
 from lumen.cli.streams import OutputLost, prepare_streams, print_message, silence_libraries
 from lumen.core.errors import Mistake, UnknownName, explain_shortage, suggestion
-from lumen.core.signals import SIGNAL_EXIT_CODE, SignalInterrupt, is_child_rank
+from lumen.core.lifetime import wait_for_end_of_parent
+from lumen.core.signals import INTERRUPT_EXIT_CODE, INTERRUPTED, SIGNAL_EXIT_CODE, SignalInterrupt, is_child_rank
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,8 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
         print_message(str(interrupt))
         return SIGNAL_EXIT_CODE
     except KeyboardInterrupt:
-        print_message("interrupted; repeat the command to resume from the last checkpoint.")
-        return 130
+        if is_child_rank():
+            wait_for_end_of_parent()
+        print_message(INTERRUPTED)
+        return INTERRUPT_EXIT_CODE
     except OutputLost as loss:
         print_message(str(loss))
         return 1

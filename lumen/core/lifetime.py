@@ -13,6 +13,7 @@ from lumen.core.signals import SIGNAL_EXIT_CODE, is_child_rank
 
 RANKS_PARENT = "LUMEN_PARENT"  # environment variable of ranks: the process and the thread that starts them
 WATCH_SECONDS = 1.0
+GRACE_SECONDS = 30  # for a run to end after Ctrl-C
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -57,6 +58,15 @@ def end_rank_with_parent() -> None:
         end_with_parent(*map(int, parent.split(",")))
     elif "TORCHELASTIC_RUN_ID" in os.environ:  # of torchrun
         end_with_parent(os.getppid(), 0)
+
+
+def wait_for_end_of_parent() -> None:
+    """Leave it to the first rank of this machine to end after Ctrl-C, which all ranks receive.
+
+    It would take the end of another rank for a failure, and be killed for it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    time.sleep(GRACE_SECONDS)
 
 
 def _request_signal(process: int, number: int) -> None:

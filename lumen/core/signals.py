@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNAL_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: temporary failure, try again later
+INTERRUPT_EXIT_CODE = 130  # 128 and SIGINT, as shells have it
+INTERRUPTED = "interrupted; repeat the command to resume from the last checkpoint."
+INTERRUPT_SECONDS = 5.0  # for Python to notice Ctrl-C
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 ECHO_SECONDS = 1.0  # signals within this time count as one: launchers forward what the scheduler sends to all processes
 
@@ -78,12 +81,52 @@ def handle_signals(stop_after: str | None = None) -> Iterator[SignalHandler]:
     if stop_after:
         signal.setitimer(signal.ITIMER_REAL, parse_duration(stop_after))
     try:
-        yield handler
+        with _end_at_ctrl_c(handler):
+            yield handler
     finally:
         if stop_after:
             signal.setitimer(signal.ITIMER_REAL, 0)
         for number, function in previous.items():
             signal.signal(number, function or signal.SIG_DFL)
+
+
+@contextmanager
+def _end_at_ctrl_c(handler: SignalHandler) -> Iterator[None]:
+    """End this process some seconds after Ctrl-C if its main thread is in a library, waiting for another rank.
+
+    Python raises KeyboardInterrupt once the library returns, which may take as long as the library's own timeout. The
+    other ranks of this machine end with the first one.
+    """
+    if is_child_rank() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    raised = threading.Event()
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raised.set()
+        signal.default_int_handler(number, frame)
+
+    def watch() -> None:
+        while number := os.read(read_end, 1):
+            if number[0] == signal.SIGINT and not raised.wait(INTERRUPT_SECONDS):
+                if handler.kill_children is not None:
+                    handler.kill_children(signal.SIGKILL)
+                os.write(2, f"\nlumen: {INTERRUPTED}\n".encode())
+                os._exit(INTERRUPT_EXIT_CODE)
+        os.close(read_end)
+
+    threading.Thread(target=watch, daemon=True).start()
+    previous = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)  # written to at once, wherever Python is
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(previous)
+        if signal.getsignal(signal.SIGINT) is interrupt:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.close(write_end)
 
 
 def is_child_rank() -> bool:
@@ -100,6 +143,7 @@ def block_signals_in_worker(*_: int) -> None:
 
     A scheduler signals all processes. A worker that ended would leave the run without images before its checkpoint.
     """
+    signal.set_wakeup_fd(-1)  # it is the parent's
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         threading.Thread(target=_exit_on_signal_of_parent, daemon=True).start()

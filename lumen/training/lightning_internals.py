@@ -27,8 +27,22 @@ def disable_signal_handling(trainer: Trainer) -> None:
 
 
 def kill_function(trainer: Trainer) -> Callable[[int], None] | None:
-    """Return the function that sends a signal to the ranks that this process has launched."""
-    return getattr(trainer.strategy.launcher, "kill", None)
+    """Return the function that sends a signal to the ranks that this process has launched.
+
+    They are forgotten then, also where Lightning itself calls it, as after Ctrl-C. Otherwise its thread that observes
+    them would take their end for a failure, and kill this process.
+    """
+    launcher = trainer.strategy.launcher
+    if not hasattr(launcher, "kill"):
+        return None
+    kill = launcher.kill
+
+    def kill_and_forget(number: int) -> None:
+        kill(number)
+        launcher.procs.clear()
+
+    launcher.kill = kill_and_forget
+    return kill_and_forget
 
 
 def log_step_metrics(trainer: Trainer) -> None:

@@ -31,6 +31,35 @@ def start_waiting(*arguments: str) -> subprocess.Popen:
     return process
 
 
+WAIT_IN_A_LIBRARY = """
+import ctypes, sys, time
+from lumen.core import signals
+signals.INTERRUPT_SECONDS = float(sys.argv[2])
+with signals.handle_signals() as handler:
+    handler.kill_children = lambda number: print("killed", number, flush=True)
+    mutex, lock = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock
+    lock(mutex)
+    try:
+        print("ready", flush=True)
+        lock(mutex) if sys.argv[1] == "library" else time.sleep(60)
+    except KeyboardInterrupt:
+        time.sleep(0.5)
+        sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize(("place", "code", "output"), [("library", 130, b"killed 9\n"), ("python", 3, b"")])
+def test_signal_of_ctrl_c_ends_a_process_that_waits_in_a_library(place, code, output):
+    """Python's own code has all the time that it needs to end."""
+    command = [sys.executable, "-c", WAIT_IN_A_LIBRARY, place, "0.2"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == b"ready\n"
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=60)
+    assert (process.returncode, out) == (code, output)
+    assert (b"interrupted" in error) == (place == "library")
+
+
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_signal_ends_a_process_that_does_not_defer(number):
     process = start_waiting("immediate", "stays")
