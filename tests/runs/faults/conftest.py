@@ -145,6 +145,8 @@ def short_command(tiny) -> Callable[..., list[str]]:
 
 def build_command(tiny: list[str], *flags: str, world_size: int = 1) -> list[str]:
     devices = [f"devices={world_size}"] if world_size > 1 else []
+    if any(flag.startswith("backbone=") for flag in flags):  # whose arguments are others
+        tiny = [flag for flag in tiny if not flag.startswith("backbone")]
     return ["train", "scenes", *tiny, *SHORT, *devices, *flags]
 
 

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from lumen.core.errors import BadCheckpoint
 from lumen.core.registry import tasks
 from lumen.training import checkpoint_io
 
-pytestmark = [pytest.mark.long, pytest.mark.parametrize("task", tasks.names())]
+all_tasks = pytest.mark.parametrize("task", tasks.names())
 
 KILLS = 20
 # The latest moment of a kill: in seconds, in changes of files, and in writes within a checkpoint.
@@ -74,7 +75,25 @@ def intact_steps(directory: Path) -> list[int]:
     return steps
 
 
+@pytest.mark.long
+@all_tasks
 def test_killed_run_resumes_from_twenty_random_moments(start_run, run_dir, hash_run, reference_hashes, workdir, capsys):
+    kill_and_resume(start_run, run_dir, hash_run, reference_hashes(), workdir, capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flag", ["backbone=sd", "cache=always", "cache=never"])
+def test_killed_run_with_another_cache_or_backbone_resumes(flag, start_run, run_dir, hash_run, workdir, capsys):
+    run = start_run(flag)
+    assert run.wait() == [0], run.output()
+    expected = hash_run()
+    for directory in ("runs", "records"):
+        shutil.rmtree(workdir / directory)
+    kill_and_resume(partial(start_run, flag), run_dir, hash_run, expected, workdir, capsys)
+
+
+def kill_and_resume(start_run, run_dir, hash_run, expected: dict[str, str], workdir: Path, capsys) -> None:
+    """Kill a run at random moments, and repeat its command until it ends with the expected bits."""
     generator = random.Random(0)
     kills, before = [], []
     while True:
@@ -89,7 +108,7 @@ def test_killed_run_resumes_from_twenty_random_moments(start_run, run_dir, hash_
             run.kill(0)
         (code,) = run.wait()
         if code == 0:
-            assert hash_run() == reference_hashes()
+            assert hash_run() == expected
             if not is_killed:
                 break
             shutil.rmtree(workdir / "runs")
