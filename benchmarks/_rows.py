@@ -132,6 +132,7 @@ def processor_name() -> str:
 def save_result(name: str, result: dict[str, Any]) -> None:
     """Write the result of a row into the file of this CPU, beside those of other rows."""
     path = HERE / "results" / f"{re.sub(r'[^A-Za-z0-9.]+', '-', processor_name()).strip('-')}.json"
-    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"device": processor_name(), "rows": {}}
+    new = {"device": processor_name(), "rows": {}}
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else new
     content["rows"][name] = result
     write_json(path, content)

@@ -14,8 +14,9 @@ from lumen.conditionings.neural_layout import NeuralLayout
 from lumen.config.experiment import load
 from lumen.generators.controlnet import ControlNet
 from lumen.runs.train import train
-from lumen.training.loggers import JSONLLogger, ResilientWandbLogger
+from lumen.training.loggers import JSONLLogger
 from lumen.training.tasks.layout_to_image import LayoutToImage
+from lumen.training.wandb_logger import ResilientWandbLogger
 
 SECONDS: dict[str, float] = defaultdict(float)
 

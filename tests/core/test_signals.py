@@ -32,7 +32,7 @@ def start_waiting(*arguments: str) -> subprocess.Popen:
 
 
 WAIT_IN_A_LIBRARY = """
-import ctypes, sys, time
+import ctypes, sys, threading, time
 from lumen.core import signals
 signals.INTERRUPT_SECONDS = float(sys.argv[2])
 with signals.handle_signals() as handler:
@@ -40,7 +40,7 @@ with signals.handle_signals() as handler:
     mutex, lock = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock
     lock(mutex)
     try:
-        print("ready", flush=True)
+        threading.Timer(0.5, print, ["ready"], {"flush": True}).start()
         lock(mutex) if sys.argv[1] == "library" else time.sleep(60)
     except KeyboardInterrupt:
         time.sleep(0.5)

@@ -18,10 +18,10 @@ def test_scores_file_returns_every_row_ordered_by_id(tmp_path):
 
 
 def test_partial_scores_of_an_incomplete_file_are_none(tmp_path):
-    partial, rows = PartialScores(tmp_path), torch.rand(2, 3)
+    partial, rows = PartialScores(tmp_path), torch.rand(3, 2).T
     assert partial.load(["a", "b"]) is None
-    partial.save(["a", "b"], {"miou": rows.T})
-    assert torch.equal(partial.load(["a", "b"])["miou"], rows.T) and partial.load(["b", "a"]) is None
+    partial.save(["a", "b"], {"miou": rows})
+    assert torch.equal(partial.load(["a", "b"])["miou"], rows) and partial.load(["b", "a"]) is None
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:-1])
     assert partial.load(["a", "b"]) is None
