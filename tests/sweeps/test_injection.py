@@ -44,7 +44,7 @@ def tables(table, finish_run):
         table.title = f"Title of {name}"
         return replace(results, rows=rename(results.rows, name), num_finished=rename(results.num_finished, name))
 
-    return [(name, with_name(name)) for name in NAMES]
+    return ((name, with_name(name)) for name in NAMES)
 
 
 def test_latex_prints_the_name_of_a_row(tables):
