@@ -71,23 +71,21 @@ def test_training_of_a_certificate_ends_with_its_command(tiny, forking, workdir)
     end(run)
 
 
+# Moments in seconds after the command begins, and after it says that it starts to train.
+MOMENTS = [(b"", seconds) for seconds in (1, 2, 4, 6)] + [(b" starts: ", seconds) for seconds in (0, 1, 3, 6, 12, 24)]
+
+
 @pytest.mark.slow
-def test_ctrl_c_at_ten_moments_leaves_no_process(short_command, workdir, capsys):
-    """From the first moments of Python to the last of a run of two ranks with a worker each."""
-    command = short_command("workers=1", world_size=2)
-    start = time.monotonic()
-    assert "metrics:" in end(start_program(command))
-    duration, codes = time.monotonic() - start, []
-    for moment in range(10):
-        run = start_program(command, f"runs={moment}")
-        time.sleep(duration * (moment + 0.5) / 10)
-        os.killpg(run.pid, signal.SIGINT)
-        output = end(run)
-        codes.append(run.returncode)
-        assert "Traceback" not in output and run.returncode in (130, 0), (moment, run.returncode, output)
-    with capsys.disabled():
-        print("codes after Ctrl-C:", codes)
-    assert codes.count(130) >= 8
+@pytest.mark.parametrize(("line", "seconds"), MOMENTS)
+def test_ctrl_c_at_ten_moments_leaves_no_process(line, seconds, short_command, workdir):
+    """While libraries are imported, while two ranks with a worker each meet, and while they train."""
+    run = start_program(short_command("workers=1", "steps=5000", world_size=2))
+    if line:
+        read_until(run, line)
+    time.sleep(seconds)
+    os.killpg(run.pid, signal.SIGINT)
+    output = end(run)
+    assert run.returncode == 130 and "Traceback" not in output and "lumen: interrupted" in output, output
 
 
 def limit_memory(more: int) -> Callable[[int], None]:
