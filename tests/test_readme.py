@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 
 from lumen.__main__ import COMMANDS, main
+from lumen.config.schema import SHORT_KEYS
 from lumen.core.registry import backbones, conditionings, datamodules, generators, launchers, metrics, tasks
 
 ROOT = Path(__file__).parents[1]
@@ -197,7 +198,11 @@ def test_docs_name_commands_that_exist(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_docs_name_keys_that_exist(page):
     base = yaml.safe_load((ROOT / "experiments" / "base.yaml").read_text())
-    keys = set(base) | {f"{key}.{inner}" for key in base if isinstance(base[key], dict) for inner in base[key]}
+    keys = (
+        set(base)
+        | SHORT_KEYS.keys()
+        | {f"{key}.{inner}" for key in base if isinstance(base[key], dict) for inner in base[key]}
+    )
     slots = {"data": datamodules, "task": tasks, "generator": generators, "backbone": backbones}
     slots |= {"conditioning": conditionings}
     keys |= {f"{slot}.{key}" for slot in slots for name in slots[slot].names() for key in slots[slot].arguments(name)}

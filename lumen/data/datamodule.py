@@ -1,5 +1,6 @@
 """Data module of all data sets: batches of a data source in a reproducible order, on any number of ranks."""
 
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -11,7 +12,7 @@ from lumen.core.random import generator
 from lumen.data.cache import CachedArray
 from lumen.data.dataset import CachedDataset, ImageDataset, ViewDataset
 from lumen.data.index import ImageRecord
-from lumen.data.loader import WAIT_SECONDS, Loader, collate, collate_in_worker
+from lumen.data.loader import ATTEMPTS, WAIT_SECONDS, Loader, collate, collate_in_worker
 from lumen.data.sampler import ResumableSampler
 from lumen.data.source import DataSource, evenly_spaced
 
@@ -137,7 +138,9 @@ class DataModule(LightningDataModule):
             persistent_workers=config.workers > 0,
             pin_memory=torch.cuda.is_available(),
             collate_fn=collate_in_worker if config.workers else collate,
-            timeout=WAIT_SECONDS if config.workers else 0,
+            timeout=WAIT_SECONDS / ATTEMPTS if config.workers else 0,
+            # A worker ends with its parent, which would be a server of Python's from 3.14 on.
+            multiprocessing_context="fork" if config.workers and sys.platform == "linux" else None,
         )
         loader.converts_images = self.trainer is None
         return loader

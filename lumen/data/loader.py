@@ -21,7 +21,9 @@ from lumen.core.signals import block_signals_in_worker
 from lumen.data.sampler import ResumableSampler
 
 SHARED_MEMORY = "/dev/shm"
+TIMEOUT_ERROR = "DataLoader timed out"  # beginning of PyTorch's message
 WAIT_SECONDS = 600  # for a batch: as long as NCCL waits for a rank by default
+ATTEMPTS = 2  # to get a batch: the time in which a scheduler has suspended the whole run counts as waiting
 
 
 class Loader(DataLoader):
@@ -64,13 +66,17 @@ class Loader(DataLoader):
             ) from None
 
     def _next(self, batches: Iterator[Any]) -> Batch | Mistake | None:
-        try:
-            batch = next(batches, None)
-        except RuntimeError as error:
-            if mistake := explain_lost_worker(error):
-                return mistake
-            raise
-        return pickle.loads(batch) if isinstance(batch, bytes) else batch
+        for attempts_left in reversed(range(ATTEMPTS)):
+            try:
+                batch = next(batches, None)
+                return pickle.loads(batch) if isinstance(batch, bytes) else batch
+            except RuntimeError as error:
+                if attempts_left and str(error).startswith(TIMEOUT_ERROR):
+                    continue
+                if mistake := explain_lost_worker(error):
+                    return mistake
+                raise
+        return None
 
     def state_dict(self) -> dict[str, int]:
         """Return everything that the order of images depends on. The trainer counts the position in that order."""
@@ -125,7 +131,7 @@ def collate_in_worker(samples: list[dict[str, Any]] | Batch | Mistake) -> Batch 
 def explain_lost_worker(error: RuntimeError) -> Mistake | None:
     """Return the sentence for PyTorch's error about a worker that was killed or does not answer; None for others."""
     reason = str(error).partition(". ")[0]
-    if reason.startswith("DataLoader timed out"):
+    if reason.startswith(TIMEOUT_ERROR):
         return Mistake(
             f"no images arrived within {WAIT_SECONDS} s; see whether their disk answers, then repeat the command."
         )

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Iterator
 from multiprocessing import get_context
 from types import SimpleNamespace
 
@@ -76,6 +77,24 @@ def test_workers_end_with_a_run_that_is_killed():
 def test_worker_that_is_lost_is_a_mistake(act, options, words):
     with pytest.raises(Mistake, match=words):
         list(build_loader(act, **options))
+
+
+def test_batch_that_is_late_after_a_suspension_is_asked_for_again(monkeypatch):
+    batch = Batch(torch.zeros(1, 3, 4, 4), [""], ["a"])
+
+    class Late(Iterator):
+        answers = iter([RuntimeError("DataLoader timed out after 300 seconds"), batch])
+
+        def __next__(self) -> Batch:
+            answer = next(self.answers)
+            if isinstance(answer, RuntimeError):
+                raise answer
+            return answer
+
+    monkeypatch.setattr(Loader, "_start", lambda _: Late())
+    loader = build_loader()
+    loader.converts_images = False
+    assert list(loader) == [batch]
 
 
 def test_error_of_a_data_set_stays_an_error():

@@ -1,4 +1,4 @@
-"""Linear probes fitted on as few scenes as the recipes render in tests."""
+"""Linear probes and comparisons of as few scenes as the recipes render in tests."""
 
 import pytest
 
@@ -7,4 +7,5 @@ import pytest
 def small_train_set():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lumen.scenes.recipes.linear_probe.NUM_TRAIN_SCENES", 8)
+        patch.setattr("lumen.scenes.recipes.unet.SAMPLE_SHARE", 1)
         yield

@@ -31,9 +31,17 @@ def test_pipeline_of_a_recipe_loads_like_any_other(tmp_path, capsys):
     capsys.readouterr()
     assert main(["unet", "steps=3", *SMALL[1:], *directories]) == 0
     assert "step 2" in (output := capsys.readouterr().out) and "steps: 3" in output
-    elsewhere = [f"out={tmp_path / 'sd'}", f"work={tmp_path / 'elsewhere'}"]
-    assert main(["unet", "steps=5", *SMALL[1:], *elsewhere, f"start={tmp_path / 'work' / 'unet-0.safetensors'}"]) == 0
-    assert "step 3" in (output := capsys.readouterr().out) and "steps: 5" in output
+
+
+def test_pipeline_is_trained_on_elsewhere(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("lumen.scenes.recipes.unet.evaluate", lambda *_: {})
+    out = f"out={tmp_path / 'sd'}"
+    assert main(["vae", *SMALL, out, f"work={tmp_path / 'work'}"]) == 0
+    assert main(["unet", *SMALL, out, f"work={tmp_path / 'work'}"]) == 0
+    capsys.readouterr()
+    elsewhere = [out, f"work={tmp_path / 'elsewhere'}"]
+    assert main(["unet", "steps=3", *SMALL[1:], *elsewhere, f"start={tmp_path / 'work' / 'unet-0.safetensors'}"]) == 0
+    assert "step 2" in (output := capsys.readouterr().out) and "steps: 3" in output
     assert main(["unet", "seed=1", *SMALL, *elsewhere, f"start={tmp_path / 'sd'}"]) == 0
     assert main(["unet", "seed=2", *SMALL, *elsewhere, f"start={tmp_path / 'nowhere'}"]) == 2
     assert "give start=" in capsys.readouterr().err
