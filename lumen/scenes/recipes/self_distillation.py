@@ -23,7 +23,7 @@ SHAPE = {"img_size": SIZE, "patch_size": 8, "embed_dim": 128, "depth": 6, "num_h
 LARGE_CROP, SMALL_CROP = (48, 0.4, 1.0), (24, 0.08, 0.25)
 PROTOTYPES = 256
 TEACHER_TEMPERATURE, STUDENT_TEMPERATURE = 0.04, 0.1
-MOMENTUM = 0.95  # share of the teacher that a step keeps; DINO's 0.996 is for a hundred times as many steps
+RENEWALS = 50  # times that a training replaces the teacher; DINO's momentum of 0.996 gives a hundred times as many
 
 
 class PrototypeHead(nn.Module):
@@ -58,18 +58,18 @@ class Encoder(nn.Module):
 class StudentTeacher(nn.Module):
     """Student and teacher, in one module so that the training state holds both."""
 
-    def __init__(self, steps: int, momentum: float = MOMENTUM):
+    def __init__(self, steps: int):
         super().__init__()
         self.student, self.teacher = Encoder(), Encoder().requires_grad_(False)
         self.teacher.load_state_dict(self.student.state_dict())
-        self.steps, self.momentum = steps, momentum
+        self.steps = steps
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
     def update_teacher(self) -> None:
         """Move the teacher's weights towards the student's, by a share that falls to zero."""
         progress = min(1, self.step.item() / self.steps)
-        weight = (1 - self.momentum) * (0.5 + 0.5 * math.cos(math.pi * progress))
+        weight = min(1, RENEWALS / self.steps) * (0.5 + 0.5 * math.cos(math.pi * progress))
         torch._foreach_lerp_(list(self.teacher.parameters()), list(self.student.parameters()), weight)
         self.step += 1
 
