@@ -58,6 +58,8 @@ class WandbServer(ThreadingHTTPServer):
         if "createRunFiles" in query:
             files = [{"name": name, "uploadUrl": f"{self.address}/file"} for name in variables["files"]]
             return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}
+        if "createArtifact" in query:  # of a table's pictures; as if it were there already
+            return {"createArtifact": {"artifact": {"id": "a", "state": "COMMITTED"}}}
         return {"viewer": {"id": "1", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}}
 
 
