@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 from lumen.__main__ import COMMANDS, main
-from lumen.config.schema import SHORT_KEYS
+from lumen.config.schema import KEY_ALIASES
 from lumen.core.registry import backbones, conditionings, datamodules, generators, launchers, metrics, tasks
 
 ROOT = Path(__file__).parents[1]
@@ -200,7 +200,7 @@ def test_docs_name_keys_that_exist(page):
     base = yaml.safe_load((ROOT / "experiments" / "base.yaml").read_text())
     keys = (
         set(base)
-        | SHORT_KEYS.keys()
+        | KEY_ALIASES.keys()
         | {f"{key}.{inner}" for key in base if isinstance(base[key], dict) for inner in base[key]}
     )
     slots = {"data": datamodules, "task": tasks, "generator": generators, "backbone": backbones}

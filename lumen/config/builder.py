@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lumen.config.checks import find_unused_backbone, iterate_problems, read_literal
 from lumen.config.files import list_memory_presets, read_memory_preset
 from lumen.config.keys import KEYS, NAME_KEYS
-from lumen.config.schema import DEFAULT_TASK, SHORT_KEYS, SLOTS, Config
+from lumen.config.schema import DEFAULT_TASK, KEY_ALIASES, SLOTS, Config
 from lumen.core.arguments import ANYTHING, Argument
 from lumen.core.errors import BadConfig, BadPlugin, UnknownName, suggestion
 from lumen.core.paths import user_path
@@ -55,8 +55,10 @@ class ConfigBuilder:
         names = NAME_KEYS | SLOTS.keys() | {"metrics"}
         for key in sorted(settings, key=lambda key: key not in names):
             is_default = key.startswith("defaults.")  # of a component that is known later
-            values[key] = settings[key] if is_default else self._find_type(SHORT_KEYS.get(key, key)).read(settings[key])
-            self._apply(layer, f"{key}.name" if key in SLOTS else SHORT_KEYS.get(key, key), values[key])
+            values[key] = (
+                settings[key] if is_default else self._find_type(KEY_ALIASES.get(key, key)).read(settings[key])
+            )
+            self._apply(layer, f"{key}.name" if key in SLOTS else KEY_ALIASES.get(key, key), values[key])
         return {key: values[key] for key in settings}
 
     def _apply(self, layer: str, key: str, value: Any) -> None:

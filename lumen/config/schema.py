@@ -67,7 +67,6 @@ class WandbOptions:
     """Options of Weights & Biases."""
 
     mode: Literal["auto", "online", "offline", "disabled"]
-    project: str
     entity: str | None
     group: str | None
     tags: list[str]
@@ -119,6 +118,7 @@ class Config:
     runs: str
     logger: list[Literal["wandb", "tensorboard", "csv", "mlflow"]]
     wandb: WandbOptions
+    project: str
     cache: Literal["auto", "always", "never"]
     cache_gb: Annotated[float, Range(1e-9, 1_000_000_000)]
     cache_text: bool
@@ -136,9 +136,9 @@ class Config:
 NON_RESULT_KEYS = {"runs", "workers", "accelerator", "strategy", "compile", "exact", "elastic", "stop_after", "logger",
                    "keep", "best", "cache", "cache_gb", "cache_text", "every.log", "every.validate",
                    "every.checkpoint", "data.root", "seed"}  # fmt: skip
-# Short forms of keys. The first release wrote them, so they stand in its files too.
-SHORT_KEYS = {"wandb": "wandb.mode", "project": "wandb.project"}
-NON_RESULT_KEYS |= {*SHORT_KEYS, *(f"wandb.{option.name}" for option in fields(WandbOptions))}
+# Other names of keys. The first release wrote `wandb` for its mode, so it stands in its files too.
+KEY_ALIASES = {"wandb": "wandb.mode", "wandb.project": "project"}
+NON_RESULT_KEYS |= {"project", *KEY_ALIASES, *(f"wandb.{option.name}" for option in fields(WandbOptions))}
 # Keys that a config.yaml of the first release lacks, with their defaults. At its default such a key is no part of the
 # name or hash of a run. Add every new key here.
 DEFAULT_TASK = "layout_to_image"

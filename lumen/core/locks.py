@@ -18,12 +18,15 @@ _held_locks: set[IO] = set()  # open lock files of this process
 
 
 @contextmanager
-def lock_directory(directory: Path, name: str = ".lock", shared: bool = False) -> Iterator[bool]:
+def lock_directory(
+    directory: Path, name: str = ".lock", shared: bool = False, temporary: bool = True
+) -> Iterator[bool]:
     """Hold the lock of a directory within the context, and create the directory if necessary.
 
     Args:
         name: Lock file in the directory; a directory may have several locks.
         shared: Whether several processes may hold the lock; while one holds it alone, the others wait.
+        temporary: Whether directories that were made for the lock, and hold nothing else afterwards, are removed.
 
     Yields:
         Whether there is a lock; a file system without any is accepted with LUMEN_LOCKS=optional.
@@ -41,7 +44,7 @@ def lock_directory(directory: Path, name: str = ".lock", shared: bool = False) -
                 yield lock is not None
         finally:
             _held_locks.discard(lock)
-            if not shared:
+            if temporary and not shared:
                 _remove_empty(new, directory / name)
 
 

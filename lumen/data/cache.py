@@ -210,7 +210,7 @@ def _remove_shard(shard: Path) -> None:
 
 def lock_store(directory: Path, shared: bool = False) -> AbstractContextManager[bool]:
     """Lock a store. The lock lies beside the stores, because NFS removes no directory with an open file."""
-    return lock_directory(directory.parent / "locks", directory.name, shared)
+    return lock_directory(directory.parent / "locks", directory.name, shared, temporary=False)
 
 
 def format_bytes(num_bytes: float) -> str:

@@ -172,7 +172,7 @@ def _wandb_identity(config: Config, directory: Path, job: str) -> dict[str, Any]
     options = config.wandb
     used = used_components(dump(config))
     return {
-        "project": options.project,
+        "project": config.project,
         "entity": options.entity,
         "id": run_id(directory),
         "name": _short_name(config),

@@ -23,7 +23,7 @@ def log_sweep(results: Results) -> None:
 
     head, *rows = csv.reader(io.StringIO(to_csv(results)))
     identity = {
-        "project": options.project,
+        "project": table.config(table.rows[0], 0).project,
         "entity": options.entity,
         "id": hash_json(table.command)[:12],
         "name": f"{table.name} on {table.base}",

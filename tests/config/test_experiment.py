@@ -218,7 +218,7 @@ def test_experiment_with_an_unknown_reference_row_is_refused(tmp_path):
         load(str(path))
 
 
-TEXT_KEYS = ["sampling.negative", "diffusion.revision", "wandb.project", "data.root", "backbone.prompt"]
+TEXT_KEYS = ["sampling.negative", "diffusion.revision", "project", "data.root", "backbone.prompt"]
 TEXT_KEYS += [
     "metrics.lpips.trunk",
     "measure.questions",
@@ -244,13 +244,14 @@ def test_config_takes_text_as_typed(text):
 
 def test_config_takes_short_forms_of_keys_and_records_them_as_typed():
     config = load("scenes", ["wandb=offline", "project=010"])
-    assert (config.wandb.mode, config.wandb.project, config.flags) == (
+    assert (config.wandb.mode, config.project, config.flags) == (
         "offline", "010", {"wandb": "offline", "project": "010"}
     )  # fmt: skip
     old = {key: value for key, value in dump(config).items() if key != "logger"} | {"wandb": "disabled", "project": "x"}
     again = reload(old)
-    assert (again.wandb.mode, again.wandb.project, again.logger) == ("disabled", "x", ["wandb"])
+    assert (again.wandb.mode, again.project, again.logger) == ("disabled", "x", ["wandb"])
     assert config_digest(dump(again)) == config_digest(dump(config)) == config_digest(old)
+    assert load("scenes", ["wandb.project=010"]).project == "010"
     with pytest.raises(BadConfig, match="wandb.mode"):
         load("scenes", ["wandb=on"])
 
@@ -263,7 +264,7 @@ def test_config_file_takes_text_as_the_command_line_does(tmp_path):
         "defaults: {metrics: {trunk: 010, network: no}, backbone: {revision: 12e3, layers: [2, 5]}}\n"
     )
     config = load(str(path))
-    assert (config.sampling.negative, config.diffusion.revision, config.wandb.project) == (
+    assert (config.sampling.negative, config.diffusion.revision, config.project) == (
         "no",
         "4e10582",
         "2024_01_15",

@@ -127,7 +127,7 @@ def test_cache_store_that_is_half_removed_is_still_listed(number, tmp_path, monk
 def test_cache_that_cannot_be_locked_is_read(tmp_path, monkeypatch):
     write_store(tmp_path, "latents")
 
-    def refuse(*_):
+    def refuse(*_, **__):
         raise Mistake("read-only")
 
     monkeypatch.setattr(cache, "lock_directory", refuse)

@@ -14,7 +14,7 @@ from lumen.sweeps.trial import Trial
 def wandb(*, table: Table, trials: list[Trial]) -> None:
     """Write the sweep file and print the next commands; each unfinished run is one value of the grid."""
     program, *words = shlex.split(table.command)
-    project = table.config(table.rows[0], 0).wandb.project
+    project = table.config(table.rows[0], 0).project
     sweep = {
         "name": table.command,
         "project": project,

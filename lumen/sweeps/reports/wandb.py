@@ -80,7 +80,7 @@ def build_report(results: Results, entity: str) -> "Report":
     )
     evaluated = _finished_runs(table)
     return wr.Report(
-        project=table.config(table.rows[0], 0).wandb.project,
+        project=table.config(table.rows[0], 0).project,
         entity=entity,
         title=f"{table.name} on {table.base}"[:MAX_TITLE_LENGTH],
         description=table.title,
