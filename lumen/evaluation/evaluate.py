@@ -146,7 +146,11 @@ def evaluate_rows(
     return Evaluation(
         values,
         dict(zip(images.id, images.caption, strict=True)),
-        {metric.key: _image_values(metric, images) for metric in metrics.values() if not metric.compares_distributions},
+        {
+            metric.key: _image_values(metric, images)
+            for metric in metrics.values()
+            if metric.key in images.scores and not metric.compares_distributions
+        },
         pictures,
     )
 

@@ -80,12 +80,7 @@ class ResilientWandbLogger(WandbLogger):
     @rank_zero_only
     def log_preview(self, columns: dict[str, Float[Tensor, "b 3 _ _"]], captions: list[str], step: int) -> None:
         """Log columns of images in [-1, 1], each as a list with captions; "sample 1" and "sample 2" are one list."""
-        lists: dict[str, list[wandb.Image]] = {}
-        for title, images in columns.items():
-            key = re.sub(r" \d+$", "s", title)
-            lists.setdefault(key, [])
-            lists[key] += [wandb.Image(to_uint8(x).numpy(), caption=c) for x, c in zip(images, captions, strict=True)]
-        warn_once(self, "W&B", lambda: self.experiment.log(lists | {STEP: step}))
+        warn_once(self, "W&B", lambda: self.experiment.log(_image_lists(columns, captions) | {STEP: step}))
 
     @rank_zero_only
     def log_results(self, values: dict[str, Any], samples: SampleTable | None) -> None:
@@ -97,9 +92,13 @@ class ResilientWandbLogger(WandbLogger):
                 summary |= {f"{name}.low": value[0], f"{name}.high": value[1]}
             elif isinstance(value, int | float):
                 summary[key] = value
-        tables = {"tables/metrics": _metric_table(values)}
-        tables |= {"tables/samples": samples.to_wandb()} if samples else {}
-        warn_once(self, "W&B", lambda: self.experiment.summary.update(summary | tables))
+
+        def update() -> None:
+            tables = {"tables/metrics": _metric_table(values)}
+            tables |= {"tables/samples": samples.to_wandb()} if samples else {}
+            self.experiment.summary.update(summary | tables)
+
+        warn_once(self, "W&B", update)
 
     @rank_zero_only
     def alert(self, title: str, text: str, level: str = "INFO") -> None:
@@ -109,10 +108,24 @@ class ResilientWandbLogger(WandbLogger):
     @rank_zero_only
     def log_files(self, name: str, files: list[Path]) -> None:
         """Upload files of the run as an artifact of type model."""
-        artifact = wandb.Artifact(name, type="model")
-        for file in files:
-            artifact.add_file(str(file))
-        warn_once(self, "W&B", lambda: self.experiment.log_artifact(artifact))
+
+        def upload() -> None:
+            artifact = wandb.Artifact(name, type="model")
+            for file in files:
+                artifact.add_file(str(file))
+            self.experiment.log_artifact(artifact)
+
+        warn_once(self, "W&B", upload)
+
+
+def _image_lists(columns: dict[str, Float[Tensor, "b 3 _ _"]], captions: list[str]) -> dict[str, list[wandb.Image]]:
+    """Return columns of images as W&B's lists with captions."""
+    lists: dict[str, list[wandb.Image]] = {}
+    for title, images in columns.items():
+        key = re.sub(r" \d+$", "s", title)
+        lists.setdefault(key, [])
+        lists[key] += [wandb.Image(to_uint8(x).numpy(), caption=c) for x, c in zip(images, captions, strict=True)]
+    return lists
 
 
 def _metric_table(values: dict[str, Any]) -> wandb.Table:

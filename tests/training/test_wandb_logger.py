@@ -1,6 +1,7 @@
 """W&B's logger: one run per directory, no failure that ends training, and the end of a run."""
 
 import pytest
+import torch
 import wandb
 
 from lumen.core.errors import Diverged
@@ -80,3 +81,18 @@ def test_wandb_tags_of_the_environment_are_added(tmp_path, monkeypatch):
         )
         assert set(wandb.run.tags) == {"table1", "DINO", "backbone:dino", ("long " * 30)[:64]}
         assert len(wandb.run.name) == 128
+
+
+def test_wandb_pictures_and_files_that_fail_do_not_end_the_run(tmp_path, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with finish_wandb():
+        logger = build_wandb_logger("offline", tmp_path, {}, IDENTITY)
+        monkeypatch.setattr(wandb, "Image", fail)
+        monkeypatch.setattr(wandb, "Table", fail)
+        capsys.readouterr()
+        logger.log_preview({"image": torch.zeros(1, 3, 4, 4)}, ["a"], 0)
+        logger.log_results({"test/miou": 0.5}, None)
+        logger.log_files("run", [tmp_path / "missing"])
+    assert capsys.readouterr().out.count("No space left") == 1
