@@ -103,10 +103,10 @@ def test_sinkhorn_knopp_balances_prototypes_and_koleo_spreads_vectors():
 
 
 def test_teacher_moves_towards_the_student_and_is_not_trained():
-    networks = self_distillation.StudentTeacher(steps=10, momentum=0.5)
+    networks = self_distillation.StudentTeacher(steps=100)
     assert not any(p.requires_grad for p in networks.teacher.parameters())
     with torch.no_grad():
         networks.student.image_head.prototypes.add_(1)
     before = networks.teacher.image_head.prototypes.clone()
-    networks.update_teacher()
+    networks.update_teacher()  # 50 renewals in 100 steps: by a half at first
     assert torch.allclose(networks.teacher.image_head.prototypes, before + 0.5, atol=1e-6)
