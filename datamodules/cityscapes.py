@@ -31,13 +31,19 @@ class Cityscapes(DataSource):
     with full=true the whole frame. `extra` has the following, None where the file does not exist:
 
     - disparity (H, W), in pixels of the resized image, NaN where invalid: resized, cropped and flipped as the image;
-    - camera, the calibration, and boxes, the objects of gtBbox3d (2d as [x, y, w, h]; 3d in the vehicle frame: x
-      forward, y left, z up; metres): both unchanged, for the original pixels;
-    - frame, the `CropTransform` from original pixels to this image.
+    - camera, the calibration, and boxes, the content of gtBbox3d: objects (2d as [x, y, w, h]; 3d in the vehicle
+      frame: x forward, y left, z up; metres), sensor, the calibration of their camera, and ignore, regions in which
+      detections do not count. Both are unchanged, for the original pixels;
+    - frame, the `CropTransform` from original pixels to this image. A disparity over `frame.scale` is one in original
+      pixels.
     """
 
     classes = tuple(CITYSCAPES.values())
     random_crop = True
+    box_classes = ("car", "truck", "bus", "train", "motorcycle", "bicycle")
+    # Those of ALDM (boschresearch/ALDM, generate_cityscapes_domain_train_set_DA.py).
+    domain_phrases = {"night": "night scene", "snow": "snowy scene", "fog": "foggy scene", "rain": "rainy scene"}
+    published_images = {"train": 2_975, "val": 500}
 
     def __init__(
         self,
@@ -108,10 +114,21 @@ def _write_frame(root: Path, name: str, seed: int) -> None:
     }
     write_json(root / f"camera/{name}_camera.json", calibration)
     if seed % 2 == 0:
-        car = {
-            "2d": {"modal": [40, 20, 20, 12], "amodal": [40, 20, 22, 12]},
-            "3d": {"center": [20.0, 1.0, 0.8], "dimensions": [4.2, 1.8, 1.5], "rotation": [1.0, 0.0, 0.0, 0.0]},
-            "label": "car",
-            "instanceId": 1,
-        }
-        write_json(root / f"gtBbox3d/{name}_gtBbox3d.json", {"imgWidth": 128, "imgHeight": 64, "objects": [car]})
+        write_json(root / f"gtBbox3d/{name}_gtBbox3d.json", _boxes(calibration["intrinsic"]))
+
+
+def _boxes(intrinsic: dict[str, float]) -> dict[str, Any]:
+    """Return the 3D boxes of a frame: one car, and a region in which detections do not count."""
+    car = {
+        "2d": {"modal": [40, 20, 20, 12], "amodal": [40, 20, 22, 12]},
+        "3d": {"center": [20.0, 1.0, 0.8], "dimensions": [4.2, 1.8, 1.5], "rotation": [1.0, 0.0, 0.0, 0.0]},
+        "occlusion": 0.0,
+        "truncation": 0.0,
+        "instanceId": 26000,
+        "label": "car",
+        "score": 1.0,
+    }
+    pose = [[1.0, 0.0, 0.0, -1.7], [0.0, 1.0, 0.0, -0.1], [0.0, 0.0, 1.0, -1.22]]
+    sensor = intrinsic | {"baseline": 0.209313, "sensor_T_ISO_8855": pose}
+    region = {"2d": [100, 24, 20, 10], "label": "cargroup"}
+    return {"imgWidth": 128, "imgHeight": 64, "sensor": sensor, "objects": [car], "ignore": [region]}

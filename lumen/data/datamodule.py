@@ -1,16 +1,19 @@
 """Data module of all data sets: batches of a data source in a reproducible order, on any number of ranks."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import Dataset, Subset
 
+from lumen.core.errors import Mistake
 from lumen.core.interfaces import Batch
 from lumen.core.random import generator
 from lumen.data.cache import CachedArray
-from lumen.data.dataset import CachedDataset, ImageDataset, ViewDataset
+from lumen.data.dataset import CachedDataset, ImageDataset, JoinedDataset, ViewDataset
+from lumen.data.domains import verify_unseen
 from lumen.data.index import ImageRecord
 from lumen.data.loader import ATTEMPTS, WAIT_SECONDS, Loader, collate, collate_in_worker
 from lumen.data.sampler import ResumableSampler
@@ -22,6 +25,7 @@ class DataModule(LightningDataModule):
 
     Args:
         source: Files, captions and classes of the data set.
+        unseen: Data set of the same classes that outputs are scored on as well, and that nothing is learnt from.
 
     Attributes:
         cached_dataset: Training images with cached outputs, in place of files, once the cache is filled.
@@ -29,15 +33,16 @@ class DataModule(LightningDataModule):
 
     cached_dataset: CachedDataset | None = None
 
-    def __init__(self, source: DataSource):
+    def __init__(self, source: DataSource, unseen: DataSource | None = None):
         super().__init__()
         self.source, self.loader_config = source, source.loader_config
+        self.unseen = unseen and verify_unseen(source, unseen)
 
     # ---- datasets
 
     def dataset(self, split: str) -> ImageDataset:
         """Return the images of a split."""
-        return self._image_dataset(self.source.records(split))
+        return self._image_dataset(self.source, self.source.records(split))
 
     def from_cache(self, arrays: dict[str, CachedArray], needs_images: bool) -> CachedDataset:
         """Return the training images with cached outputs.
@@ -73,12 +78,19 @@ class DataModule(LightningDataModule):
         return self._spread_loader("val", self.loader_config.val_images)
 
     def test_dataloader(self) -> Loader:
-        """Return this rank's share of the images that generated images are scored on."""
-        return self._spread_loader(self.source.eval_split, self.loader_config.eval_images)
+        """Return this rank's share of the images that outputs are scored on; no batch mixes two data sets."""
+        if self.unseen is None:
+            return self._spread_loader(self.source.eval_split, self.loader_config.eval_images)
+        datasets, batches, size = self._eval_datasets(), [], self.loader_config.batch_size
+        rank, world_size = self._rank_and_world_size()
+        for number, dataset in enumerate(datasets):
+            share = [(number, index) for index in range(rank, len(dataset), world_size)]
+            batches += [share[start : start + size] for start in range(0, len(share), size)]
+        return self._loader(JoinedDataset(datasets), batches=batches)
 
     def sample_dataloader(self, num_images: int) -> Loader:
         """Return this rank's share of `sample_records`, without augmentation."""
-        dataset = self._image_dataset(self.sample_records(num_images))
+        dataset = self._image_dataset(self.source, self.sample_records(num_images))
         return self._loader(self._rank_share(dataset, range(len(dataset))))
 
     def views_dataloader(self, views: list[tuple[int, int]], batch_size: int) -> Loader:
@@ -99,13 +111,34 @@ class DataModule(LightningDataModule):
 
     def mismatched_batch(self, batch: Batch) -> Batch:
         """Return for each image of a test batch the next evaluation image, whatever the batch size."""
-        dataset = self.dataset(self.source.eval_split)
-        indices = evenly_spaced(len(dataset), self.loader_config.eval_images)
-        position = {dataset.records[index].id: i for i, index in enumerate(indices)}
-        return collate([dataset[indices[(position[id] + 1) % len(indices)]] for id in batch.id])
+        for dataset in self._eval_datasets():
+            position = {record.id: i for i, record in enumerate(dataset.records)}
+            if batch.id[0] in position:
+                return collate([dataset[(position[id] + 1) % len(dataset)] for id in batch.id])
+        raise KeyError(f"{batch.id[0]} is no image that outputs are scored on")
 
-    def _image_dataset(self, records: list[ImageRecord]) -> ImageDataset:
-        source = self.source
+    def find_eval_batches(self, ids: set[str], world_size: int = 1) -> Iterator[Batch]:
+        """Yield the evaluation batches that hold any of these images, composed as a run on so many ranks composes them.
+
+        The last bits of a generated image may depend on the other images of its batch.
+        """
+        size = self.loader_config.batch_size
+        for dataset in self._eval_datasets():
+            for rank in range(world_size):
+                share = range(rank, len(dataset), world_size)
+                for positions in (share[start : start + size] for start in range(0, len(share), size)):
+                    if any(dataset.records[position].id in ids for position in positions):
+                        batch = collate(dataset.__getitems__(list(positions)))
+                        if isinstance(batch, Mistake):
+                            raise batch
+                        yield batch
+
+    def _eval_datasets(self) -> list[ImageDataset]:
+        """Return the images that outputs are scored on, by data set."""
+        sources = [self.source, *([self.unseen] if self.unseen else [])]
+        return [self._image_dataset(source, source.eval_records()) for source in sources]
+
+    def _image_dataset(self, source: DataSource, records: list[ImageRecord]) -> ImageDataset:
         return ImageDataset(records, source.read, source.transform, source.select_caption, source.augmentation)
 
     def _processed_batches(self) -> int:
@@ -127,12 +160,18 @@ class DataModule(LightningDataModule):
         return Subset(dataset, positions[rank::world_size])
 
     def _loader(
-        self, dataset: Dataset, sampler: ResumableSampler | None = None, batch_size: int | None = None
+        self,
+        dataset: Dataset,
+        sampler: ResumableSampler | None = None,
+        batch_size: int | None = None,
+        batches: list[list[Any]] | None = None,
     ) -> Loader:
+        """Return a loader of batches of one size, or of given batches of keys of the dataset."""
         config = self.loader_config
+        order = {"batch_sampler": batches} if batches else {"batch_size": batch_size or config.batch_size}
         loader = Loader(
             dataset,
-            batch_size=batch_size or config.batch_size,
+            **order,
             sampler=sampler,
             num_workers=config.workers,
             persistent_workers=config.workers > 0,

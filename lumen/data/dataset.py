@@ -89,6 +89,20 @@ class ImageDataset(Dataset):
         return sample | {"caption": caption, "id": self.records[index].id, "extra": tensors}
 
 
+class JoinedDataset(Dataset):
+    """Images of several datasets for evaluation: `dataset[k, i]` is image i of dataset k."""
+
+    def __init__(self, datasets: list[ImageDataset]):
+        self.datasets = datasets
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> list[dict[str, Any]] | Mistake:
+        """Return the samples of a batch. A mistake is returned as a value, which `Loader` raises."""
+        try:
+            return [self.datasets[number][index] for number, index in keys]
+        except Mistake as mistake:
+            return mistake
+
+
 class ViewDataset(Dataset):
     """Given views of images as samples, in a given order.
 

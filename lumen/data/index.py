@@ -93,6 +93,21 @@ class DatasetIndex:
             names = " or ".join(map(str, candidates))
             self.problems.append(f"there is no directory {names} with the {kind} files; unpack that archive there.")
 
+    def add_part(self, part: "DatasetIndex") -> None:
+        """Add the files and problems of a part of the split that lies in directories of its own.
+
+        A part without images or without label maps is a problem already, so its other files are left out.
+        """
+        self.problems += [problem for problem in part.problems if problem not in self.problems]
+        if not (part.files.get("image") and part.files.get("mask")):
+            return
+        for kind, files in part.files.items():
+            known = self.files.setdefault(kind, {})
+            for stem in sorted(known.keys() & files.keys()):
+                both = f"{known[stem]} and {files[stem]}"
+                self.problems.append(f"{both} are both called {stem}; remove or rename either.")
+            known |= files
+
     def add_captions(self, file: str | None, default: str) -> None:
         """Read captions from a file of the user, or from the official file if it exists.
 

@@ -170,13 +170,20 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def read_boxes(path: Path) -> list[dict]:
-    """Read the objects of a Cityscapes 3D file unchanged. `datamodules/cityscapes.py` describes the fields."""
+def read_boxes(path: Path) -> dict[str, Any]:
+    """Read a Cityscapes 3D file unchanged; what it lacks besides objects is empty.
+
+    `datamodules/cityscapes.py` describes the fields.
+    """
     content = read_json(path)
-    objects = content.get("objects") if isinstance(content, dict) else None
-    if not (isinstance(objects, list) and all(isinstance(entry, dict) for entry in objects)):
-        raise BadSample(f"{path} holds no 'objects'; {REMEDY}.")
-    return objects
+    kinds = {"objects": list, "ignore": list, "sensor": dict}
+    content = {"ignore": [], "sensor": {}} | content if isinstance(content, dict) else {}
+    for key, kind in kinds.items():
+        value = content.get(key)
+        entries = value if isinstance(value, list) else []
+        if not (isinstance(value, kind) and all(isinstance(entry, dict) for entry in entries)):
+            raise BadSample(f"{path} holds no '{key}' as Cityscapes describes them; {REMEDY}.")
+    return content
 
 
 def lookup_table(classes: dict[int, int]) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from lumen.core.errors import BadSample, DatasetMissing, Note
+from lumen.core.errors import BadSample, DatasetMissing, Note, UnknownName, suggestion
 from lumen.core.hashing import hash_json
 from lumen.core.paths import user_path
 from lumen.core.text import escape_line
@@ -69,7 +69,10 @@ class DataSource:
         fit: How an image becomes a square: "stretch" or "crop".
         flip: Probability of a horizontal flip in training.
         random_crop: Whether training crops images at random positions.
+        published_images: Images of each split as its authors publish them; empty where nobody has counted them.
         eval_split: Split that generated images are scored on; few data sets publish the labels of a test split.
+        box_classes: Classes of objects with 3D boxes, which batches have as `extra["boxes"]`.
+        domain_phrases: Words that move a caption into a domain, by the name of the domain.
         name: Name of the data set in the config.
         questions_by_caption: Questions about each caption, from the file of the config.
     """
@@ -79,7 +82,10 @@ class DataSource:
     fit = "stretch"
     flip = 0.0
     random_crop = False
+    published_images: dict[str, int] = {}
     eval_split = "val"
+    box_classes: tuple[str, ...] = ()
+    domain_phrases: dict[str, str] = {}
 
     def __init__(self, root: str, loader_config: LoaderConfig):
         self.root, self.loader_config = user_path(root), loader_config
@@ -135,7 +141,7 @@ class DataSource:
         parts, problems = read_record(record, self.readers)
         if problems:
             raise BadSample(f"{escape_line(problems[0])} `{self.check_command}` names every such file.")
-        return parts
+        return parts | {"domain": self.domain(record)}
 
     def transform_for(self, size: tuple[int, int], generator: "torch.Generator | None") -> CropTransform:
         """Return the transform of an image of size (width, height), a random one if there is a generator."""
@@ -169,6 +175,37 @@ class DataSource:
         with_questions = (caption for caption in captions if normalize_caption(caption) in self.questions_by_caption)
         return next(with_questions, captions[0] if captions else "")
 
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Domains into which captions can be moved, such as other weather."""
+        return tuple(self.domain_phrases)
+
+    def domain(self, record: ImageRecord) -> str:
+        """Return the domain that an image is from, by which evaluations are divided."""
+        return self.name
+
+    def caption_for(self, record: ImageRecord, domain: str) -> str:
+        """Return the caption of an image, changed so that it describes the same content in another domain.
+
+        Raises:
+            UnknownName: The data set does not know the domain.
+        """
+        phrase, caption = self.domain_phrases[self.require_domain(domain)], self.select_caption(record.captions)
+        return f"{caption}, {phrase}" if caption else phrase
+
+    def require_domain(self, domain: str) -> str:
+        """Return the name of a domain into which captions can be moved.
+
+        Raises:
+            UnknownName: There is no such domain.
+        """
+        if domain not in self.domains:
+            hint = suggestion(domain, self.domains)
+            raise UnknownName(
+                f"the data set {self.name} has no captions for a domain '{domain}'; {hint} Name such a one, or none."
+            )
+        return domain
+
     def questions(self, batch: "Batch") -> list[tuple[Question, ...]]:
         """Return the questions about the caption of each image of a batch."""
         return [self.questions_by_caption.get(normalize_caption(caption), ()) for caption in batch.caption]
@@ -177,6 +214,10 @@ class DataSource:
         """Return the number of evaluation images whose caption has questions."""
         captions = (self.select_caption(record.captions) for record in self.eval_records())
         return sum(normalize_caption(caption) in self.questions_by_caption for caption in captions)
+
+    def num_annotated(self, kind: str) -> int:
+        """Return the number of evaluation images with a kind of annotation, such as "disparity"."""
+        return sum(kind in record.files for record in self.eval_records())
 
     # ---- identity
 

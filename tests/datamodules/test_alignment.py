@@ -17,6 +17,8 @@ VARIANTS = [
     ("cityscapes", {}),
     ("cityscapes", {"full": True}),
     ("bdd100k", {}),
+    ("acdc", {}),
+    ("acdc", {"full": True}),
 ]
 
 

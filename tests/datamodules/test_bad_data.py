@@ -13,7 +13,7 @@ from lumen.core.registry import datamodules
 from lumen.data.readers import read_disparity
 
 ON_DISK = [name for name in datamodules.names() if "root" in datamodules.arguments(name)]
-UNKNOWN_IDS = {"coco_stuff": 11, "ade20k": 200, "cityscapes": 40, "bdd100k": 19}
+UNKNOWN_IDS = {"coco_stuff": 11, "ade20k": 200, "cityscapes": 40, "bdd100k": 19, "acdc": 19}
 
 
 def truncate(path):
@@ -225,5 +225,41 @@ def test_cityscapes_annotations_are_optional(build):
     stored, disparity = np.asarray(Image.open(path)).astype(float), np.asarray(read_disparity(path))
     assert np.allclose(disparity[stored > 0], (stored[stored > 0] - 1) / 256) and np.isnan(disparity[stored == 0]).all()
     extra = next(iter(data.val_dataloader())).extra
-    assert extra["boxes"][1] is None and extra["boxes"][0][0]["label"] == "car"
+    boxes = extra["boxes"][0]
+    assert extra["boxes"][1] is None and boxes["objects"][0]["label"] == "car" and boxes["objects"][0]["score"] == 1
+    assert len(boxes["ignore"]) == 1 and np.shape(boxes["sensor"]["sensor_T_ISO_8855"]) == (3, 4)
     assert extra["camera"][0]["intrinsic"]["fx"] == 141.4 and extra["disparity"][2].shape == (32, 32)
+
+
+@pytest.mark.parametrize("directory", ["rgb_anon/rain", "gt/rain/val", "rgb_anon/rain/train"])
+def test_acdc_without_a_condition_is_one_problem_that_names_it(directory, build_source, tmp_path):
+    build_source("acdc")
+    shutil.rmtree(tmp_path / directory)
+    (problem,) = build_source("acdc").check().problems
+    assert str(tmp_path / directory) in problem
+    others = build_source("acdc", conditions=["fog", "night", "snow"])
+    assert others.check().ok and {others.domain(record) for record in others.records("val")} == {"fog", "night", "snow"}
+
+
+def test_acdc_condition_that_is_missing_may_be_left_out(build_source, tmp_path):
+    build_source("acdc")
+    shutil.rmtree(tmp_path / "rgb_anon/rain")
+    with pytest.raises(DatasetMissing, match=r"data\.conditions=\[fog,night,snow\]"):
+        build_source("acdc").records("val")
+
+
+def test_acdc_names_two_conditions_with_images_of_one_name(build_source, tmp_path):
+    source = build_source("acdc")
+    for path in source.records("val")[0].files.values():
+        copy = tmp_path / path.relative_to(tmp_path).as_posix().replace("/fog/", "/snow/")
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copy(path, copy)
+    assert len([p for p in build_source("acdc").check().problems if "/fog/" in p and "/snow/" in p]) == 2
+
+
+def test_acdc_archives_may_be_unpacked_into_folders_of_their_names(build_source, tmp_path):
+    expected = [record.id for record in build_source("acdc").records("train")]
+    for archive, directory in (("rgb_anon_trainvaltest", "rgb_anon"), ("gt_trainval", "gt")):
+        (tmp_path / archive).mkdir()
+        (tmp_path / directory).rename(tmp_path / archive / directory)
+    assert [record.id for record in build_source("acdc").records("train")] == expected
