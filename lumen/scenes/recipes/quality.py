@@ -34,15 +34,17 @@ class Requirement:
 REQUIREMENTS = (
     Requirement("vae", "PSNR, dB", 26, 30),
     Requirement("segmenter", "mIoU", 0.85, 0.93),
-    Requirement("segmenter", "mIoU retained", 0.85, 0.95),
-    Requirement("depth", "SI", 12, 6),
+    Requirement("segmenter", "mIoU retained", 0.94, 0.95),
+    Requirement("depth", "SI", 8.5, 6),
     Requirement("vqa", "accuracy", 0.85, 0.95),
     Requirement("vqa", "blind", 0.5, 0.27),  # chance: the mean of a half, a quarter, a sixth and a seventh
-    Requirement("unet", "gain", 0.10, 0.25),
-    Requirement("dino", "gain", 0.10, 0.25),
-    Requirement("dinov2", "gain", 0.10, 0.25),
-    Requirement("clip", "gain", 0.10, 0.25),
-    Requirement("unet", "VQA accuracy of samples", 0.6, 0.8),
+    Requirement("dino", "gain", 0.18, 0.25),
+    Requirement("dinov2", "gain", 0.18, 0.25),
+    Requirement("clip", "gain", 0.18, 0.25),
+    Requirement("unet", "gain", 0.35, 0.35),
+    Requirement("unet", "VQA accuracy of samples", 0.84, 0.90),
+    Requirement("unet", "VQA accuracy of samples, presence of a car", 0.75, 0.85),
+    Requirement("unet", "VQA accuracy of samples, presence of a house", 0.75, 0.85),
 )
 
 
