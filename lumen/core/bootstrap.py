@@ -8,6 +8,8 @@ from torch import Tensor
 
 from lumen.core.random import generator
 
+RESAMPLES_AT_ONCE = 64  # whose sums are in memory
+
 
 def bootstrap_resamples(
     aggregate: Callable[[Tensor], Tensor], scores: Float[Tensor, "b ..."], num_resamples: int = 1000
@@ -20,6 +22,26 @@ def bootstrap_resamples(
     """
     rows = torch.randint(len(scores), (num_resamples, len(scores)), generator=generator("bootstrap"))
     return torch.stack([aggregate(scores[index]) for index in rows.to(scores.device)]).double()
+
+
+def bootstrap_sums(
+    aggregate: Callable[[Tensor], Tensor], scores: Float[Tensor, "b ..."], num_resamples: int = 1000
+) -> Float[Tensor, " draws"]:
+    """Return `bootstrap_resamples` of an aggregate that depends on the sum of the rows alone.
+
+    Rows are summed by a product of matrices, which long rows need.
+    """
+    rows, values = scores.flatten(1).double(), []
+    for counts in resample_counts(len(scores), num_resamples).to(rows).split(RESAMPLES_AT_ONCE):
+        values += [aggregate(total.view(1, *scores.shape[1:])) for total in counts @ rows]
+    return torch.stack(values).double()
+
+
+def resample_counts(images: int, num_resamples: int) -> Float[Tensor, "draws b"]:
+    """Return how often each resample of `bootstrap_resamples` holds each image."""
+    rows = torch.randint(images, (num_resamples, images), generator=generator("bootstrap"))
+    zeros = torch.zeros(num_resamples, images, dtype=torch.float64)
+    return zeros.scatter_add_(1, rows, torch.ones_like(rows).double())
 
 
 def percentile_interval(resamples: Float[Tensor, " draws"], level: float = 0.95) -> list[float]:
@@ -43,9 +65,5 @@ def influence_bootstrap(
 
     Source: Efron and Tibshirani 1993, chapter 21 (influence functions and the delta method).
     """
-    images = len(influence)
-    rows = torch.randint(images, (num_resamples, images), generator=generator("bootstrap"))
-    counts = torch.zeros(num_resamples, images, dtype=torch.float64).scatter_add_(
-        1, rows, torch.ones_like(rows).double()
-    )
-    return value + counts.to(influence) @ influence / images
+    counts = resample_counts(len(influence), num_resamples)
+    return value + counts.to(influence) @ influence / len(influence)
