@@ -1,9 +1,9 @@
 """Integrity check of a data set: counts, opens and hashes every file, and reports all faults at once."""
 
 import hashlib
+import sys
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,10 +11,14 @@ from typing import Any
 
 from PIL import Image
 
+from lumen.core.parallel import map_in_order
+from lumen.core.progress import Phase
 from lumen.core.text import escape_line
 from lumen.data.index import DatasetIndex, ImageRecord, read_record
 from lumen.data.problems import summarize
 from lumen.data.readers import is_turned
+
+IMAGES_PER_LINE = 10_000  # of progress, where there is no terminal
 
 
 @dataclass
@@ -72,32 +76,38 @@ def check_dataset(
     """
     report = IntegrityReport(name, str(root))
     hashes = {}
-    for split, index in indices.items():
-        records = index.match_records()
-        kinds = Counter(kind for record in records for kind in record.files)
-        report.counts[split] = kinds | {"captions": sum(len(record.captions) for record in records)}
-        # Both splits may report the same fault, of a directory or of a captions file that they share.
-        report.problems = list(dict.fromkeys([*report.problems, *index.problems]))
-        report.notes = list(dict.fromkeys([*report.notes, *index.notes]))
-        files = [path for record in records for path in record.files.values()] + index.shared_files
-        # Decoding and hashing release the GIL, so threads use all cores.
-        with ThreadPoolExecutor() as pool:
-            for problems, notes in pool.map(partial(_check_record, readers=readers), records):
+    records_by_split = {split: index.match_records() for split, index in indices.items()}
+    num_images = sum(map(len, records_by_split.values()))
+    options = {"every": IMAGES_PER_LINE, "stream": sys.stderr, "leaves_line": False}
+    with Phase("checking", num_images, "images", **options) as phase:
+        for split, records in records_by_split.items():
+            index = indices[split]
+            kinds = Counter(kind for record in records for kind in record.files)
+            report.counts[split] = kinds | {"captions": sum(len(record.captions) for record in records)}
+            # Both splits may report the same fault, of a directory or of a captions file that they share.
+            report.problems = list(dict.fromkeys([*report.problems, *index.problems]))
+            report.notes = list(dict.fromkeys([*report.notes, *index.notes]))
+            results = map_in_order(partial(_check_record, readers=readers), records)
+            for record, (problems, notes, digests) in zip(records, results, strict=True):
                 report.problems += problems
                 report.notes += notes
-            hashes |= zip(files, pool.map(_hash_file, files), strict=True)
+                hashes |= zip(record.files.values(), digests, strict=True)
+                phase.advance()
+            hashes |= {path: _hash_file(path) for path in index.shared_files}
     lines = sorted(f"{_relative_name(path, root)} {digest}\n" for path, digest in hashes.items())
     report.hash = hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()[:16]
     return report
 
 
-def _check_record(record: ImageRecord, readers: dict[str, Callable[[Path], Any]]) -> tuple[list[str], list[str]]:
-    """Return sentences about faults of the files of an image, and about everything else that a user should know."""
+def _check_record(
+    record: ImageRecord, readers: dict[str, Callable[[Path], Any]]
+) -> tuple[list[str], list[str], list[str]]:
+    """Return sentences about faults of the files of an image, about all else to know, and a hash of each file."""
     parts, problems = read_record(record, readers)
     notes = []
     if isinstance(image := parts.get("image"), Image.Image) and is_turned(image):
         notes.append(f"{record.files['image']} is to be turned by EXIF; it is used as stored, like its label map.")
-    return problems, notes
+    return problems, notes, [_hash_file(path) for path in record.files.values()]
 
 
 def _hash_file(path: Path) -> str:
