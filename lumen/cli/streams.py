@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from lumen.core.console import console
 from lumen.core.errors import Note
 from lumen.core.text import escape
 
@@ -56,8 +57,12 @@ def prepare_streams() -> None:
 
 
 def silence_libraries() -> None:
-    """Show no warnings of libraries, and of LUMEN's own a sentence each; `python -W default -m lumen` shows all."""
-    if sys.warnoptions:
+    """Show no warnings of libraries, and of LUMEN's own a sentence each, unless `-v` or `python -W` asks for them."""
+    if console.is_verbose:
+        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+        for name in VERBOSITIES:
+            os.environ.setdefault(name, "info")
+    if console.is_verbose or sys.warnoptions:
         return
     for name in VERBOSITIES:
         os.environ.setdefault(name, "error")

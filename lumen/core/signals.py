@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from lumen.core.console import console
+
 SIGNAL_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: temporary failure, try again later
 INTERRUPT_EXIT_CODE = 130  # 128 and SIGINT, as shells have it
-INTERRUPTED = "interrupted; repeat the command to resume from the last checkpoint."
+INTERRUPTED = "interrupted"
 INTERRUPT_SECONDS = 5.0  # for Python to notice Ctrl-C
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 ECHO_SECONDS = 1.0  # signals within this time count as one: launchers forward what the scheduler sends to all processes
@@ -35,6 +37,7 @@ class SignalHandler:
         received: Name of the first signal, or "stop_after" at the end of the time limit.
         received_at: Monotonic time of the first signal in seconds.
         kill_children: Function that sends a signal to the ranks that this process started.
+        saved: Function that names what was saved so far, such as "the last checkpoint"; "" for nothing.
     """
 
     def __init__(self):
@@ -42,6 +45,7 @@ class SignalHandler:
         self.received: str | None = None
         self.received_at = 0.0
         self.kill_children: Callable[[int], None] | None = None
+        self.saved: Callable[[], str] = lambda: ""
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Record a signal, or end the process."""
@@ -53,6 +57,12 @@ class SignalHandler:
         if not self.deferring or not (is_first or is_echo):
             self._exit(number)
 
+    def explain(self, end: str) -> str:
+        """Return the sentence about an end: what the same command would do."""
+        if saved := self.saved():
+            return f"{end}; repeat the command to resume from {saved}."
+        return f"{end} before anything was saved; the same command starts anew."
+
     def _exit(self, number: int) -> None:
         if self.kill_children is not None:
             self.kill_children(signal.SIGKILL)
@@ -60,8 +70,7 @@ class SignalHandler:
             os.kill(os.getppid(), number)
         else:  # not by print, which the signal may have interrupted
             # On a line of its own, also after a progress bar.
-            message = f"\nlumen: stopped by {self.received}; repeat the command to resume from the last checkpoint.\n"
-            os.write(2, message.encode())
+            console.write_at_exit(f"\nlumen: {self.explain(f'stopped by {self.received}')}\n")
         os._exit(SIGNAL_EXIT_CODE)
 
 
@@ -71,6 +80,9 @@ def handle_signals(stop_after: str | None = None) -> Iterator[SignalHandler]:
 
     Args:
         stop_after: Time limit such as 3h50m, whose end counts as a signal.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed; its message says what the same command would do.
     """
     handler = SignalHandler()
     if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main thread only
@@ -83,6 +95,8 @@ def handle_signals(stop_after: str | None = None) -> Iterator[SignalHandler]:
     try:
         with _end_at_ctrl_c(handler):
             yield handler
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(handler.explain(INTERRUPTED)) from None
     finally:
         if stop_after:
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -113,7 +127,7 @@ def _end_at_ctrl_c(handler: SignalHandler) -> Iterator[None]:
             if number[0] == signal.SIGINT and not raised.wait(INTERRUPT_SECONDS):
                 if handler.kill_children is not None:
                     handler.kill_children(signal.SIGKILL)
-                os.write(2, f"\nlumen: {INTERRUPTED}\n".encode())
+                console.write_at_exit(f"\nlumen: {handler.explain(INTERRUPTED)}\n")
                 os._exit(INTERRUPT_EXIT_CODE)
         os.close(read_end)
 

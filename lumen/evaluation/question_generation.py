@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from lumen.core.console import announce
 from lumen.core.errors import WeightsMissing
 from lumen.core.files import write_json
 from lumen.data.questions import normalize_caption, read_entries
@@ -97,7 +98,7 @@ def generate_questions(
             known |= {normalize_caption(caption)} if questions else set()
             write_json(path, items)
         if n % 10 == 0 or n == len(missing):
-            print(f"{n} of {len(missing)} captions", flush=True)
+            announce(f"{n} of {len(missing)} captions")
     return sum(normalize_caption(caption) in known for caption in captions.values())
 
 

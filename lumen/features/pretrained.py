@@ -12,6 +12,7 @@ from diffusers.utils import logging as diffusers_logging
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
+from lumen.core.console import console
 from lumen.core.errors import WeightsMissing, explain_shortage
 from lumen.core.paths import user_path
 
@@ -133,6 +134,9 @@ def loading_errors(path: Path | None, name: str, contents: str) -> Iterator[None
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
     """Hold back the warnings of libraries: one that matters becomes an error, and the others do not help a user."""
+    if console.is_verbose:
+        yield
+        return
     verbosity = [library.get_verbosity() for library in LIBRARY_LOGS]
     for library in LIBRARY_LOGS:
         library.set_verbosity_error()

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lumen.config.experiment import load
+from lumen.core.console import LOG_NAME, announce
 from lumen.core.errors import BadConfig, Mistake
 from lumen.core.files import write_json
 from lumen.core.guards import verify_place
@@ -45,8 +46,8 @@ def certify_resume(experiment: str, flags: list[str]) -> bool:
             shutil.rmtree(directory / name, ignore_errors=True)
             run = run_directory(load(experiment, arguments))
             for moment in moments:
-                print(f"{name}: {f'killed at {moment}' if moment else 'to the end'}", flush=True)
-                _launch(directory / name / "log.txt", [str(run), moment, experiment, *arguments])
+                announce(f"{name}: {f'killed at {moment}' if moment else 'to the end'}")
+                _launch(directory / name / LOG_NAME, [str(run), moment, experiment, *arguments])
             hashes[name] = hash_run_state(run)
         facts = provenance("certify", config.experiment, config, {})
         return _write_certificate(directory, hashes, facts | {"killed at": kills})

@@ -14,12 +14,13 @@ from lightning.pytorch.plugins.environments import (
 )
 
 from lumen.config.schema import Config
+from lumen.core.console import LOG_NAME, console
 from lumen.core.errors import BadConfig, Mistake
 from lumen.core.guards import guard_directory
 from lumen.core.locks import lock_directory
 
 # Files of a run that has not begun to train.
-START_FILES = {".lock", "config.yaml", "id", "provenance.json", "wandb"}
+START_FILES = {".lock", "config.yaml", "id", "provenance.json", "wandb", LOG_NAME}
 
 
 def is_rank_zero(config: Config) -> bool:
@@ -50,11 +51,14 @@ def cluster_environments(config: Config) -> list[ClusterEnvironment]:
 def hold_directory(directory: Path, config: Config) -> Iterator[None]:
     """Hold the directory of a run or evaluation: alone on rank 0, which starts the other ranks of its node.
 
+    From then on what rank 0 prints is also appended to the directory's log.
+
     Raises:
         RunBusy: Another process holds the directory.
     """
     if is_rank_zero(config):
         with lock_directory(directory), _discard_if_refused(directory):
+            console.open_log(directory)
             yield
     else:
         with guard_directory(directory):

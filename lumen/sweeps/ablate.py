@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lumen.core.arguments import Argument
+from lumen.core.console import announce
 from lumen.core.errors import BadConfig, UnknownName, suggestion
 from lumen.core.plain_text import PlainText, find_refusal
 from lumen.core.registry import launchers
@@ -76,7 +77,7 @@ def ablate(table: Table, launcher: Callable[..., None], only: str | None = None)
         )
     trials = list_trials(table, only)
     pending = [trial for trial in trials if trial.pending_commands()]
-    print(f"{len(trials)} runs, {len(trials) - len(pending)} of them finished before", flush=True)
+    announce(f"{len(trials)} runs, {len(trials) - len(pending)} of them finished before")
     for problem in (problem for trial in pending for problem in trial.find_problems()):
         print(problem, flush=True)
     if pending:

@@ -1,7 +1,6 @@
 """Trials: runs of a table, each with its commands, which a process on any machine may take up."""
 
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -13,12 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lumen.core import locks
+from lumen.core.console import LOG_NAME, log_header
 from lumen.core.errors import Mistake, RunBusy
 from lumen.core.guards import verify_place
 from lumen.core.lifetime import signal_at_end_of_parent
-from lumen.core.readers import parse_line
 from lumen.core.signals import SIGNAL_EXIT_CODE
 from lumen.runs.directory import is_finished, load_results
+from lumen.runs.tails import is_error, read_last_output, read_newest_values
 
 # Exit codes of a command that would end in the same way if it were repeated at once; SIGNAL_EXIT_CODE is another.
 EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 130
@@ -58,7 +58,7 @@ class Trial:
     @property
     def log(self) -> Path:
         """File with the output of all commands."""
-        return self.run_dir / "log.txt"
+        return self.run_dir / LOG_NAME
 
     def pending_commands(self) -> dict[Path, str]:
         """Return the commands that have not finished, by directory."""
@@ -123,10 +123,7 @@ class Trial:
 
     def progress(self) -> tuple[int, float | None, float | None]:
         """Return the optimiser steps made, the newest loss, and the seconds of training that are left."""
-        newest: dict[str, float] = {}
-        for line in _read_tail(self.run_dir / "metrics.jsonl").splitlines()[-50:]:
-            record = parse_line(line.encode()) or {}  # the run is writing this line
-            newest |= {key: value for key, value in record.items() if isinstance(value, int | float)}
+        newest = read_newest_values(self.run_dir / "metrics.jsonl")
         step, speed = int(newest.get("step", -1)) + 1, newest.get("train/images_per_s")
         seconds = (self.steps - step) * self.images_per_step / speed if speed else None
         return step, newest.get("train/loss"), seconds
@@ -148,7 +145,7 @@ def start(command: str, log: Path, environment: dict[str, str | None]) -> subpro
     verify_place(log)
     variables = os.environ | {"SLURM_JOB_NAME": "interactive", "PYTHONIOENCODING": "utf-8"} | environment
     with open(log, "a", encoding="utf-8") as file:
-        file.write(f"$ {command}\n")
+        file.write(log_header(command))
         file.flush()
         return subprocess.Popen(
             # -P: a directory `experiments` of the user's would be taken for LUMEN's.
@@ -167,17 +164,5 @@ def _error_message(log: Path, exit_code: int) -> str:
     """Return the error of the last command in a log, or its last line, or the signal that ended it."""
     if exit_code < 0:
         return f"ended by signal {-exit_code} ({signal.strsignal(-exit_code)})"
-    output = _read_tail(log).rpartition("\n$ ")[2]
-    lines = [line.strip() for line in re.split(r"[\r\n]+", output) if line.strip()]
-    errors = [line for line in lines if re.match(r"lumen: |[\w.]+(Error|Exception|Exit)\b", line)]
-    return [f"exit code {exit_code}", *lines[-1:], *errors[-1:]][-1]
-
-
-def _read_tail(path: Path, num_bytes: int = 20000) -> str:
-    """Return the end of a file, after a line break; only the line break if there is no such file."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, path.stat().st_size - num_bytes))
-            return "\n" + file.read().decode(errors="replace")
-    except OSError:
-        return "\n"
+    lines = read_last_output(log)
+    return [f"exit code {exit_code}", *lines[-1:], *list(filter(is_error, lines))[-1:]][-1]

@@ -10,15 +10,16 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 
+from lumen.core.console import announce
 from lumen.core.errors import BadConfig, Mistake, RunBusy
 from lumen.core.hashing import hash_json
 from lumen.core.interfaces import Batch, Task
 from lumen.core.locks import lock_directory
+from lumen.core.progress import Phase
 from lumen.data.cache import CacheStore, format_bytes, shard_ranges
 from lumen.training.cache_options import CacheOptions
 
 ENCODE_BATCH_SIZE = 16  # images per batch where the last bits do not matter
-PROGRESS_SECONDS = 60  # between two messages
 Shard = tuple[int, int]  # view, range of images
 
 
@@ -137,23 +138,22 @@ class FeaturePrecomputer:
             start: Part of the data set to begin with, from 0 to 1.
         """
         pending = sorted({shard for name in names for shard in self.missing(name)})
-        first, last_message, count = int(start * len(pending)), time.perf_counter(), len(pending)
+        first, images = int(start * len(pending)), sum(len(self.ranges[part]) for _, part in pending)
         pending = pending[first:] + pending[:first]
-        while pending:
-            busy = []
-            for shard in pending:
-                try:
-                    with lock_directory(self.options.root / "locks", self._key(shard)):
-                        self._compute(names, shard)
-                except RunBusy:
-                    busy.append(shard)
-                if first == 0 and time.perf_counter() - last_message > PROGRESS_SECONDS:
-                    last_message = time.perf_counter()
-                    remaining = len({shard for name in names for shard in self.missing(name)})
-                    print_cache(f"{1 - remaining / count:.0%} encoded.")
-            if len(busy) == len(pending):
-                time.sleep(1)
-            pending = busy
+        with Phase("caching features", images, "images", is_shown=start == 0) as phase:
+            while pending:
+                busy = []
+                for shard in pending:
+                    done = phase.done + len(self.ranges[shard[1]])
+                    try:
+                        with lock_directory(self.options.root / "locks", self._key(shard)):
+                            self._compute(names, shard, phase)
+                        phase.update(done)
+                    except RunBusy:
+                        busy.append(shard)
+                if len(busy) == len(pending):
+                    time.sleep(1)
+                pending = busy
 
     def savings(self, names: list[str], num_images: int) -> Savings:
         """Estimate the time that a run saves, from the time that the rows took to compute."""
@@ -165,8 +165,12 @@ class FeaturePrecomputer:
         saved = num_images * row_seconds - self.compute_seconds
         return Savings(names, images, self.views, self.fill_seconds, saved, num_images, self.reason)
 
-    def _compute(self, names: list[str], shard: Shard) -> None:
-        """Compute the outputs of one shard that are missing, given those that are cached."""
+    def _compute(self, names: list[str], shard: Shard, phase: Phase) -> None:
+        """Compute the outputs of one shard that are missing, given those that are cached.
+
+        Args:
+            phase: Progress of all shards.
+        """
         view, part = shard
         key, start = self._key(shard), time.perf_counter()
         names = [name for name in names if not self.stores[name].has(key)]
@@ -186,6 +190,7 @@ class FeaturePrecomputer:
                 begin = time.perf_counter()
                 rows[name].append(self._encode(name, batch))
                 seconds[name] += time.perf_counter() - begin
+            phase.advance(len(set(these) - set(positions[: number * self.batch_size])))
         for name in names:
             facts = {"seconds": seconds[name], "captions": captions[: len(images)]}
             self.stores[name].write(key, np.concatenate(rows[name])[: len(images)], facts)
@@ -230,7 +235,7 @@ class FeaturePrecomputer:
 
 def print_cache(message: str) -> None:
     """Print a message about the cache."""
-    print(f"cache: {message}", flush=True)
+    announce(f"cache: {message}")
 
 
 def _duration(seconds: float) -> str:

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from lumen.core.console import announce
 from lumen.core.errors import Diverged
 from lumen.core.signals import SIGNAL_EXIT_CODE, SignalInterrupt
 from lumen.core.visualize import to_uint8
@@ -183,7 +184,7 @@ def build_wandb_logger(
             if attempt == "offline":
                 return None
     if run.offline:
-        print(f"W&B is offline; `wandb sync {Path(run.dir).parent}` sends this run later.")
+        announce(f"W&B is offline; `wandb sync {Path(run.dir).parent}` sends this run later.")
     return ResilientWandbLogger(experiment=run)
 
 
