@@ -1,18 +1,24 @@
 """Command line: a verb, its positional arguments, and key=value options."""
 
 import os
+import shlex
 import sys
+import traceback
 
 # It must be set before torch is imported. OpenMP's threads otherwise spin without end while they wait, and if another
 # process needs the cores a small network trains ten times slower. Without any spin an idle machine loses a third.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
-from lumen.cli import cache, data, info, runs, tables  # noqa: F401  (their import registers the commands)
+# Their import registers the commands, in the order of the help.
+from lumen.cli import runs, run_index, compare, pictures, worst, tables, data, cache, info  # noqa: F401, I001
 from lumen.cli.command import COMMANDS
 from lumen.cli.streams import OutputLost, prepare_streams, print_message, silence_libraries
-from lumen.core.errors import Mistake, UnknownName, explain_shortage, suggestion
+from lumen.core.console import console
+from lumen.core.errors import BadConfig, Mistake, UnknownName, explain_shortage, suggestion
 from lumen.core.lifetime import wait_for_end_of_parent
 from lumen.core.signals import INTERRUPT_EXIT_CODE, INTERRUPTED, SIGNAL_EXIT_CODE, SignalInterrupt, is_child_rank
+
+QUIET, VERBOSE, HELP, VERSION = {"-q", "--quiet"}, {"-v", "--verbose"}, {"-h", "--help"}, {"--version", "-V"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,12 +29,21 @@ def main(arguments: list[str] | None = None) -> int:
         stopped the run, 130 after Ctrl-C.
     """
     prepare_streams()
-    silence_libraries()
+    words = sys.argv[1:] if arguments is None else arguments
+    with console.run(shlex.join(["lumen", *words]), bool(QUIET & set(words)), bool(VERBOSE & set(words))):
+        silence_libraries()
+        return _answer([word for word in words if word not in QUIET | VERBOSE])
+
+
+def _answer(words: list[str]) -> int:
+    """Run the command of these words, print what ended it, and return its exit code."""
     try:
-        code = _run(sys.argv[1:] if arguments is None else arguments)
+        code = _run(words)
         sys.stdout.flush()
         return code
     except Mistake as mistake:
+        if console.is_verbose:
+            traceback.print_exc()
         print_message(str(mistake))
         return 2
     except SignalInterrupt as interrupt:
@@ -36,10 +51,10 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         print_message(str(interrupt))
         return SIGNAL_EXIT_CODE
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         if is_child_rank():
             wait_for_end_of_parent()
-        print_message(INTERRUPTED)
+        print_message(str(interrupt) or f"{INTERRUPTED}.")
         return INTERRUPT_EXIT_CODE
     except OutputLost as loss:
         print_message(str(loss))
@@ -47,36 +62,44 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         message = explain_shortage(error)
         if message is None:
+            if console.log is not None:  # Python prints it once the log is closed
+                console.log.record(traceback.format_exc())
             raise
         print_message(message)
         return 2
 
 
-def _run(arguments: list[str]) -> int:
-    verb, positionals, options = _parse(arguments)
-    if verb is None:
-        _print_help()
-        return 0
-    return COMMANDS[verb](positionals, options)
-
-
-def _print_help() -> None:
-    print("usage: lumen VERB ...")
-    for command in COMMANDS.values():
-        print(f"\n  {command.usage}\n      {command.help}")
-
-
-def _parse(arguments: list[str]) -> tuple[str | None, list[str], dict[str, str]]:
-    """Return the verb, the positional arguments and the options; the verb is None if help is asked for."""
-    if not arguments or arguments[0] in ("help", "-h", "--help") or {"-h", "--help"} & set(arguments):
-        return None, [], {}
-    two_words = " ".join(arguments[:2])
-    verb = two_words if two_words in COMMANDS else arguments[0]
+def _run(words: list[str]) -> int:
+    if console.is_quiet and console.is_verbose:
+        raise BadConfig("-q and -v contradict each other; write one of them.")
+    if not words or HELP & set(words):
+        words = ["help", *_find_verb([word for word in words if word not in HELP]).split()]
+    elif words[0] in VERSION:
+        words = ["version", *words[1:]]
+    verb = _find_verb(words)
     if verb not in COMMANDS:
-        group = [name for name in COMMANDS if name.startswith(f"{verb} ")]
-        unknown = two_words if group else verb
-        raise UnknownName(f"lumen has no command '{unknown}'; {suggestion(unknown, group or COMMANDS)}")
-    return verb, *COMMANDS[verb].split(arguments[len(verb.split()) :])
+        raise UnknownName(f"lumen {verb} is no command by itself; {suggestion(verb, _group(verb))}")
+    return COMMANDS[verb](*COMMANDS[verb].split(words[len(verb.split()) :]))
+
+
+def _find_verb(words: list[str]) -> str:
+    """Return the verb that a command begins with, or the first word of several verbs, such as "data".
+
+    Raises:
+        UnknownName: There is no such verb.
+    """
+    verb, two_words = " ".join(words[:1]), " ".join(words[:2])
+    if two_words in COMMANDS:
+        return two_words
+    if verb in COMMANDS or not words or (_group(verb) and len(words) == 1):
+        return verb
+    unknown = two_words if _group(verb) else verb
+    raise UnknownName(f"lumen has no command '{unknown}'; {suggestion(unknown, _group(verb) or COMMANDS)}")
+
+
+def _group(verb: str) -> list[str]:
+    """Return the verbs of two words that begin with one."""
+    return [name for name in COMMANDS if name.startswith(f"{verb} ")]
 
 
 if __name__ == "__main__":

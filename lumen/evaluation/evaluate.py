@@ -1,7 +1,7 @@
 """Evaluation of a trained task: its outputs and its reference rows, scored by every metric under one protocol."""
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from lumen.core.hashing import hash_json
 from lumen.core.interfaces import Metric, Task
 from lumen.core.readers import read_json, read_tensors
 from lumen.core.tensor_hashing import fingerprint
+from lumen.data.source import DataSource
 from lumen.evaluation.keys import metric_keys
 from lumen.evaluation.loop import EvaluationLoop
 from lumen.evaluation.scores import PartialScores, PerImageScores, save_scores
@@ -65,10 +66,16 @@ class Protocol:
             "sampling": self.sampling,
             "size": self.size,
             "data": self.data
-            | {"fingerprint": source.fingerprint(), "questions": hash_json(questions) if questions else None},
+            | {"fingerprint": source.fingerprint(), "questions": hash_json(questions) if questions else None}
+            | ({"unseen": _describe_unseen(data.unseen)} if data.unseen else {}),
             "lumen": version("lumen"),
             "precision": precision,
         } | task_rules
+
+
+def _describe_unseen(source: DataSource) -> dict[str, Any]:
+    """Return everything that decides which images of an unseen data set are scored."""
+    return {"name": source.name, "images": len(source.eval_records()), "fingerprint": source.fingerprint()}
 
 
 class Evaluation(NamedTuple):
@@ -99,7 +106,7 @@ def evaluate_rows(
 ) -> Evaluation:
     """Score a trained task and its reference rows by every metric.
 
-    The scores of each image are written to samples.parquet. Reference rows that are the same for all runs of one
+    The scores of each sample are written to samples.parquet. Reference rows that are the same for all runs of one
     protocol are scored once.
 
     Args:
@@ -112,52 +119,70 @@ def evaluate_rows(
     rules = protocol.rules(data, task, metrics, trainer.precision)
     digest = hash_json(rules | {"seed": protocol.seed})
     shared = shared / digest
+    partial = partial_scores_directory(directory) / f"{digest}-{trainer.global_step}"
     reference_cache = shared / f"seen-{trainer.global_rank}-of-{trainer.world_size}.safetensors"
     _load_reference_cache(metrics, reference_cache)
     values: dict[str, Any] = {"protocol": rules | {"hash": hash_json(rules)}}
-    scores: dict[str, PerImageScores] = {}
-    pictures: dict[str, Tensor] = {}
+    loops: dict[str, EvaluationLoop] = {}
     for row in ("test", *protocol.reference_rows):
-        file = shared / f"{row}.json"
-        num_outputs = task.num_outputs(row, protocol.samples)
-        columns = {metric.key for metric in metrics.values() if metric.samples_per_image <= num_outputs}
-        known = _load_shared_row(file, row, columns) if row in task.shared_rows else None
+        loop = EvaluationLoop(
+            row, task, metrics, protocol.samples, protocol.sampling, protocol.seed, data.mismatched_batch,
+            PartialScores(partial.with_name(f"{partial.name}-{row}")), num_pictures if row == "test" else 0,
+        )  # fmt: skip
+        known = _load_shared_row(shared / f"{row}.json", row, set(loop.metrics)) if row in task.shared_rows else None
         known = trainer.strategy.broadcast(known)
         if known is None:
-            partial = PartialScores(partial_scores_directory(directory) / f"{digest}-{trainer.global_step}-{row}")
-            loop = EvaluationLoop(
-                row, task, metrics, protocol.samples, protocol.sampling, protocol.seed, data.mismatched_batch, partial,
-                num_pictures if row == "test" else 0,
-            )  # fmt: skip
             trainer.test(loop, datamodule=data, verbose=False)
-            known, scores[row] = loop.values, loop.scores
-            pictures |= loop.pictures
+            known, loops[row] = loop.values, loop
         values |= known
     if trainer.is_global_zero:
-        save_scores(directory / "samples.parquet", scores)
-        with suppress(Mistake):  # if they cannot be written, the next run scores them again
-            for row in scores.keys() & set(task.shared_rows):
-                row_values = {str(key): values[str(key)] for key in metric_keys(values, row)}
-                write_json(shared / f"{row}.json", row_values)
-    with suppress(Mistake):
-        tensors = {f"{name}/{i}": x for name, metric in metrics.items() for i, x in metric.reference_cache.items()}
-        write(reference_cache, save(tensors))
-    images = scores["test"]
+        _save_scores(directory, {row: loop.scores for row, loop in loops.items()}, _file_names(data))
+        _save_shared_rows(shared, loops.keys() & set(task.shared_rows), values)
+    _save_reference_cache(metrics, reference_cache)
+    return _summary_of(loops["test"], values, metrics)
+
+
+def _summary_of(loop: EvaluationLoop, values: dict[str, Any], metrics: dict[str, Metric]) -> Evaluation:
+    """Return the results of an evaluation.
+
+    Args:
+        loop: Pass over the task's own outputs.
+        values: Metric values of all rows.
+    """
+    images = loop.scores
+    with_values = [m for m in metrics.values() if m.key in images.scores and not m.compares_distributions]
+    scores = {metric.key: metric.image_values(images.scores[metric.key]).tolist() for metric in with_values}
     return Evaluation(
         values,
         dict(zip(images.id, images.caption, strict=True)),
-        {
-            metric.key: _image_values(metric, images)
-            for metric in metrics.values()
-            if metric.key in images.scores and not metric.compares_distributions
-        },
-        pictures,
+        {key: dict(zip(images.id, numbers, strict=True)) for key, numbers in scores.items()},
+        loop.pictures,
     )
 
 
-def _image_values(metric: Metric, images: PerImageScores) -> dict[str, float]:
-    """Return the value of each image alone by id."""
-    return dict(zip(images.id, metric.image_values(images.scores[metric.key]).tolist(), strict=True))
+def _save_scores(directory: Path, scores_by_row: dict[str, PerImageScores], files: dict[str, str]) -> None:
+    """Write samples.parquet, of the task's own outputs, and reference_rows.parquet, of what else was scored.
+
+    Args:
+        files: File of each image.
+    """
+    for images in scores_by_row.values():
+        images.file = [files.get(image_id) for image_id in images.id]
+    references = {row: images for row, images in scores_by_row.items() if row != "test"}
+    save_scores(directory / "samples.parquet", {"test": scores_by_row["test"]})
+    if references:
+        save_scores(directory / "reference_rows.parquet", references)
+
+
+def _file_names(data: LightningDataModule) -> dict[str, str]:
+    """Return the file of each evaluated image, relative to its data set; rendered images have none."""
+    names = {}
+    for source in filter(None, (data.source, data.unseen)):
+        for record in source.eval_records():
+            if path := record.files.get("image"):
+                is_inside = path.is_relative_to(source.root)
+                names[record.id] = path.relative_to(source.root).as_posix() if is_inside else path.name
+    return names
 
 
 def partial_scores_directory(directory: Path) -> Path:
@@ -165,17 +190,18 @@ def partial_scores_directory(directory: Path) -> Path:
     return directory / "measuring"
 
 
-def summarize(values: dict[str, Any], task: Task) -> str:
-    """Return one line per metric: its value with the confidence interval, then the reference rows."""
-    lines = []
-    for key in metric_keys(values, "test"):
-        if key.interval or key.part is not None:
-            continue
-        low, high = values[str(replace(key, interval=True))]
-        rows = {row: str(replace(key, kind=row)) for row in task.reference_rows}
-        references = ", ".join(f"{row} {values[name]:.3g}" for row, name in rows.items() if name in values)
-        lines.append(f"{key.metric:9s} {values[str(key)]:.3g} [{low:.3g}, {high:.3g}]   {references}".rstrip())
-    return "\n".join(lines)
+def _save_shared_rows(shared: Path, rows: set[str], values: dict[str, Any]) -> None:
+    """Write the values of reference rows for other runs; if they cannot be written, the next run scores them again."""
+    with suppress(Mistake):
+        for row in rows:
+            write_json(shared / f"{row}.json", {str(key): values[str(key)] for key in metric_keys(values, row)})
+
+
+def _save_reference_cache(metrics: dict[str, Metric], path: Path) -> None:
+    """Write the network outputs of reference images for other runs."""
+    with suppress(Mistake):
+        tensors = {f"{name}/{i}": x for name, metric in metrics.items() for i, x in metric.reference_cache.items()}
+        write(path, save(tensors))
 
 
 def _load_reference_cache(metrics: dict[str, Metric], path: Path) -> None:

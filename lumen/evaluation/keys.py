@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from lumen.core.registry import metrics
+
 INTERVAL = "_95"  # ending of the key that holds the 95 % confidence interval
 
 
@@ -51,3 +53,9 @@ def metric_keys(names: Iterable[str], kind: str | None = None) -> list[MetricKey
     """Return the keys among names, such as those of metrics.json, in their order; of one kind if it is given."""
     keys = [MetricKey.parse(name) for name in names if "/" in name]
     return [key for key in keys if kind is None or key.kind == kind]
+
+
+def higher_is_better(key: MetricKey) -> bool:
+    """Return whether a larger value of a metric is better. It is read from the source if that has it as a literal."""
+    literal = metrics.literal(key.registry_name, "higher_is_better")
+    return metrics.factory(key.registry_name).higher_is_better if literal is None else literal

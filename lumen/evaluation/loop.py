@@ -1,9 +1,10 @@
 """Evaluation loop: one pass over held-out images, with the outputs of a task scored by every metric."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from jaxtyping import Float, UInt8
 from lightning.pytorch import LightningModule
@@ -15,7 +16,7 @@ from lumen.core.interfaces import Batch, Metric, Task
 from lumen.core.random import stable_seed
 from lumen.core.visualize import thumbnails
 from lumen.evaluation.keys import MetricKey
-from lumen.evaluation.scores import PartialScores, PerImageScores
+from lumen.evaluation.scores import PartialScores, PerImageScores, describe_samples
 
 PICTURES = "pictures"  # beside the scores of a batch, in the file of an interrupted evaluation
 
@@ -75,7 +76,10 @@ class EvaluationLoop(LightningModule):
         scores = self.partial.load(batch.id)
         if scores is None or not set(self.metrics) <= scores.keys():
             outputs = self.outputs(batch)
-            scores = {key: metric.score(batch, outputs) for key, metric in self.metrics.items()}
+            scores = {
+                key: metric.score_samples(batch, outputs[metric.output_kind] if isinstance(outputs, dict) else outputs)
+                for key, metric in self.metrics.items()
+            }
             if len(self.pictures) < self.num_pictures and self.task.output_kind == "images":
                 scores[PICTURES] = self._picture(batch, outputs)
             self.partial.save(batch.id, scores)
@@ -87,12 +91,18 @@ class EvaluationLoop(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Aggregate the scores of all ranks, and log each value."""
-        scores = {}
+        samples = {}
         for key, metric in self.metrics.items():
             with metric.sync_context():
-                scores[key] = dim_zero_cat(metric.rows)
+                samples[key] = describe_samples(metric, dim_zero_cat(metric.rows).cpu())
         ids, captions = zip(*_gather(self.images), strict=True)
-        self.scores = PerImageScores(list(ids), list(captions), scores)
+        self.scores = PerImageScores(
+            list(ids),
+            list(captions),
+            {key: metric.combine(samples[key].rows) for key, metric in self.metrics.items()},
+            samples,
+            torch.tensor(sample_seeds(self.seed, ids, self.num_outputs)).T,
+        )
         for name, metric in self.metrics.items():
             rows, key = self.scores.scores[name], MetricKey(self.row, name)
             values = {str(key): metric.aggregate(rows)}
@@ -107,26 +117,41 @@ class EvaluationLoop(LightningModule):
         columns = [batch.image, *([] if layout is None else [layout * 2 - 1]), outputs[:, 0]]
         return thumbnails(columns)
 
-    def outputs(self, batch: Batch) -> Tensor:
-        """Return the outputs (b, n, ...) of a batch. Images are rounded to 8 bits: they are scored as PNG files are.
+    def outputs(self, batch: Batch) -> Tensor | dict[str, Tensor]:
+        """Return the outputs (b, n, ...) of a batch, or those of each kind.
+
+        Images are rounded to 8 bits: they are scored as PNG files are.
 
         Raises:
             Diverged: They are not finite.
         """
-        seeds = [[stable_seed(self.seed, "measure", i, k) for i in batch.id] for k in range(self.num_outputs)]
+        seeds = sample_seeds(self.seed, batch.id, self.num_outputs)
         device = batch.image.device
         outputs = self.task.outputs(
             batch, seeds, self.row, other=lambda: self.mismatched_batch(batch).to(device), **self.sampling
         )
+        for tensor in outputs.values() if isinstance(outputs, dict) else [outputs]:
+            self._verify_finite(batch, tensor)
+        return round_to_bytes(outputs) if self.task.output_kind == "images" else outputs
+
+    def _verify_finite(self, batch: Batch, outputs: Tensor) -> None:
+        """Raise Diverged if outputs are not finite."""
         if not bool(outputs.isfinite().all()):
             bad = [i for i, samples in zip(batch.id, outputs, strict=True) if not bool(samples.isfinite().all())]
             raise Diverged(
                 f"samples of {bad[0]} ({self.row}) are not finite numbers, so nothing can be scored; set "
                 "precision=32-true, or lower sampling.guidance."
             )
-        return (
-            ((outputs + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1 if self.task.output_kind == "images" else outputs
-        )
+
+
+def sample_seeds(seed: int, ids: Sequence[str], num_samples: int) -> list[list[int]]:
+    """Return for each sample one seed per image."""
+    return [[stable_seed(seed, "measure", image_id, k) for image_id in ids] for k in range(num_samples)]
+
+
+def round_to_bytes(images: Tensor) -> Tensor:
+    """Return images in [-1, 1], rounded to the 256 levels of a PNG file."""
+    return ((images + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1
 
 
 def _gather(images: list[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -7,8 +7,9 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from lumen.core.errors import BadFile, Mistake
-from lumen.core.registry import metrics, tasks
-from lumen.evaluation.keys import MetricKey, metric_keys
+from lumen.core.registry import tasks
+from lumen.evaluation.headings import display_name, heading
+from lumen.evaluation.keys import MetricKey, higher_is_better, metric_keys
 from lumen.runs.directory import load_provenance, load_results
 from lumen.sweeps.cell import Cell
 from lumen.sweeps.protocol import describe_protocol, verify_comparable, verify_data
@@ -48,6 +49,23 @@ class Results:
     def columns(self) -> list[str]:
         """Heading of each column: the key, without its kind if that is "test"."""
         return [key.column if key.kind == "test" else str(key) for key in self.keys]
+
+    @property
+    def headings(self) -> list[str]:
+        """Name of each column for readers."""
+        return [heading(key) for key in self.keys]
+
+    @property
+    def published_headings(self) -> list[str]:
+        """Name of each column of published values for readers."""
+        names = [name.partition(" ") for name in self.published]
+        return [f"{display_name(metric)} {source}" for metric, _, source in names]
+
+    @property
+    def scope(self) -> str:
+        """Words that say over which images and seeds a difference was tested."""
+        seeds = self.table.seeds
+        return "over images, one training seed" if seeds == 1 else f"over images and {seeds} training seeds"
 
     @property
     def curve_columns(self) -> list[str]:
@@ -116,12 +134,6 @@ def collect(table: Table, parts: str | None = None) -> Results:
         published=_published_columns(table),
         protocol=describe_protocol(_protocols(all_runs)),
     )
-
-
-def higher_is_better(key: MetricKey) -> bool:
-    """Return whether a larger value of a metric is better. It is read from the source if that has it as a literal."""
-    literal = metrics.literal(key.registry_name, "higher_is_better")
-    return metrics.factory(key.registry_name).higher_is_better if literal is None else literal
 
 
 def _load_run(table: Table, row: Row, directory: Path) -> Run:

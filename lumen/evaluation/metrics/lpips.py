@@ -25,6 +25,7 @@ class Diversity(Metric):
             lpips-scenes.
     """
 
+    display_name = "LPIPS"
     higher_is_better = True
     samples_per_image = 2
 
@@ -39,11 +40,23 @@ class Diversity(Metric):
         """Name of the metric's values."""
         return super().key + ("" if self.trunk in TRUNKS else key_suffix(self.trunk))
 
-    def per_image(self, batch: Batch, generated: Float[Tensor, "b n 3 H W"]) -> Float[Tensor, " b"]:
-        """Return the mean distance over all pairs of samples of each image."""
+    def per_sample(self, batch: Batch, generated: Float[Tensor, "b n 3 H W"]) -> Float[Tensor, "b n n"]:
+        """Return the distance of each sample to every sample of the same image."""
         features = [_stages(self.evaluator, images) for images in generated.unbind(1)]
-        distances = [_distance(self.evaluator, a, b) for a, b in combinations(features, 2)]
-        return torch.stack(distances).mean(0)
+        scores = torch.zeros(len(generated), len(features), len(features), device=generated.device)
+        for i, j in combinations(range(len(features)), 2):
+            scores[:, i, j] = scores[:, j, i] = _distance(self.evaluator, features[i], features[j])
+        return scores
+
+    @staticmethod
+    def combine(scores: Float[Tensor, "b n n"]) -> Float[Tensor, " b"]:
+        """Return the mean over all pairs of samples of each image."""
+        return torch.stack([scores[:, i, j] for i, j in combinations(range(scores.shape[1]), 2)]).mean(0)
+
+    @classmethod
+    def sample_values(cls, scores: Float[Tensor, "b n n"]) -> Float[Tensor, "b n"]:
+        """Return the mean distance of each sample to the other samples of the same image."""
+        return scores.double().sum(2) / (scores.shape[2] - 1)
 
     @staticmethod
     def aggregate(scores: Float[Tensor, " b"]) -> Float[Tensor, ""]:

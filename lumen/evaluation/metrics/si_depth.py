@@ -24,6 +24,7 @@ class ScaleInvariantDepth(Metric):
     Source: Eigen et al. 2014, equation 1, as KITTI's SILog reports it (times 100, square root).
     """
 
+    display_name = "SI depth"
     higher_is_better = False
 
     def __init__(self, depth: str = "Intel/dpt-large", revision: str | None = None):
@@ -34,12 +35,17 @@ class ScaleInvariantDepth(Metric):
         depth = self.evaluator.depth(images)
         return depth.maximum(MIN_RELATIVE_DEPTH * depth.mean((1, 2), keepdim=True).clamp(min=MIN_RELATIVE_DEPTH))
 
-    def per_image(self, batch: Batch, generated: Float[Tensor, "b n 3 H W"]) -> Float[Tensor, " b"]:
-        """Return the error of each image, averaged over its samples."""
+    def per_sample(self, batch: Batch, generated: Float[Tensor, "b n 3 H W"]) -> Float[Tensor, "b n"]:
+        """Return the error of each sample; in float64, 100 times a float32 is exact."""
         reference = self.cached_reference(batch, self.positive_depth).log()
         samples = generated.unbind(1)
         log_ratios = torch.stack([self.positive_depth(images).log() - reference for images in samples], dim=1)
-        return 100 * log_ratios.flatten(2).std(2, correction=0).mean(1)
+        return 100 * log_ratios.flatten(2).std(2, correction=0).double()
+
+    @staticmethod
+    def combine(scores: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
+        """Return the mean over samples, in float32, to the bits of earlier releases."""
+        return 100 * (scores / 100).float().mean(1)
 
     @staticmethod
     def aggregate(scores: Float[Tensor, " b"]) -> Float[Tensor, ""]:

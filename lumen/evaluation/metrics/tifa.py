@@ -33,6 +33,7 @@ class Tifa(Metric):
     Source: Yushi-Hu/tifa, tifascore/tifa_score.py.
     """
 
+    display_name = "TIFA"
     higher_is_better = True
 
     def __init__(
@@ -54,17 +55,26 @@ class Tifa(Metric):
             super().__init__(MultipleChoiceVQA(path))
         self.questions = questions
 
-    def per_image(self, batch: Batch, generated: Float[Tensor, "b n 3 H W"]) -> Float[Tensor, "b 2 kinds"]:
-        """Return by kind of question the correct answers, averaged over samples, and the number of questions."""
+    def per_sample(self, batch: Batch, generated: Float[Tensor, "b n 3 H W"]) -> Float[Tensor, "b n 2 kinds"]:
+        """Return by kind of question the number of correct answers and of questions."""
         questions = self.questions(batch)
-        scores = torch.zeros(len(questions), 2, len(KINDS))
+        scores = torch.zeros(len(questions), generated.shape[1], 2, len(KINDS))
         with_questions = [i for i, group in enumerate(questions) if group]
-        for images in generated[with_questions].unbind(1) if with_questions else ():
+        for k, images in enumerate(generated[with_questions].unbind(1) if with_questions else ()):
             answers = self.evaluator.answer(images, [questions[i] for i in with_questions])
             for i, image_answers in zip(with_questions, answers, strict=True):
                 for answer, question in zip(image_answers, questions[i], strict=True):
-                    scores[i, :, KINDS.index(question.kind)] += torch.tensor([answer == question.answer, 1.0])
-        return (scores / generated.shape[1]).to(generated.device)
+                    scores[i, k, :, KINDS.index(question.kind)] += torch.tensor([answer == question.answer, 1.0])
+        return scores.to(generated.device)
+
+    @staticmethod
+    def combine(scores: Float[Tensor, "b n 2 kinds"]) -> Float[Tensor, "b 2 kinds"]:
+        """Return the correct answers, averaged over samples, and the number of questions."""
+        return scores.sum(1) / scores.shape[1]
+
+    def columns(self, shape: tuple[int, ...]) -> list[str]:
+        """Return "KIND.correct" and "KIND.questions" of every kind of question."""
+        return [f"{kind}.{count}" for count in ("correct", "questions") for kind in KINDS]
 
     @staticmethod
     def aggregate(scores: Float[Tensor, "b 2 kinds"]) -> Float[Tensor, ""]:

@@ -2,24 +2,27 @@
 
 import base64
 import io
+import os
 from collections.abc import Iterator
 from importlib.resources import files
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
 from lumen.core.files import find_damaged_lines, read_jsonl, write
-from lumen.core.visualize import load_grid
-from lumen.evaluation.keys import MetricKey, metric_keys
+from lumen.evaluation.headings import TRAINING_VALUES, display_name, heading
+from lumen.evaluation.keys import MetricKey, higher_is_better, metric_keys
 from lumen.runs.directory import load_provenance, load_results
 from lumen.sweeps.reports import plots
+from lumen.sweeps.reports.grids import load_grids
 from lumen.sweeps.reports.text import format_notes, format_pending, format_uncertainty
-from lumen.sweeps.results import LEARNING_CURVES, Results, collect, higher_is_better
-from lumen.sweeps.table import Table
+from lumen.sweeps.results import LEARNING_CURVES, Results, collect
+from lumen.sweeps.table import Row, Table
 
 MAX_SIDE_PX = 320  # of an image in the page
 
@@ -38,19 +41,22 @@ def to_html(results: Results) -> str:
     jinja.filters |= {"number": "{:.4g}".format, "uncertainty": format_uncertainty}
     template = jinja.from_string((files("lumen") / "sweeps/reports/table.html.j2").read_text(encoding="utf-8"))
     pictured_rows, images = _images(table)
-    curve = plots.plot_curve(results)
+    curve, names = plots.plot_curve(results), dict(zip(results.columns, results.headings, strict=True))
     return template.render(
         results=results,
         table=table,
         notes=[*format_notes(results), *format_pending(results)],
-        arrows=[_arrow(key) for key in results.keys],
+        headings=[heading(key) + _arrow(key) for key in results.keys],
+        published=[text.partition(" (") for text in results.published_headings],
+        links={row.name: list(_links(table, row)) for row in table.rows},
         colours={name: plots.row_colour(name, results) for name in results.rows},
+        curve_title=" and ".join(names[column] for column in results.curve_columns),
         curve=Markup(plots.to_svg(curve, "curve")) if curve else "",
         intervals=list(_interval_plots(results)),
         pictured_rows=pictured_rows,
         images=images,
         learning_curves=list(_learning_curves(results)),
-        breakdowns={name: collect(table, name) for name in _metrics_with_parts(table)},
+        breakdowns={display_name(name): collect(table, name) for name in _metrics_with_parts(table)},
         runs=list(_provenance(table)),
     )
 
@@ -62,6 +68,16 @@ def _arrow(key: MetricKey) -> str:
     return " ↑" if higher_is_better(key) else " ↓"
 
 
+def _links(table: Table, row: Row) -> Iterator[dict[str, str]]:
+    """Yield each command of a row, with a relative link to the directory that it fills, if that exists."""
+    page = table.output_path(".html").parent
+    for seed in range(table.seeds):
+        for directory, command in table.commands(row, seed).items():
+            name = f"seed {seed}" + ", evaluated again" * (directory.parent.name == "eval")
+            href = quote(os.path.relpath(directory, page)) + "/" if directory.is_dir() else ""
+            yield {"name": name, "href": href, "command": command}
+
+
 def _interval_plots(results: Results) -> Iterator[Markup]:
     """Yield a plot of the intervals of each metric that was measured."""
     columns = [name for name, key in zip(results.columns, results.keys, strict=True) if key.kind == "test"]
@@ -71,18 +87,12 @@ def _interval_plots(results: Results) -> Iterator[Markup]:
 
 def _images(table: Table) -> tuple[list[str], list[dict[str, Any]]]:
     """Return the rows that have an image grid, and of each held-out image its captions and its images by label."""
-    grids = {}
-    for row in table.rows:
-        for directory in table.finished_runs(row)[:1]:
-            if (directory / "grid.png").exists():
-                num_samples = load_results(directory)["sampling"]["images"]
-                with table.noting(directory / "grid.png"):
-                    grids[row.name] = load_grid(directory / "grid.png", 2 + num_samples)
-    images = []
-    pictures, captions = zip(*grids.values(), strict=True) if grids else ((), ())
+    grids, images = load_grids(table), []
+    pictures, captions, titles = zip(*grids.values(), strict=True) if grids else ((), (), ())
     for strips, image_captions in zip(zip(*pictures, strict=False), zip(*captions, strict=False), strict=True):
         kinds = [_merge_equal([tile and _data_uri(tile) for tile in tiles]) for tiles in zip_longest(*strips)]
         labels = ["image", "layout", *(f"sample {number + 1}" for number in range(len(kinds) - 2))]
+        labels = next((texts for texts in titles if len(texts) == len(kinds)), labels)
         tiles = dict(zip(labels, kinds, strict=True))
         images.append({"captions": _merge_equal(list(image_captions)), "tiles": tiles})
     return list(grids), images
@@ -114,7 +124,8 @@ def _learning_curves(results: Results) -> Iterator[Markup]:
             if curve := {record["step"]: record[key] for record in records if {"step", key} <= record.keys()}:
                 curves.setdefault(name, []).append(curve)
         if curves:
-            yield Markup(plots.to_svg(plots.plot_learning_curves(curves, results, key), f"course{number}"))
+            plot = plots.plot_learning_curves(curves, results, TRAINING_VALUES[key])
+            yield Markup(plots.to_svg(plot, f"course{number}"))
 
 
 def _read_history(table: Table, path: Path) -> list[dict[str, float]]:

@@ -188,7 +188,7 @@ def test_miou_of_merged_labels_equals_that_of_their_unions(monkeypatch):
         for name in ("person", "tree", "grass")
     }
     scores = metric.per_image(Batch(torch.zeros(2, 3, 8, 8), ["", ""], ["a", "b"], mask), torch.zeros(2, 1, 3, 8, 8))
-    assert metric.key == "miou-panoptic" and scores.shape == (2, 3, 3)
+    assert metric.key == "miou-panoptic" and scores.shape == (2, 2, 3)
     assert metric.aggregate(scores).item() == pytest.approx(np.mean(list(expected.values())))
     ious = {name.removesuffix("-merged"): float(iou) for name, iou in metric.breakdown(scores).items()}
     assert ious == pytest.approx(expected)
