@@ -10,7 +10,12 @@ from lumen.core.paths import user_path
 
 @command("cache build", "EXPERIMENT [key=value ...]")
 def build_cache(positionals: list[str], options: dict[str, str]) -> int:
-    """Compute the outputs of frozen networks that an experiment's runs would cache."""
+    """Compute the outputs of frozen networks that an experiment's runs would cache.
+
+    Examples:
+        lumen cache build scenes
+        lumen cache build coco_stuff data.root=/data/coco backbone=dino
+    """
     config = load(single_argument(positionals, "EXPERIMENT", build_cache), as_overrides({"cache": "always"} | options))
     from lumen.runs.precompute import precompute
 
@@ -20,7 +25,12 @@ def build_cache(positionals: list[str], options: dict[str, str]) -> int:
 
 @command("cache ls", "[runs=DIR]")
 def list_cache(positionals: list[str], options: dict[str, str]) -> int:
-    """List the stores of the cache with their size and time of last use."""
+    """List the stores of the cache with their size and time of last use.
+
+    Examples:
+        lumen cache ls
+        lumen cache ls runs=/scratch/runs
+    """
     from lumen.data.cache import format_bytes
     from lumen.data.inventory import list_stores
 
@@ -32,7 +42,15 @@ def list_cache(positionals: list[str], options: dict[str, str]) -> int:
 
 @command("cache verify", "[runs=DIR]")
 def verify_cache(positionals: list[str], options: dict[str, str]) -> int:
-    """Read the whole cache and remove damaged files, which runs write again."""
+    """Read the whole cache and remove damaged files, which runs write again.
+
+    Examples:
+        lumen cache verify
+        lumen cache verify runs=/scratch/runs
+
+    Returns:
+        0 if nothing was damaged, else 1.
+    """
     from lumen.data.inventory import remove_damaged_files
 
     paths = list(remove_damaged_files(_cache_directory(positionals, options, verify_cache)))
@@ -42,7 +60,15 @@ def verify_cache(positionals: list[str], options: dict[str, str]) -> int:
 
 @command("cache prune", "[gb=0 runs=DIR]")
 def prune_cache(positionals: list[str], options: dict[str, str]) -> int:
-    """Remove the least recently used stores until the cache takes at most gb gigabytes."""
+    """Remove the least recently used stores until the cache takes at most gb gigabytes.
+
+    Options:
+        gb: Gigabytes that remain; 0 removes all.
+
+    Examples:
+        lumen cache prune
+        lumen cache prune gb=50
+    """
     from lumen.data.inventory import prune
 
     limit = read_option("gb", options.pop("gb", "0"), "Annotated[float, Range(0, 1_000_000_000)]")

@@ -3,19 +3,39 @@
 import os
 import re
 import shlex
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import zip_longest
 from typing import Any
 
+from lumen.config.keys import KEYS
 from lumen.config.schema import Config
 from lumen.core.arguments import parse_type
+from lumen.core.docstrings import Docstring, parse_docstring
 from lumen.core.errors import BadConfig, UnknownName
 from lumen.core.plain_text import PlainText
 
 Function = Callable[[list[str], dict[str, str]], int]
 # Placeholders of a grammar that may stand for a path, with the test of its existence, and the one of a prompt.
 PATHS = {"RUN": os.path.isdir, "PHOTO": os.path.isfile, "DATASET": os.path.exists}
+PATHS["RUN|PHOTO"] = lambda word: os.path.isfile(word) or os.path.isfile(os.path.join(word, "config.yaml"))
 PROMPT = "a prompt"
+SETTINGS = "key"  # stands in a grammar for any key of a config
+PLACEHOLDERS = {
+    "EXPERIMENT": "an experiment by name (`lumen list experiments`), or the path of its YAML file",
+    "TABLE": "a table by name (`lumen list tables`), or an experiment with lists of values, as in backbone=dino,clip",
+    "RUN": "directory of a run, such as runs/scenes/default/seed0",
+    "PHOTO": "path of an image file",
+    "NAME": "a data set by name (`lumen list data`)",
+    "DATASET": "a data set by name, or a folder of photos",
+    "OUT": "path of what is written",
+    "FILE": "path of a file",
+    "DIR": "path of a directory",
+    "METRIC": "a metric by name (`lumen list metrics`)",
+    PROMPT: "text that says what the images show",
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +64,29 @@ class Command:
     @property
     def help(self) -> str:
         """First line of the function's docstring."""
-        return self.function.__doc__.partition("\n")[0]
+        return self.documentation.summary
+
+    @cached_property
+    def documentation(self) -> Docstring:
+        """Docstring of the function; its sections are Options, Examples and Returns."""
+        return parse_docstring(self.function.__doc__)
+
+    @property
+    def group(self) -> str:
+        """Title of the commands that it is listed with: the docstring of its module, up to the colon."""
+        return sys.modules[self.function.__module__].__doc__.partition(":")[0]
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Example or placeholder of each option's value, by key; a flag has none."""
+        words = shlex.split(re.sub(r"[\[\]]", " ", self.arguments[len(self.arguments.partition("[")[0]) :]))
+        settings = (word.partition("=") for word in words if word.startswith("--") or _is_setting(word))
+        return {key: value for key, _, value in settings if key != SETTINGS}
+
+    @property
+    def takes_settings(self) -> bool:
+        """True if any key of a config is an option."""
+        return f"{SETTINGS}=" in self.arguments
 
     @property
     def placeholders(self) -> list[str]:
@@ -59,11 +101,11 @@ class Command:
         """
         positionals, options = [], {}
         num_places = len(self.placeholders) - sum(not _is_setting(word) for word in words if not word.startswith("--"))
-        for word in words:
+        for word, following in zip_longest(words, words[1:], fillvalue=""):
             key, _, value = word.partition("=")
             if word.startswith("--"):
                 if not self.accepts_flag(word):
-                    raise BadConfig(f"lumen {self.verb} has no option {word!r}; settings are written key=value.")
+                    raise BadConfig(f"lumen {self.verb} has no option {word!r}; {self._advice(word, following)}")
                 options[word] = ""
             elif not _is_setting(word):
                 positionals.append(word)
@@ -91,6 +133,15 @@ class Command:
         if placeholder == PROMPT:
             return not has_key or ("." not in key and " " in value)
         return placeholder in PATHS and (not has_key or PATHS[placeholder](word))
+
+    def _advice(self, flag: str, following: str) -> str:
+        """Return the half sentence on how to write a flag that other programs would take, such as `--lr 1e-3`."""
+        key, _, value = flag.removeprefix("--").partition("=")
+        key = key.replace("-", "_")
+        if key in self.options or (self.takes_settings and key in KEYS):
+            is_value = following and not following.startswith("--") and not _is_setting(following)
+            return f"write {key}={value or (following if is_value else 'VALUE')}."
+        return "settings are written key=value, as in lr=1e-3."
 
     def accepts_flag(self, flag: str) -> bool:
         """Return whether the grammar has a flag such as `--print`."""

@@ -8,7 +8,19 @@ from lumen.core.paths import user_path
 
 @command("data check", "NAME [root=DIR ... --all]")
 def check(positionals: list[str], options: dict[str, str]) -> int:
-    """Check that a data set is complete and readable, file by file; --all lists every problem."""
+    """Check that a data set is complete and readable, file by file; --all lists every problem.
+
+    Options:
+        root: Directory of the data set; further arguments are those of `lumen list NAME`.
+        --all: List every problem, not only the first ones of each kind.
+
+    Examples:
+        lumen data check coco_stuff root=/data/coco
+        lumen data check ade20k root=/data/ade20k --all
+
+    Returns:
+        0 if the data set is complete, 1 if it is not, 2 after a mistake.
+    """
     from lumen.runs.data import build_source
 
     complete = options.pop("--all", None) is not None
@@ -21,7 +33,18 @@ def check(positionals: list[str], options: dict[str, str]) -> int:
 
 @command("data render", "scenes OUT [format=coco_stuff size=64 train=64 val=16]")
 def render(positionals: list[str], options: dict[str, str]) -> int:
-    """Render scenes into files in the format of a data set."""
+    """Render scenes into files in the format of a data set.
+
+    Options:
+        format: Data set whose format the files have.
+        size: Pixels of a side.
+        train: Training images.
+        val: Validation images.
+
+    Examples:
+        lumen data render scenes data/scenes
+        lumen data render scenes data/ade format=ade20k size=128 train=256
+    """
     from lumen.scenes.export import export_scenes
 
     if len(positionals) != 2 or positionals[0] != "scenes":
@@ -38,7 +61,17 @@ def render(positionals: list[str], options: dict[str, str]) -> int:
 
 @command("questions", "EXPERIMENT [out=FILE writer=MODEL reader=MODEL key=value ...]")
 def questions(positionals: list[str], options: dict[str, str]) -> int:
-    """Generate questions about the captions of an experiment's evaluated images, for the metric tifa."""
+    """Generate questions about the captions of an experiment's evaluated images, for the metric tifa.
+
+    Options:
+        out: Path of the questions; questions.json by default. A file that exists is continued.
+        writer: Folder or hub id of the language model that writes the questions.
+        reader: Folder or hub id of the model that answers them, by which they are kept or not.
+
+    Examples:
+        lumen questions coco_stuff data.root=/data/coco
+        lumen questions coco_stuff data.root=/data/coco out=coco.json measure.images=100
+    """
     out = user_path(options.pop("out", "questions.json"))
     models = {role: options.pop(role, None) for role in ("writer", "reader")}
     if out.exists():  # an image that the file has questions about is generated from the caption of those questions

@@ -1,16 +1,24 @@
-"""Commands for one run: train, certify, evaluate, sample, and layouts of photos."""
-
-from hashlib import sha256
+"""Commands for one run: train, certify, evaluate."""
 
 from lumen.cli.command import as_overrides, command, single_argument
 from lumen.config.experiment import load, reload
-from lumen.core.errors import UnknownName
 from lumen.core.paths import user_path
 
 
 @command("train", "EXPERIMENT [key=value ...]")
 def train(positionals: list[str], options: dict[str, str]) -> int:
-    """Train and evaluate a run; the same command resumes it."""
+    """Train and evaluate a run; the same command resumes it.
+
+    The run directory is runs/EXPERIMENT/FLAGS/seedK. What is printed is also in its log.txt.
+
+    Examples:
+        lumen train scenes backbone=dinov2
+        lumen train coco_stuff data.root=/data/coco devices=8 metrics=[miou,lpips]
+
+    Returns:
+        0 once the run is finished; 2 after a mistake; 75 if a signal or stop_after stopped it, after it has saved:
+        repeat the command; 130 after Ctrl-C.
+    """
     config = load(single_argument(positionals, "EXPERIMENT", train), as_overrides(options))
     from lumen.runs.directory import is_finished, load_finished, run_directory
 
@@ -25,7 +33,18 @@ def train(positionals: list[str], options: dict[str, str]) -> int:
 
 @command("certify", "EXPERIMENT [steps=6 key=value ...]")
 def certify(positionals: list[str], options: dict[str, str]) -> int:
-    """Test that a run which is killed and resumed equals an uninterrupted one, bit by bit."""
+    """Test that a run which is killed and resumed equals an uninterrupted one, bit by bit.
+
+    Options:
+        steps: Optimiser steps of the run, 6 or more.
+
+    Examples:
+        lumen certify scenes
+        lumen certify scenes backbone=sd steps=12 batch=4
+
+    Returns:
+        0 if all is equal, 1 if something differs, 2 after a mistake.
+    """
     from lumen.runs.certify import certify_resume
 
     return 0 if certify_resume(single_argument(positionals, "EXPERIMENT", certify), as_overrides(options)) else 1
@@ -33,7 +52,17 @@ def certify(positionals: list[str], options: dict[str, str]) -> int:
 
 @command("eval", "RUN [key=value ...]")
 def evaluate(positionals: list[str], options: dict[str, str]) -> int:
-    """Evaluate a trained run again, with other sampling settings, metrics or seeds."""
+    """Evaluate a trained run again, with other sampling settings, metrics or seeds.
+
+    The results are in RUN/eval/FLAGS. `lumen help KEY` says whether lumen eval may change a key.
+
+    Examples:
+        lumen eval runs/scenes/default/seed0 sampling.steps=30
+        lumen eval runs/scenes/default/seed0 metrics=[fid,lpips] measure.images=200
+
+    Returns:
+        0 once the evaluation is finished; 2 after a mistake; 75 if a signal stopped it; 130 after Ctrl-C.
+    """
     from lumen.runs.directory import load_run_config
 
     run = user_path(single_argument(positionals, "RUN", evaluate))
@@ -41,37 +70,4 @@ def evaluate(positionals: list[str], options: dict[str, str]) -> int:
     from lumen.runs import evaluate as evaluation
 
     evaluation.evaluate(run, config)
-    return 0
-
-
-@command("sample", 'RUN PHOTO "a prompt" [out=FILE seed=0 key=value ...]')
-def sample(positionals: list[str], options: dict[str, str]) -> int:
-    """Generate images from a prompt with the layout of a photo."""
-    from lumen.runs.directory import load_run_config
-
-    if len(positionals) != 3:
-        raise UnknownName(f"a run, a photo and a prompt are needed; write: {sample.usage}.")
-    run, photo, prompt = user_path(positionals[0]), user_path(positionals[1]), positionals[2]
-    arguments = " ".join([*positionals, *as_overrides(options)])
-    name = f"{photo.stem}-{sha256(arguments.encode()).hexdigest()[:8]}.png"
-    out = user_path(options.pop("out", run / "samples" / name))
-    config = reload(load_run_config(run), as_overrides(options))
-    from lumen.runs.sample import save_samples
-
-    save_samples(run, config, photo, prompt, out)
-    print(f"image: {out}")
-    return 0
-
-
-@command("layout", "PHOTO ... [base=EXPERIMENT out=FILE key=value ...]")
-def layout(positionals: list[str], options: dict[str, str]) -> int:
-    """Write an image of each photo, its layout, and each component of the layout."""
-    if not positionals:
-        raise UnknownName(f"at least one PHOTO is needed, none was given; write: {layout.usage}.")
-    out = user_path(options.pop("out", "layout.png"))
-    config = load(options.pop("base", "coco_stuff"), as_overrides({"data": "scenes"} | options))
-    from lumen.runs.sample import save_layouts
-
-    save_layouts([user_path(photo) for photo in positionals], config, out)
-    print(f"image: {out}")
     return 0

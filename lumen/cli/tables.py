@@ -13,7 +13,25 @@ if TYPE_CHECKING:
 
 @command("ablate", "TABLE [base=EXPERIMENT seeds=1 rows=A,B launcher=local trial=A --print key=value ...]")
 def ablate(positionals: list[str], options: dict[str, str]) -> int:
-    """Run all rows of a table, or with --print list their commands."""
+    """Run all rows of a table, or with --print list their commands.
+
+    Options:
+        base: Experiment to run it on instead of the table's own.
+        seeds: Runs of each row, with seeds 0, 1, 2 ...
+        rows: Names of rows; the others are left out.
+        launcher: Who runs them (`lumen list launchers`); its own options are LAUNCHER.KEY, such as slurm.hours.
+        trial: Name of the only run to make, as agents of W&B use it.
+        --print: Print the commands of the runs, and run nothing.
+
+    Examples:
+        lumen ablate table1 base=scenes --print
+        lumen ablate table1 base=scenes seeds=3 rows=DINO,SD
+        lumen ablate scenes backbone=dino,clip conditioning.components=5,20
+
+    Returns:
+        0 if every run is finished, or handed over to a cluster; 75 if the missing ones were stopped: repeat the
+        command; 1 if one failed; 2 after a mistake.
+    """
     from lumen.sweeps import ablate as sweep
     from lumen.sweeps.wandb_summary import log_sweep, sync_command, unsynced_logs
 
@@ -45,7 +63,19 @@ def ablate(positionals: list[str], options: dict[str, str]) -> int:
 
 @command("table", "TABLE [base=EXPERIMENT seeds=1 rows=A,B parts=METRIC key=value ...]")
 def table(positionals: list[str], options: dict[str, str]) -> int:
-    """Print the finished rows of a table, or the breakdown of one metric."""
+    """Print the finished rows of a table, or the breakdown of one metric.
+
+    Options:
+        base: Experiment that it was run on instead of the table's own.
+        seeds: Runs of each row.
+        rows: Names of rows; the others are left out.
+        parts: Metric whose values are printed part by part, such as class by class.
+
+    Examples:
+        lumen table table1 base=scenes
+        lumen table table1 base=scenes parts=miou
+        lumen table scenes backbone=dino,clip
+    """
     parts = options.pop("parts", None)
     _print_table(_read_table(positionals, options, table), parts)
     return 0
@@ -53,7 +83,18 @@ def table(positionals: list[str], options: dict[str, str]) -> int:
 
 @command("report", "TABLE [base=EXPERIMENT seeds=1 rows=A,B wandb=online key=value ...]")
 def report(positionals: list[str], options: dict[str, str]) -> int:
-    """Write the finished rows of a table as an HTML page, or with wandb=online as a W&B report."""
+    """Write the finished rows of a table as an HTML page, or with wandb=online as a W&B report.
+
+    Options:
+        base: Experiment that it was run on instead of the table's own.
+        seeds: Runs of each row.
+        rows: Names of rows; the others are left out.
+        wandb: online publishes the page as a report on W&B too.
+
+    Examples:
+        lumen report table1 base=scenes
+        lumen report table1 base=scenes wandb=online
+    """
     rows = _read_table(positionals, options, report)
     from lumen.sweeps.reports.html import save
     from lumen.sweeps.results import collect
@@ -70,7 +111,16 @@ def report(positionals: list[str], options: dict[str, str]) -> int:
 
 @command("leakage", "TABLE [base=EXPERIMENT seeds=1 key=value ...]")
 def leakage(positionals: list[str], options: dict[str, str]) -> int:
-    """Measure by linear probes how much appearance the layout of each row carries."""
+    """Measure by linear probes how much appearance the layout of each row carries.
+
+    Options:
+        base: Experiment to measure it on instead of the table's own.
+        seeds: Probes of each row.
+
+    Examples:
+        lumen leakage table1 base=scenes
+        lumen leakage components base=scenes
+    """
     rows = _read_table(positionals, options, leakage)
     from lumen.sweeps.leakage import leakage as measure_leakage
 

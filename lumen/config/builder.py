@@ -2,22 +2,23 @@
 
 import json
 import re
+import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from lumen.config.checks import find_unused_backbone, iterate_problems, read_literal
 from lumen.config.files import list_memory_presets, read_memory_preset
 from lumen.config.keys import KEYS, NAME_KEYS
 from lumen.config.schema import DEFAULT_TASK, KEY_ALIASES, SLOTS, Config
 from lumen.core.arguments import ANYTHING, Argument
-from lumen.core.errors import BadConfig, BadPlugin, UnknownName, suggestion
+from lumen.core.errors import BadConfig, BadPlugin, UnknownName, short_suggestion, suggestion
 from lumen.core.paths import user_path
 from lumen.core.plain_text import PlainText, find_refusal, parse_plain
-from lumen.core.registry import Registry, metrics, tasks
+from lumen.core.registry import Registry, generators, metrics, tasks
 
 
 class ConfigBuilder:
@@ -49,6 +50,8 @@ class ConfigBuilder:
     def apply(self, layer: str, settings: Iterable[tuple[str, Any]]) -> dict[str, Any]:
         """Apply a layer of settings, and return what was read. A component that is replaced loses its arguments."""
         settings, values = dict(settings), {}
+        given = list(settings)
+        settings = self._settings_of_generator(settings) | settings
         if settings.keys() & {"task", "task.name"}:
             self._task_has_metrics = any(key.partition(".")[0] == "metrics" for key in settings)
         # Names come first, since they drop arguments and decide the types of others.
@@ -59,7 +62,7 @@ class ConfigBuilder:
                 settings[key] if is_default else self._find_type(KEY_ALIASES.get(key, key)).read(settings[key])
             )
             self._apply(layer, f"{key}.name" if key in SLOTS else KEY_ALIASES.get(key, key), values[key])
-        return {key: values[key] for key in settings}
+        return {key: values[key] for key in given}
 
     def _apply(self, layer: str, key: str, value: Any) -> None:
         slot, _, argument = key.partition(".")
@@ -133,22 +136,32 @@ class ConfigBuilder:
                 yield key, PlainText(text)
 
     def _set(self, layer: str, key: str, value: Any) -> None:
+        if key not in self._base and _is_group(key):
+            self.errors.append(f"{layer}: {key} is a group of keys, which `lumen help {key}` lists; set one of them.")
+            return
         if key not in self._base:
-            keys = [*self._base, *SLOTS, "metrics"]
-            self.errors.append(f"{layer}: there is no key '{key}'; {suggestion(key, keys)}")
+            keys = [*self._base, *SLOTS, "metrics", *self._component_keys()]
+            self.errors.append(f"{layer}: there is no key '{key}'; {short_suggestion(key, keys, 'lumen help keys')}")
             return
         if refusal := find_refusal(value, self._base[key]):
             self.errors.append(f"{layer}: {key} cannot be {value!r}: {refusal}.")
             return
-        if KEYS[key].has_lists and not KEYS[key].accepts(value):
-            self.errors.append(f"{layer}: {key} cannot be {value!r}; write a list, as in [a,b].")
-            return
         try:
-            OmegaConf.update(self.tree, key, value)
+            if KEYS[key].has_lists and not KEYS[key].accepts(value):
+                raise ValidationError
+            OmegaConf.update(self.tree, key, value)  # which also reads numbers in quotes
             self._given.add(key)
-        except OmegaConfBaseException as error:
-            reason = str(error).partition("\n")[0].rstrip(".")
-            self.errors.append(f"{layer}: {key} cannot be {value!r}: {reason}.")
+        except OmegaConfBaseException:
+            advice = ", as in [a,b]" if KEYS[key].has_lists else ""
+            self.errors.append(f"{layer}: {key} cannot be {reprlib.repr(value)}; it must be {KEYS[key].kind}{advice}.")
+
+    def _component_keys(self) -> list[str]:
+        """Return the keys of the arguments of the components; of those that cannot be read, none."""
+        keys = []
+        for slot, component in self.components.items():
+            with suppress(UnknownName, BadPlugin):
+                keys += [f"{slot}.{argument}" for argument in SLOTS[slot].arguments(str(component["name"]))]
+        return keys
 
     def _set_metrics(self, layer: str, path: str, value: Any) -> None:
         """Set `metrics`, a list of names that keep their arguments, or `metrics.NAME.ARGUMENT`."""
@@ -175,7 +188,8 @@ class ConfigBuilder:
         if name == DEFAULT_TASK or (self._task_has_metrics and not by_flag):
             return
         if chosen := read_literal(tasks, name, "metrics", ()):
-            self.metrics = {metric: {} for metric in chosen}
+            arguments = chosen if isinstance(chosen, dict) else {}
+            self.metrics = {metric: dict(arguments.get(metric, {})) for metric in chosen}
 
     def _complete(self, slot: str, name: Any, arguments: dict[str, Any], registry: Registry, complete: bool) -> None:
         """Fill in the defaults of a component's arguments, and check its name and arguments."""
@@ -205,6 +219,13 @@ class ConfigBuilder:
             if complete and argument.required and key not in arguments:
                 self.errors.append(f"{title} needs {prefix}.{key}=..., which nothing sets.")
             arguments.setdefault(key, defaults[key])
+
+    def _settings_of_generator(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Return what the generator that a layer names brings: its own settings, and those that it requires."""
+        name = settings.get("generator", settings.get("generator.name"))
+        suggested = read_literal(generators, name, "settings", {})
+        suggested = {key: value for key, value in suggested.items() if key not in self._given}
+        return suggested | read_literal(generators, name, "requires", {})
 
     def _select_anchors(self, by_flag: bool) -> None:
         """Keep the reference rows that the task has; one that an override names must exist."""

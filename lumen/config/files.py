@@ -16,6 +16,12 @@ def list_experiments() -> list[str]:
     return sorted(name.stem for name in names if name.suffix == ".yaml" and name.stem != "base")
 
 
+def read_title(*path: str) -> str:
+    """Return the comment in the first line of a YAML file beside base.yaml, or below."""
+    text = files("experiments").joinpath(*path).read_text(encoding="utf-8")
+    return text.partition("\n")[0].lstrip("# ")
+
+
 def list_memory_presets() -> list[int]:
     """Return the GPU memory sizes in GB that have a preset."""
     return sorted(int(Path(file.name).stem) for file in (files("experiments") / "memory").iterdir())

@@ -104,6 +104,8 @@ class Config:
     prompt_dropout: Share
     ema: Share
     validation: Annotated[int, Range(1, 10_000_000)]
+    validation_images: list[str]
+    validation_prompts: list[str]
     seed: Seed
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
     accelerator: Literal["auto", "cpu", "gpu"]
@@ -116,6 +118,7 @@ class Config:
     elastic: bool
     stop_after: str | None
     runs: str
+    name: str | None
     logger: list[Literal["wandb", "tensorboard", "csv", "mlflow"]]
     wandb: WandbOptions
     project: str
@@ -133,16 +136,21 @@ class Config:
 
 # Keys of where and how a run is computed, which change no result: they do not name its directory.
 # `devices` and `nodes` do: a batch is per device, so they change the number of images in a step.
-NON_RESULT_KEYS = {"runs", "workers", "accelerator", "strategy", "compile", "exact", "elastic", "stop_after", "logger",
-                   "keep", "best", "cache", "cache_gb", "cache_text", "every.log", "every.validate",
-                   "every.checkpoint", "data.root", "seed"}  # fmt: skip
+NON_RESULT_KEYS = {"runs", "name", "workers", "accelerator", "strategy", "compile", "exact", "elastic", "stop_after",
+                   "logger", "keep", "best", "cache", "cache_gb", "cache_text", "every.log", "every.validate",
+                   "every.checkpoint", "data.root", "seed", "validation_images", "validation_prompts"}  # fmt: skip
 # Other names of keys. The first release wrote `wandb` for its mode, so it stands in its files too.
 KEY_ALIASES = {"wandb": "wandb.mode", "wandb.project": "project"}
 NON_RESULT_KEYS |= {"project", *KEY_ALIASES, *(f"wandb.{option.name}" for option in fields(WandbOptions))}
 # Keys that a config.yaml of the first release lacks, with their defaults. At its default such a key is no part of the
 # name or hash of a run. Add every new key here.
-DEFAULT_TASK = "layout_to_image"
-LATER_KEYS = {"task.name": DEFAULT_TASK, "generator.name": "controlnet"}
+DEFAULT_TASK, DEFAULT_GENERATOR = "layout_to_image", "controlnet"
+LATER_KEYS = {"task.name": DEFAULT_TASK, "generator.name": DEFAULT_GENERATOR, "data.skies": None}
+# Beginnings of keys that a further evaluation of a trained run may change; all others were decided by its training.
+EVALUATION_KEYS = (
+    "sampling", "metrics", "measure", "data", "validation", "batch", "workers", "seed", "precision", "accelerator",
+    "devices", "nodes", "strategy", "wandb", "project", "best", "stop_after",
+)  # fmt: skip
 # Keys of how the images of a step are divided. Of an elastic run only their product changes the result.
 BATCH_SPLIT_KEYS = ("batch", "accumulate", "devices", "nodes")
 

@@ -13,6 +13,7 @@ from typing import Any, get_args
 from lumen.core import ranges
 from lumen.core.plain_text import PlainText, iterate_numbers, iterate_scalars, parse_plain
 from lumen.core.ranges import LayerRange, Range
+from lumen.core.type_words import describe_type, literal_choices
 
 ALIASES = {name: getattr(ranges, name) for name in ("Count", "Share", "Seed")}
 RANGES = {"Range": Range, "LayerRange": LayerRange}
@@ -34,8 +35,13 @@ class Argument:
 
     @property
     def kind(self) -> str:
-        """The type, as its annotation is written, without ranges."""
-        return ast.unparse(self._type[0]) if self.annotation else "anything"
+        """The type in words, without ranges."""
+        return describe_type(self._type[0])
+
+    @property
+    def choices(self) -> list[str]:
+        """Values that the type lists one by one, as they are typed."""
+        return literal_choices(self._type[0])
 
     @property
     def ranges(self) -> list[Range | LayerRange]:

@@ -77,9 +77,30 @@ def explain_shortage(error: Exception) -> str | None:
     return f"memory ran short ({kind}); repeat the command with a smaller batch or size, fewer workers, or more memory."
 
 
+def nearest(name: str, names: Iterable[str], count: int = 3) -> list[str]:
+    """Return the names that are most like a name; of equals the one in the fewest groups comes first."""
+    return sorted(names, key=lambda other: (-likeness(name, other), other.count("."), other))[:count]
+
+
+def likeness(name: str, other: str) -> float:
+    """Return how much a name is like another, from 0 to 1; without a group it may be `guidance` for short."""
+    return difflib.SequenceMatcher(None, name, other if "." in name else other.rpartition(".")[2]).ratio()
+
+
 def suggestion(name: str, names: Iterable[str]) -> str:
     """Return the second half of a sentence about an unknown name: the nearest name, and all names."""
     names = sorted(names)
-    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    question = f"did you mean '{nearest[0]}'? " if nearest else ""
-    return f"{question}Available: {', '.join(names) or 'none'}."
+    return f"{_question(name, names)}Available: {', '.join(names) or 'none'}."
+
+
+def short_suggestion(name: str, names: Iterable[str], listing: str) -> str:
+    """Return the second half of a sentence about an unknown name of many: the nearest ones, and who lists all."""
+    names = sorted(names)
+    *others, last = nearest(name, names)
+    article = "The" if (question := _question(name, names)) else "the"
+    return f"{question}{article} nearest are {', '.join(others)} and {last}; `{listing}` lists all."
+
+
+def _question(name: str, names: list[str]) -> str:
+    closest = [other for other in nearest(name, names, 1) if likeness(name, other) >= 0.5]
+    return f"did you mean '{closest[0]}'? " if closest else ""

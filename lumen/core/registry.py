@@ -9,12 +9,13 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from lumen.core.arguments import Argument
+from lumen.core.docstrings import Docstring, parse_docstring
 from lumen.core.errors import BadPlugin, UnknownName, suggestion
 from lumen.core.plugins import Plugin, find_module, installed_plugins
 
@@ -84,6 +85,19 @@ class Registry:
                 f"{self.noun}; rename the argument in {self._source(name).path}."
             )
         return arguments
+
+    def documentation(self, name: str) -> Docstring:
+        """Return the docstring of a component, with the entries of its constructor's."""
+        factory = self._source(name).factory
+        methods = factory.body if isinstance(factory, ast.ClassDef) else []
+        nodes = [factory, *(node for node in methods if getattr(node, "name", "") == "__init__")]
+        own, *constructor = [parse_docstring(ast.get_docstring(node)) for node in nodes]
+        lines = [line for part in (own, *constructor) for line in part.sections.get("Args", [])]
+        return replace(own, sections=own.sections | {"Args": lines})
+
+    def path(self, name: str) -> str:
+        """Return the path of a component's source file."""
+        return self._source(name).path
 
     def needs(self, name: str) -> set[str]:
         """Return the names of the keyword-only parameters, which the run supplies."""

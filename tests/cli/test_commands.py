@@ -1,4 +1,4 @@
-"""Commands for a finished run, photos and tables, and help."""
+"""Commands for a finished run, photos and tables."""
 
 import json
 import shlex
@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lumen.__main__ import COMMANDS, main
+import lumen
+from lumen.__main__ import main
 from lumen.config.experiment import reload
 from lumen.core.interfaces import trainable_parameters
 from lumen.core.registry import backbones
@@ -16,6 +17,7 @@ from lumen.runs.build import build_task
 from lumen.runs.data import build_data
 from lumen.runs.directory import load_run_config
 from lumen.runs.evaluate import restore
+from lumen.runs.photos import load_photo
 from lumen.training.callbacks import EMA
 
 
@@ -36,18 +38,64 @@ def test_restored_task_has_the_averaged_weights(finished):
     assert all(torch.equal(a, b) for a, b in zip(trainable_parameters(task), averaged, strict=True))
 
 
+def read_png(path):
+    """Return the pixels of a picture, and its text."""
+    with Image.open(path) as picture:
+        return np.asarray(picture), picture.info
+
+
 def test_sample_command_depends_on_its_seed_alone(finished, photo, workdir):
-    for name, overrides in {"one": [], "two": [], "three": ["seed=1"]}.items():
-        arguments = ["sample", str(finished), str(photo), "a house at night", f"out={name}.png", *overrides]
+    for name, overrides in {"one.png": [], "two/": [], "three.png": ["seed=1"]}.items():
+        arguments = ["sample", str(finished), str(photo), "a house at night", f"out={name}", *overrides]
         assert main(arguments) == 0
-    one, two, three = (np.asarray(Image.open(f"{name}.png")) for name in ("one", "two", "three"))
+    one, two, three = (read_png(name)[0] for name in ("one.png", "two/sheet.png", "three.png"))
     assert (one == two).all() and (one != three).any()
 
 
+def test_sample_command_writes_single_images_with_their_recipe(finished, photo, workdir, capsys):
+    arguments = ["sample", str(finished), str(photo), "a house", "a tree", "out=pictures", "sampling.images=2"]
+    assert main(arguments) == 0
+    output = capsys.readouterr().out
+    assert "photo.jpg has 60 x 40 px and is stretched" in output and "images: pictures" in output
+    names = ["0.png", "1.png", "2.png", "3.png", "layout.npy", "layout.png", "sheet.png"]
+    assert sorted(path.name for path in (workdir / "pictures").iterdir()) == names
+    images = [read_png(f"pictures/{number}.png") for number in range(4)]
+    assert [text["prompt"] for _, text in images] == ["a house"] * 2 + ["a tree"] * 2
+    for pixels, text in images:
+        assert pixels.shape == (32, 32, 3) and text["seed"] == "0"
+        assert shlex.split(text["command"])[-4:] == ["a house", "a tree", "out=pictures", "sampling.images=2"]
+        assert str(finished) not in text["command"] and str(photo.parent) not in text["command"]
+    run = lumen.load_run(finished)
+    expected = [image for prompt in ("a house", "a tree") for image in run.sample(photo, prompt, num_samples=2)]
+    assert all((pixels == np.asarray(image)).all() for (pixels, _), image in zip(images, expected, strict=True))
+    layout = np.load("pictures/layout.npy")
+    assert torch.equal(torch.from_numpy(layout), run.task.layout(load_photo(photo, 32))[0])
+    assert read_png("pictures/layout.png")[0].shape == (32, 32, 3)
+    assert main([*arguments, "seed=1"]) == 0  # pictures of an earlier command are replaced
+    Image.new("RGB", (8, 8)).save("pictures/1.png")
+    assert main(arguments) == 2 and "LUMEN did not make" in capsys.readouterr().err
+    assert read_png("pictures/1.png")[0].shape == (8, 8, 3) and read_png("pictures/0.png")[1]["seed"] == "1"
+
+
+def test_layout_command_takes_the_basis_of_a_run(finished, photo, workdir, capsys):
+    assert main(["layout", str(finished), str(photo), str(photo), "out=a/"]) == 0
+    assert "axes were fitted" not in capsys.readouterr().out
+    run = lumen.load_run(finished)
+    expected = run.task.layout(load_photo(photo, 32))[0].numpy()
+    for name in ("layout-0", "layout-1"):
+        assert np.array_equal(np.load(f"a/{name}.npy"), expected)
+    assert main(["layout", str(finished), str(photo), "out=few/", "conditioning.components=2"]) == 0
+    assert np.load("few/layout.npy").shape[0] == 2
+    assert main(["layout", str(finished), str(photo), "base=scenes"]) == 2
+    assert main(["layout", str(finished)]) == 2 and "PHOTO" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", backbones.names())
-def test_layout_command_takes_every_backbone(name, photo, workdir):
+def test_layout_command_takes_every_backbone(name, photo, workdir, capsys):
     assert main(["layout", str(photo), str(photo), "base=scenes", f"backbone={name}", "conditioning.components=4"]) == 0
-    assert Image.open("layout.png").size[1] > 300
+    pixels, text = read_png("layout.png")
+    assert pixels.shape[0] > 1000 and text["command"].startswith("lumen layout photo.jpg photo.jpg base=scenes")
+    assert "20 axes were fitted on " in capsys.readouterr().out
 
 
 def test_table_commands_run_row_by_row_and_print(tiny, workdir, capsys):
@@ -62,11 +110,4 @@ def test_table_commands_run_row_by_row_and_print(tiny, workdir, capsys):
     capsys.readouterr()
     assert main(["table", "components", *options]) == 0
     output = capsys.readouterr().out
-    assert output.count("1/1") == 2 and "layout/explained_variance" in output
-
-
-@pytest.mark.parametrize("arguments", [[], ["help"], ["--help"], ["train", "-h"]])
-def test_help_names_every_command(arguments, capsys):
-    assert main(arguments) == 0
-    output = capsys.readouterr().out
-    assert all(f"{command.usage}\n" in output and command.help.endswith(".") for command in COMMANDS.values())
+    assert output.count("1/1") == 2 and "explained variance" in output

@@ -11,7 +11,7 @@ from lumen.data.cache import CacheStore
 
 WITHOUT_TORCH = """
 import sys
-sys.modules.update(dict.fromkeys(["torch", "lightning", "diffusers", "transformers"]))
+sys.modules.update(dict.fromkeys(["torch", "lightning", "diffusers", "transformers", "typer", "click", "rich"]))
 from lumen.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -40,7 +40,11 @@ def cache(tmp_path):
         (["cache", "verify"], "0 damaged"),
         (["cache", "prune"], "1 removed"),
         (["ablate", "table1", "base=scenes", "--print"], "lumen train scenes backbone=clip"),
-        (["help"], "lumen train EXPERIMENT"),
+        (["help"], "Train and evaluate a run"),
+        (["help", "lr"], "AdamW"),
+        (["list", "dino"], "backbone.facet=key"),
+        (["--version"], "lumen 0."),
+        (["completion", "--line", "lumen train scenes backbone=d"], "backbone=dinov2"),
     ],
     ids=" ".join,
 )

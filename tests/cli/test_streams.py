@@ -1,6 +1,7 @@
 """Output of commands: any locale, any reader, no noise."""
 
 import io
+import logging
 import os
 import subprocess
 import sys
@@ -8,11 +9,12 @@ import warnings
 from pathlib import Path
 
 import pytest
-from lightning.pytorch import LightningModule, Trainer
 
-from lumen.cli.streams import Output, silence_libraries
-from lumen.core.errors import Note
-from lumen.training.callbacks import ProgressBar
+from lumen.__main__ import main
+from lumen.cli.command import COMMANDS, Command
+from lumen.cli.streams import VERBOSITIES, Output, silence_libraries
+from lumen.core.console import LOG_NAME, console
+from lumen.core.errors import Mistake, Note
 
 FULL = "lumen: the output could not be written: No space left on device."
 LONG = pytest.mark.long
@@ -27,7 +29,7 @@ def start(words: str, **options) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        ("lumen list | head -1; exit ${PIPESTATUS[0]}", 1, ""),
+        ("lumen list | true; exit ${PIPESTATUS[0]}", 1, ""),
         ("lumen list >&- 2>&-", 0, ""),
         ("lumen list > /dev/full", 1, FULL),
         pytest.param("lumen help | true; exit ${PIPESTATUS[0]}", 1, "", marks=LONG),
@@ -71,11 +73,60 @@ def test_streams_show_no_warnings_but_notes(capsys, monkeypatch):
     assert capsys.readouterr().err == "lumen: there are 3\\x1b images.\n"
 
 
-def test_streams_end_the_line_of_a_progress_bar(capsys):
-    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-    bar, end = ProgressBar(), (trainer, LightningModule(), KeyboardInterrupt())
-    bar.on_exception(*end)  # before there are any
-    bar.train_progress_bar = bar.init_train_tqdm()
-    assert not capsys.readouterr().out.endswith("\n")
-    bar.on_exception(*end)
-    assert capsys.readouterr().out.endswith("\n")
+@pytest.fixture
+def probe(monkeypatch):
+    """Command that reports the verbosity it runs under, or does what a test asks."""
+
+    def register(act):
+        monkeypatch.setitem(COMMANDS, "probe", Command("probe", "", lambda positionals, options: act() or 0))
+
+    return register
+
+
+@pytest.mark.parametrize(
+    ("words", "quiet", "verbose"),
+    [([], False, False), (["-q"], True, False), (["--quiet"], True, False), (["-v"], False, True)],
+    ids=str,
+)
+def test_streams_are_as_loud_as_a_flag_asks(words, quiet, verbose, probe, monkeypatch):
+    found = []
+    for name in VERBOSITIES:
+        monkeypatch.setenv(name, "error")
+    monkeypatch.setattr(logging, "basicConfig", lambda **options: found.append("logging"))
+    probe(lambda: found.append((console.is_quiet, console.is_verbose)))
+    for arguments in (["probe", *words], [*words, "probe"]):
+        assert main(arguments) == 0
+    assert found == [*["logging"] * verbose, (quiet, verbose)] * 2
+    assert not console.is_quiet and not console.is_verbose and console.command is None
+
+
+@pytest.mark.parametrize("words", [[], ["-v"]], ids=str)
+def test_streams_show_the_traceback_of_a_mistake_to_who_asks(words, probe, monkeypatch, capsys):
+    def fail():
+        raise Mistake("the file is damaged.")
+
+    for name in VERBOSITIES:
+        monkeypatch.setenv(name, "error")
+    monkeypatch.setattr(logging, "basicConfig", lambda **options: None)
+    probe(fail)
+    assert main(["probe", *words]) == 2
+    *traceback, sentence = capsys.readouterr().err.splitlines()
+    assert sentence == "lumen: the file is damaged." and ("Traceback" in str(traceback)) == bool(words)
+
+
+@pytest.mark.parametrize("error", [Mistake("the file is damaged."), RuntimeError("a fault"), KeyboardInterrupt()])
+def test_streams_write_to_the_log_what_ends_a_command(error, probe, tmp_path, capsys):
+    def fail():
+        console.open_log(tmp_path)
+        print("starts")
+        raise error
+
+    probe(fail)
+    if isinstance(error, RuntimeError):
+        with pytest.raises(RuntimeError):
+            main(["probe"])
+    else:
+        main(["probe"])
+    header, first, *_, last = (tmp_path / LOG_NAME).read_text().splitlines()
+    assert header.startswith("$ lumen probe  # ") and first == "starts"
+    assert last in ("RuntimeError: a fault", *capsys.readouterr().err.splitlines())

@@ -41,6 +41,12 @@ def test_run_directory_holds_all_files(finished, history, losses):
     assert [line["step"] for line in history(finished) if "val/loss" in line] == [1, 3]
 
 
+def test_run_log_holds_what_its_commands_printed(finished):
+    header, *lines = (finished / "log.txt").read_text().splitlines()
+    assert header.startswith("$ lumen train scenes size=32") and any(" starts: " in line for line in lines)
+    assert any(line.startswith("metrics:") for line in lines) and not any("\r" in line for line in lines)
+
+
 def test_run_metrics_have_intervals_and_reference_rows(finished):
     results = json.loads((finished / "metrics.json").read_text())
     assert results["steps"] == STEPS and 0 < results["val/loss"] < 3 and 0 < results["layout/explained_variance"] <= 1
@@ -49,8 +55,8 @@ def test_run_metrics_have_intervals_and_reference_rows(finished):
     assert low <= results["test/miou"] <= high and "test/lpips-scenes" in results
     assert "real/lpips-scenes" not in results and results["real/kid-scenes"] == pytest.approx(0, abs=1e-6)
     assert results["real/miou"] > results["test/miou"] and 0 <= results["val/response"] < 1
-    rows, captions = load_grid(finished / "grid.png", 2 + results["sampling"]["images"])
-    assert len(rows) == len(captions) > 1 and all(captions)
+    rows, captions, titles = load_grid(finished / "grid.png", 2 + results["sampling"]["images"])
+    assert len(rows) == len(captions) > 1 and all(captions) and titles == ["image", "layout", "sample 1"]
 
 
 def test_checkpoint_holds_trained_weights_alone_and_loads_without_code(finished):

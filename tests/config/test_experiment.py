@@ -9,7 +9,7 @@ from lumen.config.identity import config_digest
 from lumen.config.schema import LATER_KEYS, SLOTS
 from lumen.core.errors import BadConfig, BadFile, UnknownName
 from lumen.core.plugins import Plugin
-from lumen.core.registry import metrics, tasks
+from lumen.core.registry import datamodules, metrics, tasks
 
 ROOT = "data.root=/nowhere"
 
@@ -68,9 +68,9 @@ def test_config_mistakes_are_all_reported_at_once():
         "batch must be between 1 and 100,000, not 0",
         "no backbone is called 'dinov3'; did you mean 'dinov2'?",
         "no argument 'data.image'; did you mean 'images'?",
-        "conditioning.components of conditioning 'neural_layout' must be int, not 'x'",
+        "conditioning.components of conditioning 'neural_layout' must be a whole number, not 'x'",
         "'+a=1' is no override",
-        "expected one of ['ddim', 'dpm']",
+        "sampling.sampler cannot be 'euler'; it must be ddim or dpm.",
         "prompt_dropout must be between 0 and 1, not 2.0",
         "${oc.env:HOME}",
         "no key 'lr.more'",
@@ -122,7 +122,8 @@ def test_experiment_suggests_the_nearest_name():
 def test_base_experiment_sets_every_key_and_only_those():
     base = read_experiment("base")
     assert dump(load("coco_stuff", [ROOT])).keys() - {"experiment", "flags", "defaults"} == base.keys()
-    assert all(base[key.removesuffix(".name")] == value for key, value in LATER_KEYS.items())
+    arguments = {"data.skies": datamodules.arguments("scenes")["skies"].default}
+    assert all((base | arguments)[key.removesuffix(".name")] == value for key, value in LATER_KEYS.items())
 
 
 def test_config_is_reloaded_with_new_overrides():
@@ -323,7 +324,7 @@ def test_config_refuses_text_of_every_key_by_one_rule(text, words):
         ("compile=maybe", "compile cannot be 'maybe'"),
         ("seed=", "seed cannot be ''"),
         ("every={log", "every cannot be '{log'"),
-        ("backbone.layers=[2,5", "must be list[int]"),
+        ("backbone.layers=[2,5", "must be a list of whole numbers"),
     ],
 )
 def test_config_refuses_text_in_one_sentence(override, words):

@@ -17,7 +17,8 @@ from lumen.config.experiment import dump, load
 from lumen.core.errors import BadConfig, UnknownName
 from lumen.core.files import write_json
 from lumen.sweeps import trial
-from lumen.sweeps.table import read_table, table_names
+from lumen.sweeps.specs import table_names
+from lumen.sweeps.table import read_table
 
 TINY = [
     "size=32",
@@ -163,9 +164,9 @@ def test_sweep_runs_two_rows_side_by_side(workdir, capsys, forking):
             ["launcher=slurm", "slurm.partion=gpu"],
             "launcher 'slurm' has no argument 'partion'; did you mean 'partition'",
         ),
-        (["slots=two"], "local.slots must be int | None, not 'two'."),
+        (["slots=two"], "local.slots must be a whole number or null, not 'two'."),
         (["slots=0"], "local.slots must be between 1 and 10,000, not 0."),
-        (["launcher=slurm", "slurm.hours=long"], "slurm.hours must be float, not 'long'."),
+        (["launcher=slurm", "slurm.hours=long"], "slurm.hours must be a number, not 'long'."),
         (["launcher=wandb", "slots=2"], "launcher 'wandb' has no argument 'slots'"),
         (["slurm.partition=gpu"], "there is no key 'slurm.partition'"),
         (["nodes=2"], "one node"),
