@@ -10,10 +10,12 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from math import isqrt
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 
@@ -86,9 +88,10 @@ def _sample_images(count: int, size: int, first: int = 0) -> Batch:
     return Batch(pixels, ["a house under a blue sky"] * count, [str(first + i) for i in range(count)])
 
 
+# Every variable is one that time may be proportional to, so that such a law is a straight line.
 PANELS: dict[str, tuple[Callable[[int], Work], list[int]]] = {
     "images of a batch: a training step": (train_steps, [1, 4, 8, 16]),
-    "pixels of a side: a training step": (lambda size: train_steps(size=size), [32, 64, 96]),
+    "pixels: a training step": (lambda pixels: train_steps(size=isqrt(pixels)), [32**2, 64**2, 96**2]),
     "components: a training step": (lambda n: train_steps(components=n), [1, 10, 20, 40]),
     "images: a PCA fit": (fit_pca, [50, 100, 200]),
     "rows: a table": (collect_table, [2, 4, 8]),
@@ -121,14 +124,18 @@ def measure(work: Work) -> tuple[float, float]:
 
 
 def plot(results: dict[str, list[tuple[float, float]]]) -> Figure:
-    """Return a figure with time above memory, and one column per panel."""
+    """Return a figure with time above memory, one column per panel, and the straight line nearest to each.
+
+    Measurements on their line grow in proportion to the variable, above a constant share.
+    """
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     axes = figure.subplots(2, len(results), sharex="col")
     for column, (name, measurements) in zip(axes.T, results.items(), strict=True):
         variable, _, title = name.partition(": ")
         sizes = PANELS[name][1]
         for ax, values, colour in zip(column, zip(*measurements, strict=True), ("C0", "C1"), strict=True):
-            ax.plot(sizes, values, "o-", color=colour, markersize=3)
+            ax.plot(sizes, values, "o", color=colour, markersize=3)
+            ax.plot(sizes, np.polyval(np.polyfit(sizes, values, 1), sizes), color=colour, alpha=0.5, linewidth=1)
             ax.set(xticks=sizes, xlim=(0, 1.06 * sizes[-1]), ylim=(0, 1.2 * max(values)))
         column[0].set_title(title, fontsize=9)
         column[1].set_xlabel(variable)

@@ -125,6 +125,14 @@ class NeuralLayout(Conditioning):
         """Return the first three components as RGB in [0, 1]."""
         return layout_to_rgb(layout)
 
+    @property
+    def legend(self) -> str:
+        """Words that explain the picture of a layout."""
+        if self.channels == 1:
+            return "layout: its only component in grey, each image on its own scale"
+        count = min(3, self.channels)
+        return f"layout: components 1-{count} of {self.channels} as colours, each image on its own scale"
+
     def cache_key(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return backbone and axes, all that `encode` depends on; N and `scale` are applied later."""
         axes = hashlib.sha256(b"".join(t.cpu().numpy().tobytes() for t in (self.mean, self.axes, self.scale)))

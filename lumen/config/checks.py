@@ -1,5 +1,6 @@
 """Checks of a config's values: ranges, and settings that contradict one another."""
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -10,10 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 from lumen.config.components import used_components
 from lumen.config.schema import RANGES
 from lumen.core.errors import BadPlugin, UnknownName
-from lumen.core.registry import Registry, metrics, tasks
+from lumen.core.registry import Registry, generators, metrics, tasks
 from lumen.core.signals import parse_duration
 
 MAX_SECONDS = 10_000 * 86_400  # of stop_after
+MAX_FOLDER_LETTERS = 60
+FOLDER_NAME = re.compile(rf"(?!\.)[\w.+-]{{1,{MAX_FOLDER_LETTERS}}}(?<!\.)", re.ASCII)
+RESERVED_FOLDERS = re.compile(r"default|eval|seed\d+|-.*")
 
 
 def iterate_problems(
@@ -26,19 +30,60 @@ def iterate_problems(
         components: Name and arguments of the component in each slot.
         chosen_metrics: Arguments of each metric by name.
     """
-    min_steps = read_literal(tasks, components["task"]["name"], "min_steps", 1)
+    required = find_requirements(components)
+    min_steps = min(read_literal(tasks, components["task"]["name"], "min_steps", 1), required.get("steps", 1))
     for key, limits in (RANGES | {"steps": replace(RANGES["steps"], low=min_steps)}).items():
         if problem := limits.find_problem(OmegaConf.select(tree, key)):
             yield f"{key} {problem}."
+    for key, value in required.items():
+        if (current := components[key]["name"] if key in components else OmegaConf.select(tree, key)) != value:
+            generator = components["generator"]["name"]
+            yield f"{key} cannot be {current} with generator={generator}, which needs {key}={value}; leave {key} out."
     limit, samples = tree.stop_after, tree.measure.samples
     if limit is not None and not 0 < parse_duration(limit) <= MAX_SECONDS:
         yield f"stop_after must be a time up to 10000d, such as 3h50m or 90s, not {limit}."
+    if problem := find_folder_problem(tree.name):
+        yield problem
+    yield from find_photo_problems(tree, components["task"]["name"])
     for name in chosen_metrics:
         if (needed := read_literal(metrics, name, "samples_per_image", 1)) > samples > 0:
             yield (
                 f"{name} compares {needed} samples of an image, and measure.samples is {samples}; raise it, or leave "
                 f"{name} out of metrics."
             )
+
+
+def find_requirements(components: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the settings that the generator requires; none if the task uses no generator."""
+    with suppress(UnknownName, BadPlugin):
+        if "generator" in tasks.needs(str(components["task"]["name"])):
+            return read_literal(generators, components["generator"]["name"], "requires", {})
+    return {}
+
+
+def find_folder_problem(name: str | None) -> str | None:
+    """Return a sentence if a name of a run's folder is unsafe as a path, or may be that of another run's folder.
+
+    LUMEN's own folders of runs are called `default`, or hold a "=". `seed0` and `eval` are folders within a run's.
+    """
+    if name is None or (FOLDER_NAME.fullmatch(name) and not RESERVED_FOLDERS.fullmatch(name)):
+        return None
+    return (
+        f"name cannot be {name!r}; write up to {MAX_FOLDER_LETTERS} letters, digits, and - + _ . inside, as in "
+        "name=mybaseline. The names default, eval and seed0 are taken."
+    )
+
+
+def find_photo_problems(tree: DictConfig, task: Any) -> Iterator[str]:
+    """Yield a sentence if photos for validation lack prompts, or if the task makes no images from them."""
+    photos, prompts = len(tree.validation_images), len(tree.validation_prompts)
+    if photos != prompts:
+        yield (
+            f"validation_images has {photos} photos, and validation_prompts {prompts} prompts; give each photo one "
+            'prompt, as in validation_images=[a.jpg] validation_prompts=["a red house"].'
+        )
+    elif photos and "images" not in (kind := read_literal(tasks, task, "output_kind", "images")):
+        yield f"validation_images: the task '{task}' predicts {kind} and generates no images; leave it out."
 
 
 def find_unused_backbone(components: dict[str, dict[str, Any]]) -> str | None:

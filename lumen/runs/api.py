@@ -13,7 +13,8 @@ from lumen.core.interfaces import Task
 from lumen.core.paths import user_path
 from lumen.core.visualize import to_uint8
 from lumen.runs.directory import load_results, load_run_config
-from lumen.runs.sample import load_photo, load_task, sample_images
+from lumen.runs.photos import Fit, load_photo
+from lumen.runs.sample import load_task, sample_images
 
 
 class Run:
@@ -38,17 +39,24 @@ class Run:
         return load_task(self.directory, self.config)
 
     def sample(
-        self, photo: str | Path, prompt: str = "", seed: int = 0, num_samples: int | None = None, **sampling: Any
+        self,
+        photo: str | Path,
+        prompt: str = "",
+        seed: int = 0,
+        num_samples: int | None = None,
+        fit: Fit = "stretch",
+        **sampling: Any,
     ) -> list[Image.Image]:
         """Return images with the layout of a photo, under a prompt.
 
         Args:
             num_samples: Number of images; by default that of the config.
+            fit: "stretch", "crop" or "pad": a way to make a photo square.
             sampling: Options that replace those of the config's `sampling`, such as guidance=2.0.
         """
         options = asdict(self.config.sampling) | sampling
         count = options.pop("images")
-        batch = load_photo(user_path(photo), self.config.size, prompt)
+        batch = load_photo(user_path(photo), self.config.size, prompt, fit)
         samples = sample_images(self.task, batch, num_samples or count, seed, options)
         return [Image.fromarray(to_uint8(sample[0]).numpy()) for sample in samples]
 

@@ -1,5 +1,6 @@
 """Training of one run, from its start or its newest checkpoint, followed by its evaluation."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 
 from lumen.config.schema import Config
+from lumen.core.console import announce
 from lumen.core.errors import Mistake
 from lumen.core.files import remove_drafts, write_json
 from lumen.core.interfaces import Task, trainable_parameters
@@ -15,6 +17,7 @@ from lumen.runs import directory as run_dirs
 from lumen.runs.build import build_metrics, build_task
 from lumen.runs.data import build_data
 from lumen.runs.evaluate import evaluate_task, facts_of, interruptible, restore, verify_splits
+from lumen.runs.photos import load_validation_photos
 from lumen.runs.processes import hold_directory, is_rank_zero
 from lumen.runs.provenance import describe, provenance
 from lumen.runs.trainer import build_trainer
@@ -40,11 +43,13 @@ def train(config: Config, observers: Sequence[Callback] = ()) -> dict[str, Any]:
     directory = run_dirs.run_directory(config)
     if (results := run_dirs.load_finished(directory, config)) is not None:
         return results
+    photos = load_validation_photos(config)  # before anything is built
     with (
         handle_signals(config.stop_after) as handler,
         hold_directory(directory, config),
         finish_wandb(),
     ):
+        handler.saved = lambda: "the last checkpoint" * any(directory.glob("checkpoints/step*.ckpt"))
         data = verify_splits(build_data(config), config)
         task = build_task(config, data)
         metrics = build_metrics(config, data, task)
@@ -53,13 +58,17 @@ def train(config: Config, observers: Sequence[Callback] = ()) -> dict[str, Any]:
         if is_rank_zero(config):
             remove_drafts(directory)
             run_dirs.write_or_verify_config(directory, config)
-        trainer = build_trainer(config, data, task, directory, resume, handler)
+        trainer = build_trainer(config, data, task, directory, resume, handler, photos=photos)
         trainer.callbacks[:0] = observers  # first, so that their records are written before a step is saved
         if trainer.is_global_zero:
             _announce(config, data, task, directory, resume)
         with interruptible():
             _fit(trainer, data, task, resume, config.every.validate)
-            return evaluate_task(trainer, data, task, metrics, config, directory)
+            results = evaluate_task(trainer, data, task, metrics, config, directory)
+        if trainer.is_global_zero and task.output_kind == "images":
+            run = shlex.quote(str(directory))
+            print(f'next: lumen sample {run} photo.jpg "a red house under a night sky"')
+        return results
 
 
 def _fit(trainer: Trainer, data: LightningDataModule, task: Task, resume: Path | None, every: int) -> None:
@@ -89,10 +98,9 @@ def _announce(config: Config, data: LightningDataModule, task: Task, directory: 
     parameters = sum(p.numel() for p in trainable_parameters(task))
     images = config.batch * config.accumulate * config.devices * config.nodes
     start = f"resumes at step {checkpoint_io.step_of(resume)}" if resume else "starts"
-    print(
+    announce(
         f"{directory} {start}: {describe(config)}, {_millions(parameters)} trainable parameters, {images} images a "
-        f"step, {config.steps} steps, {len(data.source.records('train'))} training images.",
-        flush=True,
+        f"step, {config.steps} steps, {len(data.source.records('train'))} training images."
     )
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from lumen.config.components import steering, used_components
 from lumen.config.experiment import dump
 from lumen.config.identity import flatten
 from lumen.config.schema import NON_RESULT_KEYS, SLOTS, Config
+from lumen.core.console import console
 from lumen.core.errors import BadConfig
-from lumen.core.interfaces import Task
+from lumen.core.interfaces import Batch, Task
 from lumen.core.lifetime import announce_parent_to_ranks
 from lumen.core.signals import SignalHandler
 from lumen.runs.build import accelerator, build_cache_options, precision
@@ -28,7 +30,6 @@ from lumen.training.callbacks import (
     EMA,
     DivergenceGuard,
     OptimizationMonitor,
-    ProgressBar,
     SampleGrid,
     ThroughputMonitor,
 )
@@ -36,6 +37,8 @@ from lumen.training.checkpoint_callbacks import CheckpointCallback, PreemptionCa
 from lumen.training.lightning_internals import disable_signal_handling, kill_function
 from lumen.training.loggers import JSONLLogger, build_lightning_logger
 from lumen.training.precompute import PrecomputeCallback
+from lumen.training.progress import ProgressDisplay
+from lumen.training.validation_photos import ValidationPhotos
 from lumen.training.wandb_logger import ResilientWandbLogger, build_wandb_logger
 
 TAG_SLOTS = ("backbone", "data", "conditioning")
@@ -50,6 +53,7 @@ def build_trainer(
     start: Path | None,
     handler: SignalHandler,
     job: str = "train",
+    photos: Sequence[Batch] = (),
 ) -> Trainer:
     """Return Lightning's Trainer: one epoch, which is the whole run.
 
@@ -58,6 +62,7 @@ def build_trainer(
         start: Checkpoint that the run resumes from, if any.
         handler: Signals that this process receives.
         job: W&B's job type.
+        photos: Photos with prompts that are sampled when validation ends.
 
     Raises:
         BadConfig: This machine does not have the devices that the config names.
@@ -79,16 +84,18 @@ def build_trainer(
         is_validated=lambda step: history.has(step - 1, "val/loss"),
         elastic=config.elastic,
     )
-    grid_batch = data.grid_batch()
+    grid_batch, sampling = data.grid_batch(), asdict(config.sampling)
+    throughput = ThroughputMonitor(config.every.log)
     callbacks = [
-        ProgressBar(refresh_rate=config.every.log),
         PrecomputeCallback(build_cache_options(config), directory / "cache.json"),
         DivergenceGuard(task.frozen_networks, config.every.log),
-        ThroughputMonitor(config.every.log),
+        throughput,
+        ProgressDisplay(config.every.log, throughput, ["test", *config.measure.anchors]),
         OptimizationMonitor(config.every.log),
         # The order matters when validation ends: preview with the averaged weights, then restore the raw ones; and
         # after a step: average, save, stop.
-        SampleGrid(directory, grid_batch, asdict(config.sampling), config.seed, wandb and wandb.log_preview),
+        SampleGrid(directory, grid_batch, sampling, config.seed, wandb and wandb.log_preview),
+        *([ValidationPhotos(directory, photos, sampling, config.seed)] if photos else []),
         *([EMA(config.ema)] if config.ema else []),
         checkpoints,
         PreemptionCallback(handler, checkpoints),
@@ -134,6 +141,7 @@ def _lightning_trainer(
         plugins=[checkpoint_io.AtomicCheckpointIO(loggers[0].flush), *environments],
         enable_checkpointing=False,
         enable_model_summary=False,
+        enable_progress_bar=False,
         callbacks=callbacks,
     )
 
@@ -201,7 +209,10 @@ def _wandb_config(config: Config) -> dict[str, Any]:
 
 def _silence_lightning() -> None:
     """Silence Lightning's remarks on choices that are made here on purpose; its warnings of mistakes stay."""
+    if console.is_verbose:
+        return
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in ("does not have many workers", "in eval mode", "LeafSpec", "smaller than the logging interval"):
+    messages = ("does not have many workers", "in eval mode", "LeafSpec", "smaller than the logging interval")
+    for message in (*messages, "this fit will run with no optimizer"):
         warnings.filterwarnings("ignore", message=f".*{message}")

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+MIN_TESTED_IMAGES = 20  # with fewer, a bootstrap interval is too narrow to call rows different
+
 
 @dataclass
 class Cell:

@@ -10,7 +10,7 @@ from lumen.core.bootstrap import percentile_interval
 from lumen.core.random import generator
 from lumen.core.registry import metrics
 from lumen.evaluation.keys import MetricKey
-from lumen.sweeps.cell import Cell
+from lumen.sweeps.cell import MIN_TESTED_IMAGES, Cell
 
 Scores = dict[str, list[dict[str, Tensor]]]  # per-image scores by metric, of each seed of each row
 
@@ -47,13 +47,21 @@ class Bootstrap:
     def differ(self, row: str, other: str, key: MetricKey) -> bool:
         """Return whether two rows differ with 95 % confidence.
 
-        The test is paired: both are resampled on the same images, so the difficulty of an image cancels.
+        The test is paired: both are resampled on the same images, so the difficulty of an image cancels. Of few images
+        it finds no difference.
         """
-        first, second = self.resamples(row, key), self.resamples(other, key)
-        if first is None or second is None:
+        if (
+            min(len(seed.get(key.column, ())) for name in (row, other) for seed in self.scores[name])
+            < MIN_TESTED_IMAGES
+        ):
             return False
-        low, high = percentile_interval(first - second)
+        low, high = self.difference(row, other, key) or (0.0, 0.0)
         return low > 0 or high < 0
+
+    def difference(self, row: str, other: str, key: MetricKey) -> tuple[float, float] | None:
+        """Return the 95 % confidence interval of the value of a row minus that of another, on the same images."""
+        first, second = self.resamples(row, key), self.resamples(other, key)
+        return None if first is None or second is None else tuple(percentile_interval(first - second))
 
     def _resamples(self, row: str, key: MetricKey) -> Float[Tensor, " draws"] | None:
         """Return values of resampled images and seeds; rows on the same images resample the same ones."""

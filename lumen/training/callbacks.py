@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from diffusers.training_utils import EMAModel
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import TQDMProgressBar
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -18,23 +17,6 @@ from lumen.core.files import atomic_path
 from lumen.core.interfaces import Batch, Task, trainable_parameters
 from lumen.core.visualize import make_grid, save_grid
 from lumen.training.lightning_internals import logged_step
-
-
-class ProgressBar(TQDMProgressBar):
-    """Lightning's progress bar: one epoch is the whole run, so the remaining time is that of the run."""
-
-    def get_metrics(self, *arguments: Any) -> dict[str, Any]:
-        """Return the metrics to show, without the version number."""
-        items = super().get_metrics(*arguments)
-        items.pop("v_num", None)
-        return items
-
-    def on_exception(self, trainer: Trainer, task: LightningModule, exception: BaseException) -> None:
-        """End the lines of bars that are interrupted, so that a message begins a line of its own."""
-        for bar in (self._train_progress_bar, self._val_progress_bar, self._test_progress_bar):
-            if bar is not None and not bar.disable:
-                bar.leave = True  # which ends its line
-                bar.close()
 
 
 class DivergenceGuard(Callback):
@@ -144,11 +126,15 @@ class ThroughputMonitor(Callback):
 
     Args:
         every: Optimiser steps between two measurements.
+
+    Attributes:
+        images_per_s: Last measurement; None before the first.
     """
 
     def __init__(self, every: int):
         self.every = every
         self.images, self.start = 0, None
+        self.images_per_s: float | None = None
 
     def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: Any, batch: Batch, batch_idx: int) -> None:
         self.images += len(batch.id) * trainer.world_size
@@ -156,9 +142,10 @@ class ThroughputMonitor(Callback):
             return
         now = time.perf_counter()
         if self.start is not None:
-            task.log("train/images_per_s", self.images / (now - self.start), prog_bar=True)
+            self.images_per_s = self.images / (now - self.start)
+            task.log("train/images_per_s", self.images_per_s)
         if task.device.type == "cuda":
-            task.log("train/peak_gib", torch.cuda.max_memory_allocated(task.device) / 2**30, prog_bar=True)
+            task.log("train/peak_gib", torch.cuda.max_memory_allocated(task.device) / 2**30)
         self.images, self.start = 0, now
 
     def on_validation_start(self, trainer: Trainer, task: Task) -> None:
@@ -220,6 +207,7 @@ class SampleGrid(Callback):
         for name, value in preview.scalars.items():
             task.log(name, value, rank_zero_only=True)
         with atomic_path(self.directory / "grid.png") as draft:
-            save_grid(make_grid(preview.columns, preview.captions), preview.captions, draft)
+            grid = make_grid(preview.columns, preview.captions, task.legend, batch.mask)
+            save_grid(grid, preview.captions, draft, list(preview.columns))
         if self.log_preview is not None:
             self.log_preview(preview.columns, preview.captions, logged_step(trainer))

@@ -7,9 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import loggers as lightning_loggers
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
 
 from lumen.core.errors import Mistake
 from lumen.core.files import flush, write
@@ -123,6 +125,16 @@ def warn_once(logger: Logger, name: str, log: Callable[[], None]) -> None:
         if not getattr(logger, "has_warned", False):
             print(f"{name} takes no more metrics ({error}); training continues.")
         logger.has_warned = True
+
+
+@rank_zero_only
+def log_picture(logger: Logger, name: str, picture: Image.Image, step: int) -> None:
+    """Log a picture to one of Lightning's loggers, if it shows pictures."""
+    pixels = np.asarray(picture)
+    if isinstance(logger, lightning_loggers.TensorBoardLogger):
+        warn_once(logger, "TensorBoard", lambda: logger.experiment.add_image(name, pixels, step, dataformats="HWC"))
+    elif isinstance(logger, lightning_loggers.MLFlowLogger):
+        warn_once(logger, "MLflow", lambda: logger.experiment.log_image(logger.run_id, pixels, key=name, step=step))
 
 
 def build_lightning_logger(name: str, directory: Path) -> Logger:

@@ -12,7 +12,7 @@ from lumen.core.errors import BadSample
 from lumen.data.index import DatasetIndex
 from lumen.data.integrity import check_dataset
 from lumen.data.readers import read_boxes, read_disparity, read_image, read_json, read_label_map, read_photo
-from lumen.runs.sample import load_photo
+from lumen.runs.photos import load_photo
 
 DEEP = np.linspace(0, 65535, 48 * 32).astype(np.uint16).reshape(32, 48)
 BYTES = (DEEP >> 8).astype(np.uint8)

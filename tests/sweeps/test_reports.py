@@ -5,7 +5,9 @@ import io
 import json
 from collections import Counter
 from html.parser import HTMLParser
+from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -76,7 +78,8 @@ class Page(HTMLParser):
         assert len(ids) == len(set(ids))
         for name, value in self.attributes:
             if name in ("href", "xlink:href"):
-                assert value.startswith("#") and value[1:] in ids
+                is_anchor = value.startswith("#") and value[1:] in ids
+                assert is_anchor or (Path("runs/tables") / unquote(value)).resolve().is_dir()
             assert name != "src" or value.startswith("data:image/")
             assert not name.startswith("on")
         self.text = "\n".join(self.texts)
@@ -106,7 +109,12 @@ class Page(HTMLParser):
 def test_html_report_holds_every_row_value_and_image(table):
     directories = [finish(table, row) for row in table.rows[:2]]
     results = collect(table)
+    Path("runs/tables").mkdir(exist_ok=True)
     page = Page(to_html(results))
+    links = [value for name, value in page.attributes if name == "href" and not value.startswith("#")]
+    assert [(Path("runs/tables") / unquote(link)).resolve() for link in links] == [d.resolve() for d in directories]
+    assert {"mIoU ↑", "LPIPS-scenes ↑", "validation loss", "paper, coco_stuff"} <= set(page.texts)
+    assert not {"miou", "val/loss", "lpips-scenes"} & set(page.texts)
     for row in table.rows[:2]:
         for cell in results.rows[row.name]:
             assert f"{cell.value:.4g}" in page.text
@@ -119,7 +127,7 @@ def test_html_report_holds_every_row_value_and_image(table):
     assert f"{IMAGES} held-out images" in page.text and "2 commands are left" in page.text
     assert {"sky", "0.6875", "a & b", "0.3125"} <= set(page.texts)
     assert page.tags["svg"] == 4  # two intervals, two learning curves
-    grids = [load_grid(directory / "grid.png", 4)[0] for directory in directories]
+    grids = [load_grid(directory / "grid.png", 4).rows for directory in directories]
     tiles = [np.asarray(tile) for rows in grids for row in rows for tile in row]
     # Each once; the two images that both rows have are there once for both.
     assert len(page.images) == len(tiles) - 2
@@ -141,6 +149,17 @@ def test_html_report_shows_captions_that_differ_between_rows(table):
     texts = Page(to_html(collect(table))).texts
     assert texts.count("a ball") == 1 and texts.count("one house") == texts.count("another house") == 1
     assert texts.index("prompt") < texts.index("one house") < texts.index("another house")
+
+
+def test_axis_of_almost_equal_values_has_no_offset(table, finish_run):
+    for row, value in zip(table.rows, (0.0671201, 0.0671203), strict=False):
+        finish_run(table, row, 0, torch.rand(30), **{"test/miou": value})
+    axes = plots.plot_intervals(collect(table), "miou").axes[0]
+    axes.figure.canvas.draw()
+    assert axes.xaxis.get_offset_text().get_text() == ""
+    low, high = axes.get_xlim()
+    labels = [label.get_text() for label in axes.get_xticklabels() if low <= label.get_position()[0] <= high]
+    assert low < 0.0671201 < 0.0671203 < high and len(set(labels)) == len(labels) > 1
 
 
 def test_curve_plot_shows_every_row_and_its_intervals(workdir):

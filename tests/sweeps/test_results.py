@@ -37,6 +37,17 @@ def test_significance_is_paired_by_image(table, finish_run):
     assert not cells["SD"].significant  # as far from the best, but with noise of its own
 
 
+@pytest.mark.parametrize(("images", "is_marked"), [(19, False), (20, True)])
+def test_rows_of_few_images_are_not_called_different(table, finish_run, images, is_marked):
+    clip, dino, *_ = table.rows
+    finish_run(table, clip, 0, noise(1, images))
+    finish_run(table, dino, 0, noise(1, images) + 10)
+    results = collect(table)
+    assert results.rows["CLIP"][0].significant is is_marked
+    assert "over images, one training seed" in formats.to_markdown(results)
+    assert "over images, one training seed" in formats.to_latex(results)
+
+
 def test_interval_covers_the_truth_at_its_level():
     covered = 0
     for trial in range(200):
@@ -80,7 +91,7 @@ def test_breakdown_of_a_metric_has_a_column_per_part(table, finish_run, capsys):
     finish_run(table, table.rows[0], 0, noise(1), **{"test/miou": 0.5, "test/miou/sky": 0.75, "test/miou/road": 0.25})
     assert main(["table", "table1", "base=scenes", "parts=miou"]) == 0
     output = capsys.readouterr().out
-    assert "| row | seeds | miou/road | miou/sky |" in output and "| CLIP | 1/1 | 0.25 | 0.75 |" in output
+    assert "| row | seeds | mIoU: road | mIoU: sky |" in output and "| CLIP | 1/1 | 0.25 | 0.75 |" in output
     assert main(["table", "table1", "base=scenes", "parts=tifa"]) == 2
     message = capsys.readouterr().err
     assert "'tifa'" in message and "miou" in message

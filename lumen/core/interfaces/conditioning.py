@@ -100,6 +100,11 @@ class Conditioning(nn.Module):
         """Return RGB in [0, 1]. By default the layout is taken to be grey or RGB values in [0, 1]."""
         return layout[:, :3] if layout.shape[1] >= 3 else layout[:, :1].expand(-1, 3, -1, -1)
 
+    @property
+    def legend(self) -> str:
+        """Words that explain the picture of `visualize`; "" if it needs none."""
+        return ""
+
     @cached_property
     def identity(self) -> dict[str, str]:
         """Hash of the weights of each frozen network."""

@@ -81,9 +81,11 @@ class Task(LightningModule):
             checkpoints.
 
     Attributes:
-        output_kind: Kind of the outputs, such as images in [-1, 1]; metrics of the same kind score them.
+        output_kind: Kind of the outputs, such as images in [-1, 1]; metrics of the same kind score them. A task with
+            several kinds names them all, and its outputs are a dict by kind.
         min_steps: Fewest optimiser steps of a run; 0 if the task learns what it learns without any.
-        metrics: Metrics of this task; they replace those that an experiment names for the default task.
+        metrics: Metrics of this task, or a dict of their arguments; they replace those that an experiment names for the
+            default task.
         reference_rows: Reference rows by key, each with its label in tables: outputs that a metric is compared with.
         shared_rows: Reference rows that are the same for all runs of one protocol, whatever was learnt.
         display_names: Names for readers, by name of a network or stage of the cost estimate.
@@ -92,9 +94,9 @@ class Task(LightningModule):
         weights_hint: Words that say how a user restores the frozen weights of a checkpoint.
     """
 
-    output_kind = "images"
+    output_kind: str | tuple[str, ...] = "images"
     min_steps = 1
-    metrics: tuple[str, ...] = ()
+    metrics: tuple[str, ...] | dict[str, dict[str, Any]] = ()
     reference_rows: dict[str, str] = {}
     shared_rows: tuple[str, ...] = ()
     display_names: dict[str, str] = {}
@@ -165,8 +167,8 @@ class Task(LightningModule):
         row: str = "test",
         other: Callable[[], Batch] | None = None,
         **sampling: Any,
-    ) -> Tensor:
-        """Return the outputs (b, n, ...) of a batch, n per image.
+    ) -> Tensor | dict[str, Tensor]:
+        """Return the outputs (b, n, ...) of a batch, n per image; of a task with several kinds, those of each kind.
 
         Args:
             seeds: For each of the n outputs one seed per image.
@@ -187,6 +189,15 @@ class Task(LightningModule):
     def visualize(self, batch: Batch) -> Tensor | None:
         """Return a picture (b, 3, h, w) in [0, 1] of what steers the outputs, such as the layout."""
         return None
+
+    def layout(self, batch: Batch) -> Tensor | None:
+        """Return what steers the outputs, if anything but the image does, such as the layout (b, k, h, w)."""
+        return None
+
+    @property
+    def legend(self) -> str:
+        """Words that explain the picture of `visualize`, and the column "layout" of a preview."""
+        return ""
 
     def protocol(self) -> dict[str, Any]:
         """Return everything besides data, sampling, seed and what was learnt that a metric value depends on.
@@ -239,8 +250,10 @@ class Task(LightningModule):
         torch.manual_seed(stable_seed(self.seed, self.global_rank, batch_idx))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return AdamW with linear warmup."""
+        """Return AdamW with linear warmup; None if there is nothing to train."""
         options = self.optimization
+        if not trainable_parameters(self):
+            return None
         # Fused, it passes over the weights once, not a dozen times. On a CPU that gains a fiftieth of a step, for which
         # the bits of measured figures are not given up. fp16's scaler would be clipped before it unscales.
         fused = self.device.type == "cuda" and getattr(self.trainer.precision_plugin, "scaler", None) is None

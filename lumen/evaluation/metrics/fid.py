@@ -24,6 +24,7 @@ class FrechetDistance(Metric):
         resize: Resizing for Inception: "clean" as clean-fid does, or "original" as torch-fidelity and pytorch-fid do.
     """
 
+    display_name = "FID"
     higher_is_better = False
     compares_distributions = True
     fallback = "kid"

@@ -29,6 +29,7 @@ class KernelDistance(Metric):
     Source: Gretton et al. 2012, equation 4, times 1000 as tables print it (Karras et al. 2020, arXiv:2006.06676).
     """
 
+    display_name = "KID"
     higher_is_better = False
     compares_distributions = True
 

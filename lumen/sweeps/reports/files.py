@@ -2,17 +2,12 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lumen.core.files import atomic_path, write
-from lumen.core.readers import explain_damage
+from lumen.sweeps.reports.grid_paths import grid_paths
 from lumen.sweeps.reports.text import to_csv, to_latex, to_markdown
 from lumen.sweeps.results import Results
-from lumen.sweeps.table import Table
 from lumen.sweeps.table_cache import CachedJSON, hash_inputs
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 FORMATS = {".md": to_markdown, ".tex": to_latex, ".csv": to_csv}
 
@@ -28,7 +23,7 @@ def save(results: Results) -> list[Path]:
 
 def _save_pictures(results: Results) -> list[Path]:
     """Write the pictures, unless those there show the same; drawing imports torch and matplotlib."""
-    table, grids = results.table, _grids(results)
+    table, grids = results.table, grid_paths(results.table)
     columns = [results.column(name)[0] for name in results.curve_columns]
     curve = [{row: asdict(cell) for row, cell in cells.items()} for cells in columns]
     paths = {"sheet": table.output_path(".png")} if grids else {}
@@ -38,43 +33,24 @@ def _save_pictures(results: Results) -> list[Path]:
     definition = [list(results.rows), list(grids), results.curve_columns, curve]
     cache = CachedJSON(table.cache_path("-pictures.json"), hash_inputs(definition, grids.values()))
     if not (cache.load() and all(path.exists() for path in paths.values())):
-        paths = _draw(results, grids, paths)
+        paths = _draw(results, paths)
         if not any(path in table.problems for path in grids.values()):  # which the next command must print too
             cache.save(sorted(paths))
     return list(paths.values())
 
 
-def _draw(results: Results, grids: dict[str, Path], paths: dict[str, Path]) -> dict[str, Path]:
+def _draw(results: Results, paths: dict[str, Path]) -> dict[str, Path]:
     """Draw the pictures of a table into files, and return the files of those that were drawn."""
-    from lumen.core.visualize import stack_named_grids
+    from lumen.core.sheets import make_comparison_sheet
+    from lumen.sweeps.reports.grids import load_grids
     from lumen.sweeps.reports.plots import plot_curve, to_image
 
     pictures = {}
-    if "sheet" in paths and (sheet_grids := _open_grids(results.table, grids)):
-        pictures["sheet"] = stack_named_grids(sheet_grids)
+    if "sheet" in paths and (grids := load_grids(results.table)):
+        pictures["sheet"] = make_comparison_sheet(grids)
     if "curve" in paths:
         pictures["curve"] = to_image(plot_curve(results))
     for name, picture in pictures.items():
         with atomic_path(paths[name]) as draft:
             picture.save(draft, format="PNG")
     return {name: paths[name] for name in pictures}
-
-
-def _open_grids(table: Table, grids: dict[str, Path]) -> "dict[str, Image]":
-    """Return the image grids by row; those that are damaged are left out, and noted in `Table.problems`."""
-    from PIL.Image import open as open_image
-
-    from lumen.core.visualize import GRID_REMEDY
-
-    opened = {}
-    for name, path in grids.items():
-        with table.noting(path), explain_damage(path, GRID_REMEDY), open_image(path) as file:
-            opened[name] = file.convert("RGB")
-    return opened
-
-
-def _grids(results: Results) -> dict[str, Path]:
-    """Return the image grid of the first finished seed of each row."""
-    runs = {row.name: results.table.finished_runs(row) for row in results.table.rows}
-    grids = {name: paths[0] / "grid.png" for name, paths in runs.items() if paths}
-    return {name: path for name, path in grids.items() if path.exists()}

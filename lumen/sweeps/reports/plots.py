@@ -6,8 +6,10 @@ from xml.etree import ElementTree
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 from PIL import Image
 
 from lumen.sweeps.cell import Cell
@@ -27,6 +29,7 @@ STYLE = {
 } | dict.fromkeys(INK_KEYS, INK)
 LEGEND_OUTSIDE = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}  # beside the axes, where it covers no curve
 DPI = 150  # of PNG files
+MIN_SPAN = 0.02  # of an axis, as a share of its values
 XML_NAMESPACES = {"": "http://www.w3.org/2000/svg", "xlink": "http://www.w3.org/1999/xlink"}
 
 
@@ -43,7 +46,9 @@ def plot_curve(results: Results) -> Figure | None:
         x, y, colour = first[name], second[name], row_colour(name, results)
         bars = {"xerr": _error_bars(x), "yerr": _error_bars(y), "ecolor": (colour, 0.4)}
         axes.errorbar(x.value, y.value, fmt="o", color=colour, label=name, zorder=1, **bars)
-    axes.set(xlabel=results.curve_columns[0], ylabel=results.curve_columns[1])
+    names = dict(zip(results.columns, results.headings, strict=True))
+    axes.set(xlabel=names[results.curve_columns[0]], ylabel=names[results.curve_columns[1]])
+    _tidy(axes.xaxis, axes.yaxis)
     axes.legend(**LEGEND_OUTSIDE)  # labels at the dots would cover one another
     return plot
 
@@ -63,7 +68,8 @@ def plot_intervals(results: Results, column: str) -> Figure:
     axes.set_yticks(range(len(rows | reference_rows)), list(rows | reference_rows))
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel(column)
+    axes.set_xlabel(dict(zip(results.columns, results.headings, strict=True))[column])
+    _tidy(axes.xaxis)
     return plot
 
 
@@ -73,6 +79,7 @@ def plot_learning_curves(curves: dict[str, list[dict[int, float]]], results: Res
 
     Args:
         curves: Values by step, of each seed of each row.
+        label: Name of the value.
     """
     plot, axes = _axes(5.6, 3.2)
     for name, row_curves in curves.items():
@@ -80,6 +87,7 @@ def plot_learning_curves(curves: dict[str, list[dict[int, float]]], results: Res
             legend = {"label": name} if number == 0 else {}
             axes.plot(list(curve), list(curve.values()), ".-", color=row_colour(name, results), alpha=0.8, **legend)
     axes.set(xlabel="step", ylabel=label)
+    _tidy(axes.xaxis, axes.yaxis)
     axes.legend(**LEGEND_OUTSIDE)
     return plot
 
@@ -123,6 +131,15 @@ def to_svg(plot: Figure, name: str) -> str:
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     plot = Figure(figsize=(width, height), layout="constrained")
     return plot, plot.subplots()
+
+
+def _tidy(*lines: Axis) -> None:
+    """Label axes with whole numbers instead of an offset, and widen those whose values are almost equal."""
+    for axis in lines:
+        axis.set_major_formatter(ScalarFormatter(useOffset=False))
+        low, high = axis.get_view_interval()
+        middle, half = (low + high) / 2, max(high - low, MIN_SPAN * max(abs(low), abs(high))) / 2
+        axis.set_view_interval(middle - half, middle + half, ignore=True)
 
 
 def _error_bars(cell: Cell) -> list[list[float]]:

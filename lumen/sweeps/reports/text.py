@@ -5,12 +5,12 @@ import io
 from collections.abc import Callable
 from typing import Any
 
-from lumen.sweeps.cell import Cell
+from lumen.sweeps.cell import MIN_TESTED_IMAGES, Cell
 from lumen.sweeps.results import Results
 
 LEGEND = (
     "Brackets: 95 % confidence interval over images. Bold: the best of a column. *: differs from the best with 95 % "
-    "confidence (paired bootstrap; every column and row is tested by itself)."
+    "confidence {scope} (paired bootstrap; every column and row is tested by itself, from {images} images on)."
 )
 SEEDS_LEGEND = "Several seeds: mean ± standard deviation between seeds; intervals are over images and seeds."
 LATEX_ESCAPES = str.maketrans(
@@ -23,7 +23,7 @@ FORMULA_SIGNS = ("=", "+", "-", "@")
 def to_markdown(results: Results) -> str:
     """Return the table with its title, reference rows below the rows, notes, and the commands that are left."""
     table = results.table
-    head = ["row", "seeds", *map(_escape_markdown, [*results.columns, *results.published])]
+    head = ["row", "seeds", *map(_escape_markdown, [*results.headings, *results.published_headings])]
     lines = [format_line(head), format_line(["---"] * len(head))]
     lines += [format_line(cells) for cells in _body(results, _markdown_cell, "–", _escape_markdown)]
     notes = [*format_notes(results), *format_pending(results)]
@@ -32,10 +32,10 @@ def to_markdown(results: Results) -> str:
 
 def to_latex(results: Results) -> str:
     """Return a tabular in the style of booktabs."""
-    head, count = ["", *results.columns, *results.published], len(results.rows)
+    head, count = ["", *results.headings, *results.published_headings], len(results.rows)
     body = _body(results, _latex_cell, "--", _escape_latex)
     lines = [" & ".join([cells[0], *cells[2:]]) + r" \\" for cells in body]
-    comment = f"{results.table.title} On {results.table.base}. {results.protocol} {LEGEND}"
+    comment = f"{results.table.title} On {results.table.base}. {results.protocol} {format_legend(results)}"
     return "\n".join(
         [
             f"% {' '.join(comment.split())}",
@@ -53,7 +53,10 @@ def to_latex(results: Results) -> str:
 
 
 def to_csv(results: Results) -> str:
-    """Return all digits: for each column value, deviation between seeds, ends of the interval, and significance."""
+    """Return all digits, under the keys of metrics.json, which programs read.
+
+    Of each column these are value, deviation between seeds, ends of the interval, and significance.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     suffixes = ("", "_deviation", "_low", "_high", "_apart")
@@ -70,7 +73,12 @@ def format_notes(results: Results) -> list[str]:
     """Return sentences about the evaluation and the marks of the table; nothing if no row has finished."""
     if not any(results.num_finished.values()):
         return []
-    return [results.protocol, LEGEND, *([SEEDS_LEGEND] if results.table.seeds > 1 else [])]
+    return [results.protocol, format_legend(results), *([SEEDS_LEGEND] if results.table.seeds > 1 else [])]
+
+
+def format_legend(results: Results) -> str:
+    """Return a sentence about the marks of the table."""
+    return LEGEND.format(scope=results.scope, images=MIN_TESTED_IMAGES)
 
 
 def format_pending(results: Results) -> list[str]:

@@ -187,6 +187,16 @@ class LayoutToImage(Task):
         """Return the layout as RGB."""
         return self.conditioning.visualize(self.conditioning(batch))
 
+    @torch.no_grad()
+    def layout(self, batch: Batch) -> Float[Tensor, "b k h w"]:
+        """Return the layout."""
+        return self.conditioning(batch)
+
+    @property
+    def legend(self) -> str:
+        """Legend of the conditioning."""
+        return self.conditioning.legend
+
     def _sample(
         self, batch: Batch, layout: Float[Tensor, "b k _ _"] | None, seeds: list[int], sampling: dict[str, Any]
     ) -> Float[Tensor, "b 3 H W"]:

@@ -1,0 +1,109 @@
+"""Commands that make pictures: samples of a run, and layouts of photos."""
+
+import os
+import shlex
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lumen.cli.command import Command, as_overrides, command, read_option
+from lumen.config.experiment import load, reload
+from lumen.config.schema import Config
+from lumen.core.errors import BadConfig, UnknownName
+from lumen.core.paths import user_path
+
+if TYPE_CHECKING:
+    from lumen.runs.picture_files import PictureFiles
+
+
+@command("sample", 'RUN PHOTO "a prompt" ["another prompt" ... out=FILE|DIR fit=stretch|crop|pad seed=0 key=value ...]')
+def sample(positionals: list[str], options: dict[str, str]) -> int:
+    """Generate images from prompts with the layout of a photo; out=DIR writes each image as a file.
+
+    Options:
+        out: Path of a sheet of all images, or of a directory for one file of each.
+        fit: How a photo that is no square becomes one: stretched, cropped or padded.
+
+    Examples:
+        lumen sample runs/scenes/default/seed0 photo.jpg "a red house under a night sky"
+        lumen sample runs/scenes/default/seed0 photo.jpg "a red house" seed=1 out=samples/
+    """
+    from lumen.runs.directory import load_run_config
+
+    if len(positionals) < 3:
+        raise UnknownName(f"a run, a photo and a prompt are needed; write: {sample.usage}.")
+    run, photo, prompts = user_path(positionals[0]), user_path(positionals[1]), positionals[2:]
+    arguments = " ".join([*positionals, *as_overrides(options)])
+    default = run / "samples" / f"{photo.stem}-{sha256(arguments.encode()).hexdigest()[:8]}.png"
+    recipe, out, fit = _recipe(sample, positionals, options), options.pop("out", str(default)), _pop_fit(options)
+    config = reload(load_run_config(run), as_overrides(options))
+    files = _picture_files(out, recipe, config)
+    from lumen.runs.sample import save_samples
+
+    save_samples(run, config, photo, prompts, files, fit)
+    print(f"{'images' if files.is_directory else 'image'}: {files.path}")
+    return 0
+
+
+@command("layout", "RUN|PHOTO ... [base=EXPERIMENT out=FILE|DIR fit=stretch|crop|pad key=value ...]")
+def layout(positionals: list[str], options: dict[str, str]) -> int:
+    """Write an image of photos, their layouts, and each component; with the basis of a run if one is named first.
+
+    Options:
+        base: Experiment whose config is used where no run is named; coco_stuff by default.
+        out: Path of a sheet of all images, or of a directory for one file of each; layout.png by default.
+        fit: How a photo that is no square becomes one: stretched, cropped or padded.
+
+    Examples:
+        lumen layout photo.jpg base=scenes backbone=dino
+        lumen layout runs/scenes/default/seed0 photo.jpg
+    """
+    run = user_path(positionals[0]) if positionals and os.path.isdir(user_path(positionals[0])) else None
+    photos = [user_path(photo) for photo in positionals[run is not None :]]
+    if not photos:
+        raise UnknownName(f"at least one PHOTO is needed, none was given; write: {layout.usage}.")
+    recipe, out, fit = _recipe(layout, positionals, options), options.pop("out", "layout.png"), _pop_fit(options)
+    if run is None:
+        config = load(options.pop("base", "coco_stuff"), as_overrides({"data": "scenes"} | options))
+    else:
+        from lumen.runs.directory import load_run_config
+
+        if "base" in options:
+            raise BadConfig(f"base={options['base']} cannot stand beside a run, whose config is used; leave it out.")
+        config = reload(load_run_config(run), as_overrides(options))
+    files = _picture_files(out, recipe, config)
+    from lumen.runs.sample import save_layouts
+
+    save_layouts(photos, config, files, run, fit)
+    print(f"{'images' if files.is_directory else 'image'}: {files.path}")
+    return 0
+
+
+def _pop_fit(options: dict[str, str]) -> str:
+    return read_option("fit", options.pop("fit", "stretch"), 'Literal["stretch", "crop", "pad"]')
+
+
+def _picture_files(out: str, recipe: str, config: Config) -> "PictureFiles":
+    """Return the place of pictures: a directory if it exists as one, ends with "/", or has no suffix and is no file."""
+    from lumen.runs.picture_files import PictureFiles
+
+    path = user_path(out)
+    is_directory = path.is_dir() or out.endswith("/") or not (path.suffix or path.is_file())
+    return PictureFiles(path, is_directory, {"command": recipe, "seed": str(config.seed)})
+
+
+def _recipe(caller: Command, positionals: list[str], options: dict[str, str]) -> str:
+    """Return the command as a picture holds it, without directories of this machine."""
+    words = [_shorten(word) for word in positionals]
+    words += [f"{key}={_shorten(value)}" for key, value in options.items()]
+    return shlex.join(["lumen", caller.verb, *words])
+
+
+def _shorten(word: str) -> str:
+    """Return an absolute path relative to this directory, or its end if it lies elsewhere; other words as they are."""
+    path = user_path(word)
+    if not path.is_absolute():
+        return word
+    if path.is_relative_to(Path.cwd()):
+        return str(path.relative_to(Path.cwd()))
+    return str(Path(*path.parts[-3:])) if path.is_dir() else path.name
