@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 
-from lumen.config.schema import DEFAULT_TASK, Config
+from lumen.config.schema import DEFAULT_TASK, EVALUATION_KEYS, LATER_KEYS, Config
 from lumen.core.errors import BadCheckpoint, BadConfig, BadPlugin
 from lumen.core.files import remove_drafts, write_json
 from lumen.core.interfaces import Metric, Task, trainable_parameters
 from lumen.core.signals import handle_signals
 from lumen.data.loader import explain_lost_worker
-from lumen.evaluation.evaluate import Protocol, evaluate_rows, partial_scores_directory, summarize
+from lumen.evaluation.evaluate import Protocol, evaluate_rows, partial_scores_directory
+from lumen.evaluation.summary import format_summary
 from lumen.runs import directory as run_dirs
 from lumen.runs.build import build_metrics, build_task
 from lumen.runs.data import build_data
@@ -28,12 +29,6 @@ from lumen.training import checkpoint_io
 from lumen.training.callbacks import EMA, SampleGrid
 from lumen.training.lightning_internals import logged_step, set_global_step
 from lumen.training.wandb_logger import ResilientWandbLogger, SampleTable, finish_wandb
-
-# Keys that a further evaluation of a trained run may change; all others were decided by its training.
-EVALUATION_KEYS = (
-    "sampling", "metrics", "measure", "data", "validation", "batch", "workers", "seed", "precision", "accelerator",
-    "devices", "nodes", "strategy", "wandb", "project", "best", "stop_after",
-)  # fmt: skip
 
 
 def evaluate(run: Path, config: Config) -> dict[str, Any]:
@@ -54,6 +49,7 @@ def evaluate(run: Path, config: Config) -> dict[str, Any]:
         hold_directory(directory, config),
         finish_wandb(),
     ):
+        handler.saved = lambda: "the scored batches" * any(partial_scores_directory(directory).glob("*/*"))
         data = verify_splits(build_data(config), config)
         task = build_task(config, data)
         metrics = build_metrics(config, data, task)
@@ -121,7 +117,11 @@ def evaluate_task(
         sampling={key: value for key, value in sampling.items() if key != "images"},
         size=config.size,
         # Mirroring is for training, and a directory may move; all else decides which images and classes are scored.
-        data={key: value for key, value in config.data.items() if key not in ("root", "flip")},
+        data={
+            key: value
+            for key, value in config.data.items()
+            if key not in ("root", "flip") and (f"data.{key}", value) not in LATER_KEYS.items()
+        },
         seed=config.seed,
         task=config.task["name"] if config.task["name"] != DEFAULT_TASK else None,
     )
@@ -142,10 +142,9 @@ def evaluate_task(
             if config.wandb.artifacts:
                 dashboard.log_files(f"run-{run_dirs.run_id(directory)}", run_dirs.result_files(directory))
         shutil.rmtree(partial_scores_directory(directory), ignore_errors=True)
-        print("\n".join(filter(None, [f"val/loss  {result['val/loss']:.4f}", summarize(result, task)])))
-        if (directory / "grid.png").exists():
-            print(f"preview:  {directory / 'grid.png'}")
-        print(f"metrics:  {directory / 'metrics.json'}")
+        print(f"\n{format_summary(result, metrics, task.reference_rows)}\n")
+        files = {"preview": directory / "grid.png", "metrics": directory / "metrics.json"}
+        print("\n".join(f"{name}: {path}" for name, path in files.items() if path.exists()))
     return result
 
 

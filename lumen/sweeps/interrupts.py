@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from lumen.core.signals import SignalInterrupt
+from lumen.core.signals import INTERRUPTED, SignalInterrupt
 
 
 @contextmanager
@@ -30,6 +30,7 @@ def reraise(received: list[int]) -> NoReturn:
         KeyboardInterrupt: It was Ctrl-C.
         SignalInterrupt: It was another signal.
     """
+    advice = "repeat the command to run what is left."
     if received[0] == signal.SIGINT:
-        raise KeyboardInterrupt
-    raise SignalInterrupt(f"stopped by {signal.Signals(received[0]).name}; repeat the command to run what is left.")
+        raise KeyboardInterrupt(f"{INTERRUPTED}; {advice}")
+    raise SignalInterrupt(f"stopped by {signal.Signals(received[0]).name}; {advice}")

@@ -5,6 +5,9 @@ import sys
 import time
 from typing import Any
 
+from lumen.core.console import console
+from lumen.core.progress import can_redraw, format_duration
+from lumen.core.text import escape_line
 from lumen.evaluation.keys import metric_keys
 from lumen.sweeps.trial import Trial
 
@@ -17,14 +20,16 @@ class ProgressTable:
     def __init__(self, trials: list[Trial]):
         self.trials, self.start = trials, time.monotonic()
         self.printed = {trial.run_dir: "waiting" for trial in trials}  # last printed state of each trial
-        self.num_lines = 0  # of the table in the terminal
+        self.line_widths: list[int] = []  # of the table in the terminal
         self.next_redraw = 0.0
 
     def refresh(self) -> None:
         """Print what has changed; in a terminal at most once a second, because that reads the runs' files."""
+        if console.is_quiet:
+            return
         changed = [trial for trial in self.trials if trial.state != self.printed[trial.run_dir]]
         self.printed |= {trial.run_dir: trial.state for trial in changed}
-        if not sys.stdout.isatty():
+        if not can_redraw(sys.stdout):
             for trial in changed:
                 count = f"[{self._num_ended()}/{len(self.trials)}{self._time_left()}]"
                 print(f"{count} {trial.name}: {_format_state(trial)}", flush=True)
@@ -33,15 +38,22 @@ class ProgressTable:
             self._redraw()
 
     def _redraw(self) -> None:
+        """Draw a line per trial, or where the terminal has no room for all, only those that run or have failed."""
+        from rich.cells import cell_len  # not at the top: only terminals need it
+
         width, height = shutil.get_terminal_size()
         rows = [trial for trial in self.trials if trial.state in ("running", "failed")]
         rows = self.trials if len(self.trials) < height - 3 else rows[: height - 4]
-        name_width = max(len(trial.name[:NAME_WIDTH]) for trial in self.trials)
-        lines = [f"{trial.name[:NAME_WIDTH]:{name_width}s}  {_format_progress(trial)}" for trial in rows]
+        names = [_cut(trial.name, NAME_WIDTH) for trial in rows]
+        name_width = max(map(cell_len, names), default=0)
+        padded = [name + " " * (name_width - cell_len(name)) for name in names]
+        lines = [f"{name}  {_format_progress(trial)}" for name, trial in zip(padded, rows, strict=True)]
         lines.append(f"{self._num_ended()} of {len(self.trials)} ended{self._time_left()}")
-        up = f"\x1b[{self.num_lines}A" if self.num_lines else ""
-        print(f"{up}\x1b[J" + "\n".join(line[: width - 1] for line in lines), flush=True)
-        self.num_lines = len(lines)
+        # A terminal that has become narrower has broken the lines that it showed.
+        num_lines = sum(max(1, -(-line_width // width)) for line_width in self.line_widths)
+        lines = [_cut(line, width - 1) for line in lines]
+        print((f"\x1b[{num_lines}A" if num_lines else "") + "\x1b[J" + "\n".join(lines), flush=True)
+        self.line_widths = [cell_len(line) for line in lines]
 
     def _num_ended(self) -> int:
         return sum(trial.state not in ("waiting", "running") for trial in self.trials)
@@ -62,11 +74,12 @@ def format_metrics(results: dict[str, Any]) -> list[str]:
     return [f"{name} {value:.3g}" for name, value in values.items() if value is not None]
 
 
-def format_duration(seconds: float) -> str:
-    """Return a time in seconds, minutes or hours."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+def _cut(text: str, width: int) -> str:
+    """Return the beginning of a text, which fills at most so many columns of a terminal."""
+    from rich.cells import cell_len, set_cell_size
+
+    text = escape_line(text)
+    return set_cell_size(text, min(cell_len(text), width)).rstrip()
 
 
 def _format_progress(trial: Trial) -> str:

@@ -1,11 +1,12 @@
 """Fit of a conditioning whose parameters are estimated from training images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from lumen.core.interfaces import Conditioning
+from lumen.core.interfaces import Batch, Conditioning
+from lumen.core.progress import Phase
 
 
 def fit_conditioning(
@@ -26,8 +27,16 @@ def fit_conditioning(
         images = min(images, conditioning.num_fit_images)
 
     def compute() -> Tensor:
-        batches = (batch.to("cpu") for batch in data.sample_dataloader(images))
-        return conditioning.compute_statistics(batches, images, seed)
+        trainer = data.trainer
+        is_shown, num_ranks = (trainer is None or trainer.is_global_zero), (trainer.world_size if trainer else 1)
+        with Phase("fitting the layout to features of", images, "images", is_shown=is_shown) as phase:
+
+            def batches() -> Iterator[Batch]:
+                for batch in data.sample_dataloader(images):
+                    yield batch.to("cpu")
+                    phase.advance(len(batch.id) * num_ranks)
+
+            return conditioning.compute_statistics(batches(), images, seed)
 
     key = {"conditioning": conditioning.statistics_key}
     statistics = cached(key, images, compute) if cached else compute()

@@ -65,7 +65,8 @@ def test_signal_ends_a_process_that_does_not_defer(number):
     process = start_waiting("immediate", "stays")
     process.send_signal(number)
     assert process.wait(10) == SIGNAL_EXIT_CODE
-    assert f"stopped by {number.name}" in process.stderr.read().decode()
+    words = f"lumen: stopped by {number.name} before anything was saved; the same command starts anew."
+    assert process.stderr.read().decode() == f"\n{words}\n"
 
 
 def test_signal_is_deferred_with_its_echo_and_the_next_one_ends_the_process():
@@ -87,6 +88,13 @@ def test_signal_at_the_end_of_a_time_limit():
         handler.deferring = True
         signal.pause()
     assert handler.received == "stop_after" and signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(("saved", "words"), [("", "starts anew"), ("the last checkpoint", "from the last checkpoint")])
+def test_signal_of_ctrl_c_says_what_was_saved(saved, words):
+    with pytest.raises(KeyboardInterrupt, match=f"interrupted.* {words}"), handle_signals() as handler:
+        handler.saved = lambda: saved
+        raise KeyboardInterrupt
 
 
 def test_signal_of_a_child_rank_is_sent_to_its_parent(monkeypatch):

@@ -165,11 +165,11 @@ def test_cache_is_filled_by_several_processes_with_each_shard_once(workdir, monk
 def _logged(compute: Callable, log: Path) -> Callable:
     """Return `FeaturePrecomputer._compute`, which also logs the shards that were missing."""
 
-    def logged(self, names, shard):
+    def logged(self, names, shard, phase):
         if any(not self.stores[name].has(self._key(shard)) for name in names):
             with open(log, "a") as file:
                 file.write(f"{shard[0]},{shard[1]}\n")
-        compute(self, names, shard)
+        compute(self, names, shard, phase)
 
     return logged
 
