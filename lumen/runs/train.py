@@ -67,7 +67,7 @@ def train(config: Config, observers: Sequence[Callback] = ()) -> dict[str, Any]:
             results = evaluate_task(trainer, data, task, metrics, config, directory)
         if trainer.is_global_zero and task.output_kind == "images":
             run = shlex.quote(str(directory))
-            print(f'next: lumen sample {run} photo.jpg "a red house under a night sky"')
+            announce(f'next: lumen sample {run} photo.jpg "a red house under a night sky"')
         return results
 
 

@@ -39,6 +39,7 @@ def cache(tmp_path):
         (["cache", "ls"], "5 rows"),
         (["cache", "verify"], "0 damaged"),
         (["cache", "prune"], "1 removed"),
+        (["table", "table1", "base=scenes"], "commands are left"),
         (["ablate", "table1", "base=scenes", "--print"], "lumen train scenes backbone=clip"),
         (["help"], "Train and evaluate a run"),
         (["help", "lr"], "AdamW"),

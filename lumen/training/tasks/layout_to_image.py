@@ -102,7 +102,7 @@ class LayoutToImage(Task):
         latent_moments, layout = self.encode_batch(batch)
         keys = [(self.seed, image_id, self.global_step) for image_id in batch.id]
         loss = self.generator.loss(latent_moments, batch.caption, layout, keys).mean()
-        self.log("train/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(layout))
+        self.log("train/loss", loss, sync_dist=True, batch_size=len(layout))
         return loss
 
     def encode_batch(self, batch: Batch) -> tuple[Float[Tensor, "b n h w"], Float[Tensor, "b k _ _"]]:
@@ -127,7 +127,7 @@ class LayoutToImage(Task):
             low, high = part * last // VALIDATION_BINS, (part + 1) * last // VALIDATION_BINS - 1
             self.log(f"val/loss_t{low:04d}-{high:04d}", loss, on_epoch=True, sync_dist=True, batch_size=len(layout))
             total = total + loss / VALIDATION_BINS
-        self.log("val/loss", total, on_epoch=True, sync_dist=True, prog_bar=True, batch_size=len(layout))
+        self.log("val/loss", total, on_epoch=True, sync_dist=True, batch_size=len(layout))
 
     def compile_networks(self) -> None:
         """Compile the generator."""
