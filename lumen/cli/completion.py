@@ -31,21 +31,24 @@ def complete(line: str) -> list[str]:
     Args:
         line: Command line up to the cursor.
     """
-    *words, last = _split(line)
-    candidates = _LineCompletion(words[1:]).candidates(last)
+    *words, last = _split(line) or [""]
+    candidates = _LineCompletion(words[1:]).candidates(last) if words else ()
     unique = {word: text for word, text in candidates if word.startswith(last) and is_unicode(word)}
     return [f"{word}\t{' '.join(text.split())}" for word, text in unique.items()]
 
 
 def _split(line: str) -> list[str]:
-    """Return the words of a line as a shell has them; the last one may be empty, or within a quotation."""
+    """Return the words of a line as a shell has them; the last one may be empty, or within a quotation.
+
+    There are none if the line ends in a backslash.
+    """
     for end in ("", "'", '"'):
         try:
             words = shlex.split(line + end)
         except ValueError:
             continue
         return words if words and not (line[-1:].isspace() and not end) else [*words, ""]
-    return [""]
+    return []
 
 
 class _LineCompletion:

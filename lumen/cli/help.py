@@ -126,10 +126,10 @@ def describe_component(kind: str, name: str) -> str:
 
 def _describe_argument(topic: str) -> Iterator[str]:
     """Yield the help on an argument of components, such as backbone.size or metrics.lpips.network."""
-    for kind, registry in KINDS.items():
+    prefix, dot, argument = topic.rpartition(".")
+    for kind, registry in KINDS.items() if dot else ():
         owners = {}
         for name in registry.names():
-            prefix, _, argument = topic.rpartition(".")
             if prefix == argument_prefix(kind, name) and argument in registry.arguments(name):
                 value, text = registry.arguments(name)[argument], registry.documentation(name).entries("Args")
                 words = f"{_describe_default(value).lstrip('=')}: {_describe_values(value)}"

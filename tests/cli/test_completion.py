@@ -74,7 +74,14 @@ def test_completion_offers_what_may_follow(line, words):
 
 @pytest.mark.parametrize(
     "line",
-    ["lumen train scenes data.root=", "lumen sample runs/scenes/default/seed0 ", "lumen x ", "lumen train 'a b"],
+    [
+        "lumen train scenes data.root=",
+        "lumen sample runs/scenes/default/seed0 ",
+        "lumen x ",
+        "lumen train 'a b",
+        "lumen \\",
+        "",
+    ],
 )
 def test_completion_leaves_paths_and_the_unknown_to_the_shell(line):
     assert complete(line) == []
