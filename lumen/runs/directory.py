@@ -10,6 +10,7 @@ import yaml
 from lumen.config.experiment import dump
 from lumen.config.identity import config_digest, differences, format_overrides, run_name, sanitize
 from lumen.config.schema import SLOTS, Config
+from lumen.core.console import LOG_NAME
 from lumen.core.errors import BadFile, Mistake, RunBusy, UnknownName
 from lumen.core.files import write
 from lumen.core.paths import user_path
@@ -34,8 +35,9 @@ PROTOCOL_SHAPE: Shape = {
 
 
 def run_directory(config: Config) -> Path:
-    """Return runs/<experiment>/<overrides>/seed<k>."""
-    return Path(config.runs) / sanitize(config.experiment) / run_name(dump(config)) / f"seed{config.seed}"
+    """Return runs/<experiment>/<overrides>/seed<k>; `name` stands in place of the overrides if it is set."""
+    folder = config.name or run_name(dump(config))
+    return Path(config.runs) / sanitize(config.experiment) / folder / f"seed{config.seed}"
 
 
 def eval_directory(run: Path, config: Config) -> Path:
@@ -51,7 +53,7 @@ def group_name(directory: Path) -> str:
 
 def result_files(directory: Path) -> list[Path]:
     """Return what a finished run is worth keeping for: config, scores, pictures, what was learnt."""
-    files = [path for path in sorted(directory.iterdir()) if path.is_file() and path.name not in ("id", "log.txt")]
+    files = [path for path in sorted(directory.iterdir()) if path.is_file() and path.name not in ("id", LOG_NAME)]
     return [*files, *sorted((directory / "checkpoints").glob("*.ckpt"))[-1:]]
 
 
@@ -67,17 +69,18 @@ def run_digest(directory: Path, config: Config) -> str:
 def verify_config(directory: Path, config: Config) -> None:
     """Compare a run's config.yaml, if there is one, with the config of a command.
 
+    A folder that `name` has named holds one config, whatever the seed.
+
     Raises:
         RunBusy: The directory holds a run of another config.
     """
-    if not (directory / "config.yaml").exists():
-        return
-    if changed := differences(load_run_config(directory), dump(config)):
-        message = "; ".join(f"{key} was {before!r}, is now {now!r}" for key, (before, now) in changed.items())
-        raise RunBusy(
-            f"{directory} holds a run of another config ({message}); the experiment's file has changed since: "
-            "put it back, or choose another runs= folder."
-        )
+    seeds = sorted(directory.parent.glob("seed[0-9]*/config.yaml")) if config.name else []
+    for stored in dict.fromkeys((directory / "config.yaml", *seeds)):
+        if stored.exists() and (changed := differences(load_run_config(stored.parent), dump(config))):
+            message = "; ".join(f"{key} was {before!r}, is now {now!r}" for key, (before, now) in changed.items())
+            cause = "the experiment's file has changed since: put it back, or choose another runs= folder"
+            remedy = f"give this run another name than {config.name}" if config.name else cause
+            raise RunBusy(f"{stored.parent} holds a run of another config ({message}); {remedy}.")
 
 
 def write_or_verify_config(directory: Path, config: Config) -> None:
@@ -222,6 +225,8 @@ def load_finished(directory: Path, config: Config) -> dict[str, Any] | None:
     except BadFile as damage:
         print(damage)
         return None
+    if config.name:  # any other folder names the settings of its run
+        verify_config(directory, config)
     if results is not None:
         _verify_root(directory, config)
         print(f"{directory} is finished; its results are in metrics.json. Remove the directory to train again.")
