@@ -1,22 +1,24 @@
-"""Tables: rows that differ in one override, read from YAML, with the run and the commands of each row."""
+"""Tables: rows that differ in one override, from YAML or a grid, with the run and the commands of each row."""
 
+import json
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from lumen.config.experiment import dump, load, reload
 from lumen.config.identity import sanitize
+from lumen.config.lists import sort_values
 from lumen.config.schema import NON_RESULT_KEYS, Config
 from lumen.core.errors import BadConfig, Mistake, UnknownName, suggestion
-from lumen.core.readers import Shape, explain_damage, read_text, read_yaml, require_shape
+from lumen.core.hashing import hash_json
 from lumen.runs.directory import eval_directory, is_finished, load_results, run_directory
+from lumen.sweeps.grid import EVAL_PREFIX
+from lumen.sweeps.specs import read_spec
 
-ROW_SHAPE: Shape = {"flag": str, "eval": str, "published": dict}
-EVAL_PREFIX = "eval."  # of an override under which every row is evaluated again
+MAX_FILE_LETTERS = 60  # of the overrides in the name of a grid's files
 
 
 @dataclass
@@ -45,6 +47,7 @@ class Table:
         eval_overrides: Overrides under which all rows are evaluated again.
         curve: Two metrics to plot against each other, or none.
         row_filter: Arguments that leave out rows or change single rows, as they were typed.
+        grid: Overrides of a grid, lists included; None for a table of a YAML file.
         problems: Sentences about damaged files, by file or run directory; the table is made without them.
     """
 
@@ -57,6 +60,7 @@ class Table:
     seeds: int
     curve: list[str]
     row_filter: list[str] = field(default_factory=list)
+    grid: list[str] | None = None
     problems: dict[Path, str] = field(default_factory=dict, repr=False, compare=False)
     # Reports ask for the config and the commands of each row a dozen times, and reading a config takes 25 ms.
     _configs: dict[tuple[str, ...], Config] = field(default_factory=dict, repr=False, compare=False)
@@ -103,15 +107,22 @@ class Table:
     @property
     def command(self) -> str:
         """Command that runs all rows."""
-        words = ["lumen", "ablate", self.name, f"base={self.base}", f"seeds={self.seeds}"]
-        return shlex.join([*words, *self.row_filter, *self._shared_overrides])
+        words = [self.name, f"base={self.base}"] if self.grid is None else [self.base, *self.grid]
+        shared = self._shared_overrides if self.grid is None else []
+        return shlex.join(["lumen", "ablate", *words, f"seeds={self.seeds}", *self.row_filter, *shared])
 
     def output_path(self, suffix: str, prefix: str = "") -> Path:
         """Return the path of one of the table's files in runs/tables; each set of overrides has files of its own."""
-        overrides = [text for text in self._shared_overrides if text.partition("=")[0] not in NON_RESULT_KEYS]
+        overrides = self._shared_overrides if self.grid is None else map(sort_values, self.grid)
+        overrides = [text for text in overrides if text.partition("=")[0] not in NON_RESULT_KEYS]
         overrides += [f"seeds={self.seeds}"] if self.seeds > 1 else []
-        parts = [self.name, Path(self.base).stem]
-        parts += [sanitize(",".join(sorted(overrides)))] if overrides else []
+        parts, name = [self.name, Path(self.base).stem], sanitize(",".join(sorted(overrides)))
+        if self.grid is not None:
+            parts = [Path(self.base).stem]
+            name = (
+                name if len(name) <= MAX_FILE_LETTERS else f"{sanitize(self.name)}-{hash_json(sorted(overrides))[:8]}"
+            )
+        parts += [name] if overrides else []
         return Path(self.config(self.rows[0], 0).runs) / "tables" / f"{prefix}{'-'.join(parts)}{suffix}"
 
     def cache_path(self, suffix: str) -> Path:
@@ -141,68 +152,50 @@ class Table:
         return [*self.overrides, *(EVAL_PREFIX + override for override in self.eval_overrides)]
 
 
-def table_names() -> list[str]:
-    """Return the names of the tables in experiments/tables."""
-    directory = files("experiments") / "tables"
-    return sorted(Path(file.name).stem for file in directory.iterdir() if file.name.endswith(".yaml"))
-
-
 def read_table(
     name: str, base: str | None = None, seeds: int = 1, overrides: Sequence[str] = (), only: Sequence[str] = ()
 ) -> Table:
-    """Return a table by name.
+    """Return a table by name, or the grid of an experiment.
 
     Args:
-        base: Experiment to run it on instead of the table's own.
+        name: Table, or experiment whose overrides hold lists of values.
+        base: Experiment to run a table on instead of its own.
         seeds: Runs per row.
         overrides: Overrides of all rows. Those that begin with "eval." apply to the evaluation of all rows, those that
             begin with a row's name to that row.
         only: Names of rows; the others are left out.
 
     Raises:
-        UnknownName: No table, or no row, has this name.
+        UnknownName: No table, no experiment, or no row has this name.
         BadConfig: A row cannot run; the message holds every mistake, with the rows that have it.
     """
-    title, spec = _read_spec(name)
-    row_names = [str(row) for row in spec["rows"]]
+    spec = read_spec(name, base, seeds, overrides)
+    overrides, row_names = spec.overrides, list(spec.rows)
     for row in only:
         if row not in row_names:
             raise UnknownName(f"{name} has no row '{row}'; {suggestion(row, row_names)}")
-    rows = [_build_row(str(row), fields, overrides) for row, fields in spec["rows"].items()]
+    rows = [_build_row(row, fields, overrides) for row, fields in spec.rows.items()]
     rows = [row for row in rows if row.name in (only or row_names)]
-    row_filter = [f"rows={','.join(only)}"] if only else []
-    row_filter += [override for override in overrides if override.partition(".")[0] in row_names]
+    row_filter = [_format_filter(only)] if only else []
+    if spec.typed is None:
+        row_filter += [override for override in overrides if override.partition(".")[0] in row_names]
     common = [override for override in overrides if override.partition(".")[0] not in row_names]
     shared = [override for override in common if not override.startswith(EVAL_PREFIX)]
     eval_overrides = [o.removeprefix(EVAL_PREFIX) for o in common if o.startswith(EVAL_PREFIX)]
     table = Table(
-        name, title, base or spec["base"], rows, shared, eval_overrides, seeds, spec.get("curve", []), row_filter
+        spec.name, spec.title, spec.base, rows, shared, eval_overrides, seeds, spec.curve, row_filter, spec.typed
     )
     _verify_overrides(table)
     _verify_rows(table)
+    _verify_folders(table)
     return table
 
 
-def _read_spec(name: str) -> tuple[str, dict[str, Any]]:
-    """Return the title and the content of a table's file.
-
-    Raises:
-        UnknownName: There is no such table.
-        BadFile: The file is no YAML of rows.
-    """
-    if name not in table_names():
-        raise UnknownName(f"no table is called '{name}'; {suggestion(name, table_names())}")
-    path, remedy = Path(str(files("experiments"))) / "tables" / f"{name}.yaml", "correct it"
-    spec = read_yaml(path, remedy, {"base": str, "rows": dict})
-    with explain_damage(path, remedy):
-        rows = spec["rows"]
-        require_shape(rows, dict.fromkeys(rows, dict))
-        for fields in rows.values():
-            require_shape(fields, {key: kind for key, kind in ROW_SHAPE.items() if key in fields})
-            require_shape(fields.get("published", {}), dict.fromkeys(fields.get("published", {}), dict))
-        if not rows or not isinstance(spec.get("curve", []), list):
-            raise ValueError("it has no rows" if not rows else "its 'curve' is no list of two metrics")
-    return read_text(path, remedy).partition("\n")[0].lstrip("# "), spec
+def _format_filter(names: Sequence[str]) -> str:
+    """Return the argument that selects rows; names with commas stand in quotes."""
+    if any("," in name for name in names):
+        return f"rows={json.dumps(list(names), ensure_ascii=False)}"
+    return f"rows={','.join(names)}"
 
 
 def _build_row(name: str, fields: dict[str, Any], overrides: Sequence[str]) -> Row:
@@ -249,6 +242,24 @@ def _verify_rows(table: Table) -> None:
             for mistake, rows in mistakes.items()
         ]
         raise BadConfig("\n".join(lines))
+
+
+def _verify_folders(table: Table) -> None:
+    """Verify that each row has a run directory, or an evaluation, of its own.
+
+    Raises:
+        BadConfig: A folder is named, which all rows would share, or two rows of a grid are one run.
+    """
+    if any(table.config(row, 0).name for row in table.rows):
+        raise BadConfig(
+            f"name= is the folder of a single run, and these are {len(table.rows)} rows; leave it out: each row has a "
+            "folder of its own."
+        )
+    rows: dict[Path, str] = {}
+    for row in table.rows if table.grid is not None else []:
+        other = rows.setdefault(list(table.commands(row, 0))[-1], row.name)
+        if other != row.name:
+            raise BadConfig(f"the rows {other} and {row.name} are the same run; leave one of them out.")
 
 
 def _key(override: str) -> str:

@@ -9,8 +9,9 @@ from lumen.__main__ import main
 from lumen.core.errors import BadFile
 from lumen.core.files import write_json
 from lumen.core.visualize import make_grid, preview_columns, save_grid
-from lumen.sweeps import table as tables
+from lumen.sweeps import specs
 from lumen.sweeps.results import collect
+from lumen.sweeps.table import Table, read_table
 from lumen.sweeps.trial import Trial
 
 OPTIONS = ["table1", "base=scenes"]
@@ -39,8 +40,8 @@ SCORES = [b"", b"PAR1garbage", b"PAR1" + bytes(400) + b"PAR1", b"\xff" * 99]
 DAMAGES = [("metrics.json", content) for content in RESULTS] + [("samples.parquet", content) for content in SCORES]
 
 
-def two_rows() -> tables.Table:
-    return tables.read_table("table1", base="scenes", only=["CLIP", "DINO"])
+def two_rows() -> Table:
+    return read_table("table1", base="scenes", only=["CLIP", "DINO"])
 
 
 def test_damaged_run_is_not_finished(directory):
@@ -128,9 +129,9 @@ def test_trial_progress_passes_damaged_lines_over(line, tmp_path):
 def test_damaged_file_of_a_table_is_named(spec, tmp_path, monkeypatch):
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables" / "mine.yaml").write_text(spec)
-    monkeypatch.setattr(tables, "files", lambda package: tmp_path)
+    monkeypatch.setattr(specs, "files", lambda package: tmp_path)
     with pytest.raises(BadFile, match="mine.yaml .*; correct it"):
-        tables.read_table("mine")
+        read_table("mine")
     good = {"base": "scenes", "rows": {"a": {"flag": "backbone=dino"}}}
     (tmp_path / "tables" / "mine.yaml").write_text("# A title\n" + yaml.safe_dump(good))
-    assert tables.read_table("mine").title == "A title"
+    assert read_table("mine").title == "A title"

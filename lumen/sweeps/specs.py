@@ -1,0 +1,84 @@
+"""Definitions of tables: the rows of a YAML file in experiments/tables, or of a grid on the command line."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from lumen.config.experiment import list_experiments
+from lumen.core.errors import BadConfig, UnknownName, suggestion
+from lumen.core.readers import Shape, explain_damage, read_text, read_yaml, require_shape
+from lumen.sweeps.grid import read_grid
+
+ROW_SHAPE: Shape = {"flag": str, "eval": str, "published": dict}
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """Definition of a table.
+
+    Attributes:
+        rows: Fields of each row by its name.
+        curve: Two metrics to plot against each other, or none.
+        overrides: Overrides of all rows, of their evaluation, and of single rows.
+        typed: Overrides of a grid, lists included; None for a table of a YAML file.
+    """
+
+    name: str
+    title: str
+    base: str
+    rows: dict[str, dict[str, Any]]
+    curve: list[str]
+    overrides: list[str]
+    typed: list[str] | None = None
+
+
+def table_names() -> list[str]:
+    """Return the names of the tables in experiments/tables."""
+    directory = files("experiments") / "tables"
+    return sorted(Path(file.name).stem for file in directory.iterdir() if file.name.endswith(".yaml"))
+
+
+def read_rows(name: str) -> list[str]:
+    """Return the names of a table's rows."""
+    return list(_read_file(name, None, []).rows)
+
+
+def read_spec(name: str, base: str | None, seeds: int, overrides: Sequence[str]) -> TableSpec:
+    """Return the definition of a table, or of the grid of an experiment.
+
+    Args:
+        base: Experiment to run a table on instead of its own.
+        seeds: Runs per row.
+
+    Raises:
+        UnknownName: There is no such table or experiment.
+        BadConfig: The lists of a grid make no rows that can be compared, or an experiment is given another base.
+        BadFile: The table's file is no YAML of rows.
+    """
+    if name in table_names() or not (name.endswith((".yaml", ".yml")) or name in list_experiments()):
+        return _read_file(name, base, overrides)
+    if base is not None:
+        raise BadConfig(f"{name} is an experiment and no table, so it has no other base; leave out base={base}.")
+    grid = read_grid(name, overrides, seeds)
+    return TableSpec(grid.name, grid.title, name, grid.rows, [], grid.others, grid.typed)
+
+
+def _read_file(name: str, base: str | None, overrides: Sequence[str]) -> TableSpec:
+    if name not in table_names():
+        hint = suggestion(name, [*table_names(), *list_experiments()])
+        raise UnknownName(f"no table or experiment is called '{name}'; {hint}")
+    path, remedy = Path(str(files("experiments"))) / "tables" / f"{name}.yaml", "correct it"
+    spec = read_yaml(path, remedy, {"base": str, "rows": dict})
+    with explain_damage(path, remedy):
+        rows, curve = spec["rows"], spec.get("curve", [])
+        require_shape(rows, dict.fromkeys(rows, dict))
+        for fields in rows.values():
+            require_shape(fields, {key: kind for key, kind in ROW_SHAPE.items() if key in fields})
+            require_shape(fields.get("published", {}), dict.fromkeys(fields.get("published", {}), dict))
+        if not rows or not isinstance(curve, list):
+            raise ValueError("it has no rows" if not rows else "its 'curve' is no list of two metrics")
+    title = read_text(path, remedy).partition("\n")[0].lstrip("# ")
+    rows = {str(row): fields for row, fields in rows.items()}
+    return TableSpec(name, title, base or spec["base"], rows, curve, list(overrides))
