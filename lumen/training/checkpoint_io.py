@@ -4,7 +4,6 @@ import hashlib
 import os
 import pickle
 from collections.abc import Callable
-from contextlib import suppress
 from io import BufferedWriter
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,21 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lumen.core.errors import BadCheckpoint, Mistake, explain_shortage
 from lumen.core.files import atomic_path, write_json
-from lumen.core.readers import read_json
+from lumen.training.checkpoint_files import (
+    list_checkpoints,
+    metadata_path,
+    prune,
+    read_metadata,
+    read_validation,
+    step_of,
+    unusable,
+    verify,
+)
+
+__all__ = [
+    "AtomicCheckpointIO", "best", "list_checkpoints", "metadata_path", "newest", "prune", "read", "read_metadata",
+    "step_of", "verify",
+]  # fmt: skip
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -59,28 +72,6 @@ class _HashingFile:
         self.file.flush()
 
 
-def list_checkpoints(directory: Path) -> list[Path]:
-    """Return a run's checkpoints, newest first."""
-    return sorted(directory.glob("step" + "[0-9]" * 8 + ".ckpt"), reverse=True)
-
-
-def step_of(path: Path) -> int:
-    """Return the optimiser step in a checkpoint's name."""
-    return int(path.stem.removeprefix("step"))
-
-
-def metadata_path(path: Path) -> Path:
-    """Return the path of a checkpoint's metadata: hash, step and validation metrics."""
-    return path.with_suffix(".json")
-
-
-def read_metadata(path: Path) -> dict[str, Any]:
-    """Return a checkpoint's metadata; an empty dict if there is none, or if it is damaged."""
-    with suppress(Mistake):
-        return read_json(metadata_path(path), "remove it", {"sha256": str})
-    return {}
-
-
 def newest(directory: Path, digest: str | None = None) -> Path | None:
     """Return the newest checkpoint that is intact and loads; one that is not is reported and skipped.
 
@@ -96,7 +87,7 @@ def newest(directory: Path, digest: str | None = None) -> Path | None:
             verify(path)
             written = read_metadata(path).get("config")
             if digest and written and written != digest:
-                raise _unusable(path, "it was written under another config")
+                raise unusable(path, "it was written under another config")
             read(path)
             return path
         except BadCheckpoint as error:
@@ -114,46 +105,12 @@ def best(directory: Path, metric: str) -> Path:
     Raises:
         BadCheckpoint: It is damaged, or no remaining checkpoint was validated.
     """
-    values = _values(directory, metric)
+    values = read_validation(directory, metric)
     if not values:
         raise BadCheckpoint(f"no checkpoint in {directory} has a {metric}; leave best out to use the newest.")
     path = min(values, key=values.get)
     verify(path)
     return path
-
-
-def prune(directory: Path, keep: int, metric: str | None = None) -> None:
-    """Remove all checkpoints but the newest few and, if a metric is named, the one with its lowest value."""
-    paths, values = list_checkpoints(directory), _values(directory, metric)
-    retained = {*paths[:keep], *([min(values, key=values.get)] if values else [])}
-    for path in paths:
-        if path not in retained:
-            path.unlink()
-            metadata_path(path).unlink(missing_ok=True)
-
-
-def _values(directory: Path, metric: str | None) -> dict[Path, float]:
-    metadata = {path: read_metadata(path) for path in list_checkpoints(directory)}
-    values = {path: content.get(metric) for path, content in metadata.items()}
-    return {path: value for path, value in values.items() if isinstance(value, int | float)}
-
-
-def verify(path: Path) -> None:
-    """Compare a checkpoint with the SHA-256 that was recorded when it was written.
-
-    Raises:
-        BadCheckpoint: The file differs or cannot be read.
-    """
-    metadata, expected = metadata_path(path), read_metadata(path).get("sha256")
-    if expected is None and metadata.exists():
-        print(f"{path} is not compared with its hash, because {metadata.name} beside it is damaged.", flush=True)
-    try:
-        with open(path, "rb") as file:
-            same = expected is None or hashlib.file_digest(file, "sha256").hexdigest() == expected
-    except OSError as error:
-        raise _unusable(path, f"it cannot be read ({error.strerror})") from None
-    if not same:
-        raise _unusable(path, "it is not what was written there (its sha256 differs from its metadata)")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -175,8 +132,4 @@ def read(path: Path) -> dict[str, Any]:
         if shortage := explain_shortage(error):
             raise Mistake(f"{path} cannot be read: {shortage}") from error
         reason = f"it is cut short or damaged ({str(error).partition(chr(10))[0]})"
-    raise _unusable(path, reason)
-
-
-def _unusable(path: Path, reason: str) -> BadCheckpoint:
-    return BadCheckpoint(f"{path} cannot be used: {reason}; remove it, and the run resumes from an older one.")
+    raise unusable(path, reason)
