@@ -7,14 +7,20 @@ from lumen.config.identity import flatten
 from lumen.core.errors import Mistake
 from lumen.core.registry import metrics
 
+EVALUATE_ROWS = "remove the metrics.json of those that differ and repeat lumen ablate to evaluate them again"
+TRAIN_ROWS = "remove the directories of those that differ and repeat lumen ablate"
 MISSING = object()  # value of a key that a protocol lacks, and that has no default
 
 
-def verify_comparable(protocols: list[dict[str, Any]]) -> None:
+def verify_comparable(protocols: list[dict[str, Any]], what: str = "rows", remedy: str = EVALUATE_ROWS) -> None:
     """Verify that values were evaluated under one protocol.
 
     Versions of LUMEN add keys. An argument of a metric that a protocol lacks counts as its default, and any other key
     that a protocol lacks is not compared.
+
+    Args:
+        what: Word for that which is compared.
+        remedy: Next step of the user.
 
     Raises:
         Mistake: Protocols differ; the message names the keys and their values.
@@ -33,21 +39,24 @@ def verify_comparable(protocols: list[dict[str, Any]]) -> None:
     if differences:
         listed = "; ".join(f"{key}: {' or '.join(texts)}" for key, texts in differences.items())
         raise Mistake(
-            f"the rows were evaluated under different protocols ({listed}), so they cannot be compared; remove the "
-            "metrics.json of those that differ and repeat lumen ablate to evaluate them again."
+            f"the {what} were evaluated under different protocols ({listed}), so they cannot be compared; {remedy}."
         )
 
 
-def verify_data(fingerprints: list[str]) -> None:
+def verify_data(fingerprints: list[str], what: str = "rows", remedy: str = TRAIN_ROWS) -> None:
     """Verify that runs recorded one data set.
+
+    Args:
+        what: Word for that which is compared.
+        remedy: Next step of the user.
 
     Raises:
         Mistake: They recorded several.
     """
     if len(values := sorted(set(fingerprints))) > 1:
         raise Mistake(
-            f"the rows were trained on different data (fingerprints {', '.join(values)} in their provenance.json), so "
-            "they cannot be compared; remove the directories of those that differ and repeat lumen ablate."
+            f"the {what} were trained on different data (fingerprints {', '.join(values)} in their provenance.json), "
+            f"so they cannot be compared; {remedy}."
         )
 
 
