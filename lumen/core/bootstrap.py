@@ -21,7 +21,9 @@ def bootstrap_resamples(
     Source: Efron and Tibshirani 1993, chapter 13.
     """
     rows = torch.randint(len(scores), (num_resamples, len(scores)), generator=generator("bootstrap"))
-    return torch.stack([aggregate(scores[index]) for index in rows.to(scores.device)]).double()
+    rows, inverse = rows.unique(dim=0, return_inverse=True)  # a few images are often resampled in the same order
+    values = torch.stack([aggregate(scores[index]) for index in rows.to(scores.device)]).double()
+    return values[inverse.to(values.device)]
 
 
 def bootstrap_sums(
