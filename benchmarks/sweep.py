@@ -29,7 +29,7 @@ QUIET = ["metrics=[]", "wandb=disabled", "accelerator=cpu", "validation=2", "sam
 def inputs(small: bool = False) -> tuple:
     """Return names of backbones and overrides."""
     names = ("dino", "sd") if small else ("clip", "dino", "dinov2", "sd")
-    images, batch, steps = (4, 4, 8) if small else (40, 16, 24)
+    images, batch, steps = (4, 4, 5) if small else (40, 16, 24)
     overrides = [f"data.images={images}", f"batch={batch}", f"steps={steps}", "conditioning.vectors=1600", *QUIET]
     return names, [*overrides, "size=32", "conditioning.vectors=40"] if small else overrides
 

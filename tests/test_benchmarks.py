@@ -29,7 +29,9 @@ open(os.environ["STEP_LOG"], "a").write("step\\n" * int(arguments["--max_train_s
 """
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long if name == "sweep" else ()) for name in ROWS]
+)
 def test_benchmark_row_equals_its_peer_with_fewer_operations(name):
     row = ROWS[name]
     comparison = compare(row, row.inputs(small=True))

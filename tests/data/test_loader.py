@@ -20,6 +20,12 @@ from lumen.runs.data import build_data
 from lumen.runs.evaluate import interruptible
 
 
+@pytest.fixture(autouse=True)
+def short_wait(monkeypatch):
+    """PyTorch waits 5 s for a worker to end before it kills it."""
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.5)
+
+
 class Acting(Dataset):
     """Data set that does something when a batch is read."""
 

@@ -1,6 +1,8 @@
 """Cost estimate: FLOPs as counted by hand for the published architectures, memory as real tensors take it."""
 
 import copy
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from lumen.__main__ import main
 from lumen.config.experiment import load
 from lumen.core.errors import BadConfig
-from lumen.core.registry import conditionings, tasks
+from lumen.core.registry import conditionings, datamodules, tasks
 from lumen.diffusion import loading
 from lumen.generators.controlnet import ControlNet
 from lumen.runs.build import build_task
@@ -21,7 +23,9 @@ from lumen.runs.cost.hardware import GPUS
 from lumen.runs.cost.memory import MemoryTracker, allocate, backward, track_memory
 from lumen.runs.data import build_data
 
-SMALL = ["diffusion.weights=none", "backbone.weights=none", "backbone.size=tiny", "size=32"]
+# A Stable Diffusion of two blocks: fake tensors take time per operation, as real ones do.
+PIPELINE = next(Path(__file__).parent.glob("fixtures/*/pipeline"))
+SMALL = [f"diffusion.weights={PIPELINE}", "backbone.weights=none", "backbone.size=tiny", "size=32"]
 
 
 # ---- FLOPs
@@ -50,7 +54,8 @@ def test_cost_in_flops_of_a_training_step_is_the_sum_of_its_parts(published_gflo
 
 
 def test_cost_in_flops_of_a_backbone_that_reads_latents_leaves_out_the_autoencoder():
-    config = load("coco_stuff", ["backbone=sd", "diffusion.size=tiny", *SMALL], complete=False)
+    untrained = ["diffusion.weights=none", "diffusion.size=tiny"]
+    config = load("coco_stuff", [*SMALL, "backbone=sd", *untrained], complete=False)
     flops, _ = count_flops(build_on_meta(config)[0], 32)
     assert 0 < flops["layout"] < flops["unet"]  # a part of the U-Net
 
@@ -172,18 +177,26 @@ def test_cost_of_every_task(task, tiny):
 
 def test_cost_of_checkpointing_is_flops_for_memory():
     plain, recomputed = (
-        estimate_cost(load("scenes", [*SMALL, "batch=8", f"diffusion.checkpointing={on}"])) for on in (False, True)
+        estimate_cost(load("scenes", [*SMALL, f"diffusion.checkpointing={on}"])) for on in (False, True)
     )
     assert recomputed.image > plain.image and recomputed.peaks["forward"] < plain.peaks["forward"]
 
 
 def test_cost_is_printed_without_downloads_or_files(workdir, capsys):
-    flags = ["diffusion.size=tiny", "backbone=dino", "backbone.size=small", "size=64", "batch=2"]
+    flags = [f"diffusion.weights={PIPELINE}", "backbone=dino", "backbone.size=small", "size=64", "batch=2"]
     assert main(["show", "coco_stuff", *flags, "--cost"]) == 0
     message = capsys.readouterr().out
-    assert all(word in message for word in ("parameters", "PFLOP", "GiB", "the data set is not here", *GPUS))
+    assert all(word in message for word in ("parameters", "PFLOP", "GiB", *GPUS))
+    assert "cache: 118,287 images, as published (the data set is not here) x 2 views" in message
     assert not list(workdir.iterdir())
     assert main(["train", "scenes", "--cost"]) == 2
+
+
+@pytest.mark.parametrize("name", datamodules.names())
+def test_cost_knows_the_size_that_the_help_of_a_data_set_names(name):
+    counts = re.findall(r"([\d,]+) \+ ([\d,]+)", datamodules.summary(name))
+    published = datamodules.factory(name).published_images
+    assert [f"{published[split]:,}" for split in published] == [count for pair in counts for count in pair]
 
 
 # ---- memory presets

@@ -117,7 +117,7 @@ def test_best_checkpoint_stays_and_is_evaluated(tiny, workdir):
 
 
 @all_tasks
-def test_signal_to_any_rank_stops_all_ranks(task, tiny, workdir):
+def test_signal_to_any_rank_stops_all_ranks(task, tiny, workdir, forking):
     command = [sys.executable, "-m", "lumen", "train", "scenes", *tiny, *QUIET, "data.images=6", "devices=2"]
     command += ["steps=5000", "every.log=1", "every.validate=5000", "every.checkpoint=5000", "workers=0"]
     main_rank = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

@@ -1,5 +1,7 @@
 """Runs of no steps, for tasks that learn without any: trained, evaluated, resumed."""
 
+from pathlib import Path
+
 import pytest
 
 from lumen.__main__ import main
@@ -21,8 +23,9 @@ class Untrained(LayoutToImage):
     def __init__(self, *, generator, conditioning, optimization, seed=0):
         super().__init__(generator=generator, conditioning=conditioning, optimization=optimization, seed=seed)
 '''
+PIPELINE = next(Path(__file__).parent.glob("fixtures/*/pipeline"))
 TINY = ["size=32", "backbone=dino", "backbone.size=tiny", "backbone.patch=8", "backbone.weights=none", "batch=2"]
-TINY += ["diffusion.weights=none", "diffusion.size=tiny", "data.images=6", "conditioning.vectors=60", "validation=2"]
+TINY += [f"diffusion.weights={PIPELINE}", "data.images=6", "conditioning.vectors=60", "validation=2"]
 TINY += ["metrics=[]", "sampling.steps=1", "sampling.images=1", "measure.images=3", "workers=0", "wandb=disabled"]
 
 

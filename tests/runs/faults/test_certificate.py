@@ -11,13 +11,20 @@ from lumen.core.registry import tasks
 from lumen.runs import certify
 from lumen.runs.state_hashes import StepRecorder
 
-pytestmark = [pytest.mark.long, pytest.mark.parametrize("task", tasks.names())]
+pytestmark = pytest.mark.parametrize("task", tasks.names())
 
 
 @pytest.mark.parametrize(
     ("devices", "workers", "accumulate", "images"),
     # The number of images decides whether step 2 and its checkpoint lie in the middle of an epoch or at its end.
-    [(1, 0, 1, 4), (1, 2, 2, 6), (2, 2, 1, 8), (2, 0, 2, 10), (3, 2, 1, 12), (4, 0, 2, 24)],
+    [
+        pytest.param(1, 0, 1, 4, marks=pytest.mark.long),
+        pytest.param(1, 2, 2, 6, marks=pytest.mark.slow),
+        pytest.param(2, 2, 1, 8, marks=pytest.mark.slow),
+        pytest.param(2, 0, 2, 10, marks=pytest.mark.long),
+        pytest.param(3, 2, 1, 12, marks=pytest.mark.long),  # more than two ranks sum gradients in another order
+        pytest.param(4, 0, 2, 24, marks=pytest.mark.slow),
+    ],
 )
 def test_certificate_of_a_killed_run(
     devices, workers, accumulate, images, tiny, workdir, start_command, monkeypatch, capsys

@@ -23,18 +23,23 @@ def mount(*arguments: str) -> bool:
 
 @pytest.fixture
 def disk(workdir) -> Iterator[Path]:
-    """A disk of 100 MB at ./runs."""
+    """A disk of 40 MB at ./runs."""
     disk = workdir / "runs"
     disk.mkdir()
-    if not mount("-t", "tmpfs", "-o", "size=100m", "lumen", str(disk)):
+    if not mount("-t", "tmpfs", "-o", "size=40m", "lumen", str(disk)):
         pytest.skip("this system does not let the user mount a disk")
     yield disk
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
+def half_a_checkpoint(directory: Path) -> int:
+    """Return half of the bytes of a checkpoint of a run."""
+    return next(directory.rglob("*.ckpt")).stat().st_size // 2
+
+
 def fill_but_half_a_checkpoint(disk: Path) -> None:
     free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
-    (disk / "ballast").write_bytes(b"\0" * (free - 12_000_000))
+    (disk / "ballast").write_bytes(b"\0" * (free - half_a_checkpoint(disk)))
 
 
 def fill_to_the_last_byte(disk: Path) -> None:
@@ -63,8 +68,11 @@ def test_full_disk_ends_a_run_without_loss(fill, disk, start_run, before_step, r
 def test_checkpoint_beyond_the_limit_of_a_file_ends_a_run_without_loss(
     start_run, before_step, run_dir, hash_run, reference_hashes
 ):
-    limit = 12_000_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-    run = start_run(callbacks=[before_step(5, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))])
+    def limit() -> None:
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (half_a_checkpoint(run_dir()), hard))
+
+    run = start_run(callbacks=[before_step(5, limit)])
     assert run.wait() == [2]
     assert "step00000006.ckpt" in run.output()
     assert checkpoint_steps(run_dir()) == [4, 2]

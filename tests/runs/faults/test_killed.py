@@ -20,7 +20,7 @@ all_tasks = pytest.mark.parametrize("task", tasks.names())
 
 KILLS = 20
 # The latest moment of a kill: in seconds, in changes of files, and in writes within a checkpoint.
-LATEST = {"clock": 3.0, "file": 40, "byte": 2000}
+LATEST = {"clock": 2.0, "file": 40, "byte": 700}
 
 
 def kill_at_file_change(count: int) -> Callable[[int], None]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from datamodules.coco_stuff import CocoStuff
 from lumen.config.experiment import load
 from lumen.core.errors import Mistake
 from lumen.core.interfaces import Batch
@@ -123,9 +124,9 @@ def limit_shared_memory(size: str) -> Callable[[int], None]:
     return limit
 
 
-def read_batches(workers: int) -> list[Batch]:
-    flags = ["size=512", "batch=4", "steps=8", "data.images=8", f"workers={workers}"]
-    return list(build_data(load("scenes", flags)).train_dataloader())
+def read_batches(root: Path, workers: int) -> list[Batch]:
+    flags = [f"data.root={root}", "size=512", "batch=4", "steps=8", f"workers={workers}"]
+    return list(build_data(load("coco_stuff", flags)).train_dataloader())
 
 
 @pytest.mark.parametrize(
@@ -139,10 +140,12 @@ def read_batches(workers: int) -> list[Batch]:
 def test_four_workers_with_little_shared_memory_yield_the_same_batches(size, outcome, tmp_path):
     """8 batches of 11.5 MB in docker's 64 MB, and in less; one page is too little for the semaphores of workers."""
 
+    CocoStuff.fake(tmp_path / "coco")
+
     def read() -> None:
         limit_shared_memory(size)(0)
         try:
-            pairs = zip(read_batches(0), read_batches(4), strict=True)
+            pairs = zip(read_batches(tmp_path / "coco", 0), read_batches(tmp_path / "coco", 4), strict=True)
             equal = all(torch.equal(a.image, b.image) and torch.equal(a.mask, b.mask) for a, b in pairs)
             (tmp_path / "outcome").write_text("equal" if equal else "different")
         except Mistake as mistake:

@@ -7,29 +7,10 @@ from pathlib import Path
 import pytest
 
 from lumen.__main__ import main
-from lumen.core import plugins
-from lumen.core.registry import metrics, tasks
 from lumen.runs import certify
 from lumen.runs.state_hashes import StepRecorder
 
 pytestmark = pytest.mark.long
-PLUGIN = Path(__file__).parents[1] / "plugin"
-
-
-@pytest.fixture
-def plugin(monkeypatch):
-    """Package with the task label_probe, installed for one test."""
-
-    def forget() -> None:
-        plugins._entry_points.cache_clear()
-        for registry in (metrics, tasks):
-            registry.__dict__.pop("_plugins", None)
-
-    monkeypatch.syspath_prepend(PLUGIN)
-    forget()
-    yield
-    monkeypatch.undo()
-    forget()
 
 
 @pytest.mark.parametrize("devices", [1, 2])

@@ -14,7 +14,7 @@ import pytest
 
 from lumen.core.registry import tasks
 
-pytestmark = [pytest.mark.long, pytest.mark.parametrize("task", tasks.names())]
+pytestmark = pytest.mark.parametrize("task", tasks.names())
 
 
 def read_records(directory: Path) -> list[list[str]]:
@@ -31,6 +31,7 @@ def read_losses(run: Path) -> dict[int, float]:
     return {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("flags", [["batch=4"], ["accumulate=2"]], ids=lambda flags: flags[0])
 def test_elastic_run_of_two_processes_resumes_on_one(flags, start_run, before_step, kill_self, run_dir, workdir):
     """Images and results do not depend on how the steps are divided, except for rounding."""
@@ -61,6 +62,7 @@ def slurm_environment(tasks: int, rank: int) -> dict[str, str]:
     return environment | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
 
 
+@pytest.mark.long
 def test_slurm_job_resumes_when_it_is_requeued(
     start_run, free_port, before_step, kill_self, hash_run, reference_hashes
 ):
@@ -76,6 +78,7 @@ def test_slurm_job_resumes_when_it_is_requeued(
     assert hash_run() == reference_hashes(2)
 
 
+@pytest.mark.long
 def test_slurm_job_of_too_few_processes_is_refused(start_run):
     run = start_run(world_size=2, environments=[slurm_environment(1, 0)])
     assert run.wait() == [2]
@@ -103,6 +106,7 @@ def hosts() -> Iterator[list[str]]:
             run_ip(f"netns del {name}")
 
 
+@pytest.mark.slow
 def test_torchrun_on_two_hosts_resumes(hosts, short_command, run_dir, hash_run, reference_hashes, workdir):
     """Killed on both hosts after a checkpoint, the repeated command ends as two processes of one host do."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]

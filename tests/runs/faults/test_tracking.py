@@ -119,7 +119,12 @@ def test_wandb_without_an_answer_is_replaced_by_offline_files(
     start_run, free_port, run_dir, hash_run, reference_hashes
 ):
     closed = f"http://127.0.0.1:{free_port()}"
-    run = start_run("wandb=online", prepare=lambda _: os.environ.update(login_environment(closed)))
+
+    def prepare(_: int) -> None:
+        os.environ.update(login_environment(closed))
+        wandb_logger.INIT_SECONDS = 3
+
+    run = start_run("wandb=online", prepare=prepare)
     assert run.wait() == [0], run.output()
     assert "logged offline" in run.output()
     assert hash_run() == reference_hashes()
