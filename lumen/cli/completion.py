@@ -184,6 +184,7 @@ def _fill_place(place: str) -> Candidates:
         yield from ((name, read_title(f"{name}.yaml")) for name in list_experiments())
     elif place == "TABLE":
         yield from _tables()
+        yield from _fill_place("EXPERIMENT")  # of which lists of values make a table
     elif place in ("NAME", "DATASET"):
         yield from ((name, SLOTS["data"].summary(name)) for name in SLOTS["data"].names())
     elif place == "METRIC":

@@ -62,9 +62,9 @@ class KeyReference:
     @property
     def experiments(self) -> dict[str, Any]:
         """Values of experiments that differ from base.yaml."""
-        values = {name: _flatten_plain(read_experiment(name)) for name in list_experiments()}
-        read = {name: KEYS[self.name].read(v[self.name]) for name, v in values.items() if self.name in v}
-        return {name: value for name, value in read.items() if value != self.default}
+        given = {name: settings[self.name] for name, settings in _read_experiments().items() if self.name in settings}
+        values = {name: KEYS[self.name].read(value) for name, value in given.items()}
+        return {name: value for name, value in values.items() if value != self.default}
 
 
 @cache
@@ -117,6 +117,12 @@ def _flatten_plain(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             settings[f"{prefix}{key}"] = value
     return settings
+
+
+@cache
+def _read_experiments() -> dict[str, dict[str, Any]]:
+    """Return the settings of all experiments by dotted key."""
+    return {name: _flatten_plain(read_experiment(name)) for name in list_experiments()}
 
 
 @cache

@@ -56,7 +56,7 @@ def runs(workdir):
         ("lumen show scenes --c", {"--cost"}),
         ("lumen eval ", {"runs/scenes/default/seed0", "runs/scenes/backbone=clip,lr=0.001/seed0"}),
         ("lumen eval runs/scenes/backbone=c", {"runs/scenes/backbone=clip,lr=0.001/seed0"}),
-        ("lumen ablate ", set(table_names())),
+        ("lumen ablate ", {*table_names(), *list_experiments()}),
         ("lumen ablate table1 base=sc", {"base=scenes"}),
         ("lumen ablate table1 rows=D", {"rows=DINO", "rows=DINOv2"}),
         ("lumen ablate table1 rows=SD,DINOv", {"rows=SD,DINOv2"}),
