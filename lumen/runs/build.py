@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lumen.config.schema import DEFAULT_TASK, REGISTRIES, SLOTS, Config
@@ -16,6 +15,9 @@ from lumen.core.errors import BadConfig, BadPlugin, Note, WeightsMissing
 from lumen.core.interfaces import Backbone, Batch, Conditioning, Generator, Metric, Optimization, Task
 from lumen.core.random import stable_seed
 from lumen.core.registry import Registry, backbones, conditionings, generators, metrics, tasks
+from lumen.data.datamodule import DataModule
+from lumen.data.domains import DomainGroups, group_domains
+from lumen.data.source import DataSource
 from lumen.diffusion.loading import load
 from lumen.diffusion.stable_diffusion import StableDiffusion
 from lumen.runs.data import build_data
@@ -25,7 +27,7 @@ __all__ = ["build_conditioning", "build_data", "build_generator", "build_metrics
 
 
 def build_conditioning(
-    config: Config, data: LightningDataModule, build_backbone: Callable[[], Backbone] | None = None
+    config: Config, data: DataModule, build_backbone: Callable[[], Backbone] | None = None
 ) -> Conditioning:
     """Return the conditioning, with a backbone only if it uses one, and with what it needs of the data set."""
     supplies = {
@@ -35,7 +37,7 @@ def build_conditioning(
     return _build(conditionings, config.conditioning, supplies)
 
 
-def build_generator(config: Config, build_layouts: Callable[[], Conditioning]) -> Generator:
+def build_generator(config: Config, data: DataModule, build_layouts: Callable[[], Conditioning]) -> Generator:
     """Return the generator.
 
     Args:
@@ -48,6 +50,7 @@ def build_generator(config: Config, build_layouts: Callable[[], Conditioning]) -
     supplies = {
         "base": lambda: _load_base(config),
         "channels": lambda: build_layouts().channels,
+        "classes": lambda: data.source.classes,
         "hint": lambda: build_layouts().hint if options.hint == "auto" else options.hint,
         "prompt_dropout": lambda: config.prompt_dropout,
         "snr_gamma": lambda: options.snr_gamma,
@@ -65,7 +68,7 @@ def build_generator(config: Config, build_layouts: Callable[[], Conditioning]) -
     return generator
 
 
-def build_task(config: Config, data: LightningDataModule) -> Task:
+def build_task(config: Config, data: DataModule) -> Task:
     """Return the task with the components that its factory asks for.
 
     Raises:
@@ -74,7 +77,7 @@ def build_task(config: Config, data: LightningDataModule) -> Task:
     build_backbone = cache(lambda: _build(backbones, config.backbone, {}))
     build_layouts = cache(lambda: build_conditioning(config, data, build_backbone))
     supplies = {
-        "generator": lambda: build_generator(config, build_layouts),
+        "generator": lambda: build_generator(config, data, build_layouts),
         "conditioning": build_layouts,
         "backbone": build_backbone,
         "classes": lambda: data.source.classes,
@@ -91,23 +94,18 @@ def build_task(config: Config, data: LightningDataModule) -> Task:
     return task
 
 
-def build_metrics(config: Config, data: LightningDataModule, task: Task) -> dict[str, Metric]:
+def build_metrics(config: Config, data: DataModule, task: Task) -> dict[str, Metric]:
     """Return the metrics by name; one that needs more samples than there are is replaced by its fallback.
 
     Raises:
-        BadConfig: A metric does not fit the task, or needs more samples per image.
+        BadConfig: A metric does not fit the task or the data set, or needs more samples per image.
     """
     images, samples = len(data.source.eval_records()), config.measure.samples
-    built = {name: _metric(name, arguments, data) for name, arguments in config.metrics.items()}
+    built: dict[str, Metric] = {}
+    for name, arguments in config.metrics.items():
+        built |= _metrics_by_domain(name, arguments, data)
     for name, metric in list(built.items()):
-        if metric.output_kind != task.output_kind:
-            known = ", ".join(
-                n for n in metrics.names() if metrics.literal(n, "output_kind", "images") == task.output_kind
-            )
-            raise BadConfig(
-                f"metrics: {name} scores {metric.output_kind}, and the task {config.task['name']} predicts "
-                f"{task.output_kind}; choose from: {known or 'none'}."
-            )
+        _verify_metric(name, metric, config.task["name"], task, data.source)
         if metric.min_samples > images * samples:
             fallback = metric.fallback
             arguments = {k: v for k, v in config.metrics[name].items() if k in metrics.arguments(fallback)}
@@ -120,6 +118,32 @@ def build_metrics(config: Config, data: LightningDataModule, task: Task) -> dict
             built.setdefault(fallback, _metric(fallback, arguments, data))
             del built[name]
     return built
+
+
+def _verify_metric(name: str, metric: Metric, task_name: str, task: Task, source: DataSource) -> None:
+    """Verify that a metric scores what the task predicts, and that the data set has what it is compared with.
+
+    Raises:
+        BadConfig: It does not.
+    """
+    kinds = [task.output_kind] if isinstance(task.output_kind, str) else task.output_kind
+    if metric.output_kind not in kinds:
+        fitting = {n for n in metrics.names() if metrics.literal(n, "output_kind", "images") in kinds}
+        known = ", ".join(sorted(fitting | {*task.metrics}))
+        raise BadConfig(
+            f"metrics: {name} scores {metric.output_kind}, and the task {task_name} predicts {' and '.join(kinds)}; "
+            f"choose from: {known or 'none'}."
+        )
+    if metric.annotation is None:
+        return
+    annotated, images = source.num_annotated(metric.annotation), len(source.eval_records())
+    if not annotated:
+        raise BadConfig(
+            f"metrics: {name} compares {metric.annotation}, and {source.name} has none of its {source.eval_split} "
+            f"split; unpack those files there, or leave {name} out of metrics."
+        )
+    if annotated < images:
+        rank_zero_warn(f"{name}: {annotated} of {images} evaluated images have {metric.annotation}.", category=Note)
 
 
 def build_cache_options(config: Config) -> CacheOptions:
@@ -212,12 +236,25 @@ def _changed_arguments(registry: Registry, component: dict[str, Any]) -> dict[st
     return {k: v for k, v in component.items() if k == "name" or v != defaults.get(k)}
 
 
-def _metric(name: str, arguments: dict[str, Any], data: LightningDataModule) -> Metric:
-    supplies = {"classes": lambda: data.source.classes, "questions": lambda: _questions(data)}
+def _metrics_by_domain(name: str, arguments: dict[str, Any], data: DataModule) -> dict[str, Metric]:
+    """Return a metric by its name; with unseen data also that of each unseen domain, and that of their mean."""
+    if data.unseen is None or "domains" not in metrics.needs(name):
+        return {name: _metric(name, arguments, data)}
+    groups = group_domains(data.source, data.unseen)
+    return {"-".join(filter(None, [name, group.title])): _metric(name, arguments, data, group) for group in groups}
+
+
+def _metric(name: str, arguments: dict[str, Any], data: DataModule, domains: DomainGroups | None = None) -> Metric:
+    supplies = {
+        "domains": lambda: domains,
+        "classes": lambda: data.source.classes,
+        "box_classes": lambda: data.source.box_classes,
+        "questions": lambda: _questions(data),
+    }
     return _build(metrics, {"name": name, **arguments}, supplies)
 
 
-def _questions(data: LightningDataModule) -> Callable[[Batch], list] | None:
+def _questions(data: DataModule) -> Callable[[Batch], list] | None:
     """Return the data set's questions; None if it has none about the captions of the evaluated images."""
     source = data.source
     questioned, images = source.num_questioned(), len(source.eval_records())

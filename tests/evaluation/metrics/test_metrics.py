@@ -6,13 +6,17 @@ import torch
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from lumen.config.experiment import load
+from lumen.core.boxes import NO_BOX, boxes_to_array
 from lumen.core.errors import BadConfig, WeightsMissing
 from lumen.core.interfaces import IGNORE, Batch, Metric, Optimization, Task
 from lumen.core.registry import datamodules, metrics
 from lumen.data.datamodule import DataModule
+from lumen.data.domains import DomainGroups
 from lumen.data.source import LoaderConfig
 from lumen.runs.build import build_metrics
 from lumen.runs.data import build_data
+from lumen.scenes import CLASSES
+from lumen.scenes.objects import KINDS
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +31,9 @@ class LazyMetrics(dict):
 
     def __missing__(self, name):
         config = load("scenes", [f"metrics=[{name}]", "measure.images=256"])  # enough for every metric
-        self[name] = build_metrics(config, build_data(config), Task(Optimization()))[name]
+        task = Task(Optimization())
+        task.output_kind = metrics.literal(name, "output_kind", "images")
+        self[name] = build_metrics(config, build_data(config), task)[name]
         return self[name]
 
 
@@ -40,6 +46,15 @@ def noise(like):
     return torch.rand(like.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
+def reference(metric, batch):
+    """Return the outputs that a metric takes for perfect."""
+    if metric.output_kind == "boxes":
+        boxes = [boxes_to_array(content["objects"], KINDS) for content in batch.extra["boxes"]]
+        tensors = [torch.from_numpy(array).float() for array in boxes]
+        return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=NO_BOX)
+    return batch.image if metric.output_kind == "images" else torch.stack(batch.extra[metric.output_kind])
+
+
 def value(metric, batch, *samples):
     metric.reset()
     metric.update(batch, torch.stack(samples, 1))
@@ -48,17 +63,19 @@ def value(metric, batch, *samples):
 
 @pytest.mark.parametrize("name", metrics.names())
 def test_metric_prefers_the_reference_to_noise(name, built, scenes):
-    metric, image = built[name], scenes.image
+    metric = built[name]
+    output = reference(metric, scenes)
     # A metric of diversity prefers samples that differ.
-    good = (image, image.flip(0)) if metric.samples_per_image > 1 else (image,)
-    bad = (image, image) if metric.samples_per_image > 1 else (noise(image),)
+    good = (output, output.flip(0)) if metric.samples_per_image > 1 else (output,)
+    bad = (output, output) if metric.samples_per_image > 1 else (noise(output),)
     sign = 1 if metric.higher_is_better else -1
     assert sign * value(metric, scenes, *good) > sign * value(metric, scenes, *bad)
 
 
 @pytest.mark.parametrize("name", metrics.names())
 def test_metric_value_is_independent_of_batch_size(name, built, scenes):
-    metric, generated = built[name], torch.stack([scenes.image, noise(scenes.image)], 1)
+    metric, output = built[name], reference(built[name], scenes)
+    generated = torch.stack([output, noise(output)], 1)
     metric.reset()
     metric.update(scenes, generated)
     whole, scores = metric.compute(), metric.rows[0]
@@ -77,8 +94,9 @@ def test_metric_registers_no_parameters_of_its_evaluator(name, built):
     assert not list(built[name].parameters()) and not built[name].state_dict()
 
 
-@pytest.mark.parametrize("name", metrics.names())
+@pytest.mark.parametrize("name", [n for n in metrics.names() if metrics.literal(n, "output_kind") is None])
 def test_metric_refuses_an_untrained_evaluator(name):
+    """Metrics of outputs that are no images have no evaluator."""
     key = next(k for k, v in load("scenes", [f"metrics=[{name}]"]).metrics[name].items() if v == "scenes")
     config = load("scenes", [f"metrics=[{name}]", f"metrics.{name}.{key}=none"])
     with pytest.raises(WeightsMissing, match="untrained"):
@@ -161,3 +179,57 @@ def test_tifa_is_the_share_of_correct_answers(built, scenes, monkeypatch):
 def test_tifa_needs_questions():
     with pytest.raises(BadConfig, match="measure.questions=FILE"):
         metrics.build("tifa", vqa="scenes", questions=None)
+
+
+def test_miou_of_predicted_labels_equals_that_of_a_segmenter_that_predicts_them(built, scenes):
+    by_segmenter, by_labels = built["miou"], metrics.build("miou", segmenter=None, classes=CLASSES)
+    labels = by_segmenter.predict(scenes.image, (64, 64))
+    assert by_labels.output_kind == "labels" and by_labels.key == "miou"
+    assert torch.equal(by_labels.score(scenes, labels[:, None]), by_segmenter.score(scenes, scenes.image[:, None]))
+
+
+def test_miou_of_a_domain_is_that_of_its_images_and_the_mean_is_plain(scenes):
+    """Unequal numbers of images make the plain mean another number than the mIoU of all images."""
+    labels = torch.where(noise(scenes.mask.float()) > 0, scenes.mask, scenes.mask.roll(3, 0))[:, None]
+    batch = Batch(scenes.image, scenes.caption, scenes.id, scenes.mask, {"domain": [*"aaaaabbc"]})
+    group = {"": (("a",),), "b": (("b",),), "bc": (("b", "c"),), "mean": (("a",), ("b",), ("c",))}
+    built = {title: metrics.build("miou", segmenter=None, classes=CLASSES, domains=DomainGroups(title, groups))
+             for title, groups in group.items()}  # fmt: skip
+    assert [metric.key for metric in built.values()] == ["miou", "miou-b", "miou-bc", "miou-mean"]
+    plain = metrics.build("miou", segmenter=None, classes=CLASSES)
+    subset = lambda part: plain.aggregate(plain.score(batch, labels)[part])  # noqa: E731
+    values = {title: metric.aggregate(metric.score(batch, labels)) for title, metric in built.items()}
+    expected = {"": subset(slice(5)), "b": subset(slice(5, 7)), "bc": subset(slice(5, 8))}
+    expected["mean"] = (expected[""] + expected["b"] + subset(slice(7, 8))) / 3
+    assert values == expected and abs(float(values["mean"] - subset(slice(8)))) > 1e-3
+    scores = built["mean"].score_samples(batch, labels)
+    assert len(built["mean"].columns(scores.shape[2:])) == scores[0, 0].numel() and scores.shape[2] == 3
+    parts = built["b"].breakdown(built["b"].score(batch, labels))
+    assert parts == plain.breakdown(plain.score(batch, labels)[5:7]) and not built["mean"].breakdown(scores[:, 0])
+
+
+def test_metrics_of_an_unseen_data_set_are_one_for_each_domain():
+    config = load("scenes", ["measure.images=24"])
+    config.metrics = {"miou": {"segmenter": None}}
+    loader_config = LoaderConfig(size=32, eval_images=24)
+    build = lambda *skies: datamodules.build("scenes", skies=[*skies], loader_config=loader_config)  # noqa: E731
+    task = Task(Optimization())
+    task.output_kind = ("labels", "disparity")
+    names = build_metrics(config, DataModule(build("clear"), build("night", "fog")), task)
+    assert [*names] == [metric.key for metric in names.values()] == ["miou", "miou-fog", "miou-night", "miou-mean"]
+    task.output_kind = "boxes"
+    with pytest.raises(BadConfig, match="miou scores labels.* predicts boxes; choose from: mds"):
+        build_metrics(config, DataModule(build("clear")), task)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("mds", "boxes"), ("disparity_rmse", "disparity")])
+def test_metric_of_annotations_that_are_not_there_is_refused(name, kind, tmp_path):
+    datamodules.factory("cityscapes").fake(tmp_path)
+    config = load("cityscapes", [f"data.root={tmp_path}", f"metrics=[{name}]"])
+    task = Task(Optimization())
+    task.output_kind = kind
+    assert build_metrics(config, build_data(config), task)[name].key == name
+    for path in tmp_path.rglob("*_gtBbox3d.json" if name == "mds" else "*_disparity.png"):
+        path.unlink()
+    with pytest.raises(BadConfig, match=f"{name} compares {kind}, and cityscapes has none of its val split"):
+        build_metrics(config, build_data(config), task)
