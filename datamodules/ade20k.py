@@ -26,6 +26,7 @@ class Ade20k(DataSource):
     """
 
     classes = ADE20K
+    published_images = {"train": 20_210, "val": 2_000}
 
     def __init__(
         self,

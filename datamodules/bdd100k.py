@@ -34,6 +34,7 @@ class Bdd100k(DataSource):
 
     classes = tuple(CITYSCAPES.values())
     random_crop = True
+    published_images = {"train": 7_000, "val": 1_000}
 
     def __init__(self, root: str, captions: str | None = None, flip: Share = 0.5, *, loader_config: LoaderConfig):
         super().__init__(root, loader_config)

@@ -33,7 +33,8 @@ class Cost:
         peaks: Most bytes at once, by phase.
         cache_bytes: Bytes in the cache, of one view of one image.
         views: Cached views of an image: two if images are mirrored, none if every epoch crops anew.
-        images: Images of the training split; None if the data set is not on this machine.
+        images: Images of the training split, as counted on this machine or else as published; None if neither is known.
+        is_data_here: Whether the data set is on this machine.
         checkpoint: Bytes of one checkpoint.
         precision: Lightning's name of the precision.
         uncounted: Name of a component whose networks are not counted.
@@ -49,6 +50,7 @@ class Cost:
     cache_bytes: int
     views: int
     images: int | None
+    is_data_here: bool
     checkpoint: int
     precision: str
     uncounted: str | None
@@ -75,6 +77,7 @@ def estimate_cost(config: Config) -> Cost:
     held, peaks = estimate_memory(task, config, HALF_PRECISION[precision])
     trained = sum(p.numel() for p in trainable_parameters(task))
     flops, cached_values = count_flops(task, config.size)
+    images, is_data_here = _count_images(config)
     return Cost(
         parameters=_count_parameters(task),
         flops=flops,
@@ -83,7 +86,8 @@ def estimate_cost(config: Config) -> Cost:
         peaks=peaks,
         cache_bytes=cache_bytes(precision, sum(cached_values.values())),
         views=_offline_source(config).num_views() or 0,
-        images=_count_images(config),
+        images=images,
+        is_data_here=is_data_here,
         checkpoint=trained * 4 * (4 if config.ema else 3),
         precision=precision,
         uncounted=uncounted,
@@ -123,7 +127,7 @@ def count_flops(task: Task, size: int) -> tuple[dict[str, int], dict[str, int]]:
             flops[stage.name] = counter.get_total_flops()
             if stage.cached_values:
                 cached_values[stage.name] = stage.cached_values
-            if stage.loss is not None:
+            if stage.loss is not None and stage.loss.requires_grad:
                 flops |= _count_backward(stage, counter, task.trained_network)
     return flops, cached_values
 
@@ -166,11 +170,11 @@ def estimate_memory(task: Task, config: Config, half: torch.dtype | None) -> tup
         weight_bytes = sum(p.nbytes for p in weights)
         for p in weights:
             p.grad = torch.empty_like(p)
-        optimizer = task.configure_optimizers()
-        optimizer = optimizer["optimizer"] if isinstance(optimizer, dict) else optimizer
-        for group in optimizer.param_groups:  # PyTorch's choice for tensors on a GPU
-            group["foreach"] = not group.get("fused") and config.accelerator != "cpu"
-        optimizer.step()
+        if optimizer := task.configure_optimizers():  # there is none where nothing is trained
+            optimizer = optimizer["optimizer"] if isinstance(optimizer, dict) else optimizer
+            for group in optimizer.param_groups:  # PyTorch's choice for tensors on a GPU
+                group["foreach"] = not group.get("fused") and config.accelerator != "cpu"
+            optimizer.step()
         copies = {"gradients": weight_bytes, "AdamW": 2 * weight_bytes}
         copies |= {"average": weight_bytes} if config.ema else {}
         copies |= {"gradients that are sent": weight_bytes} if config.devices * config.nodes > 1 else {}
@@ -196,8 +200,9 @@ def estimate_memory(task: Task, config: Config, half: torch.dtype | None) -> tup
                 break
         if config.accumulate == 1:  # the gradients of the last micro-batch stay until the backward pass
             task.zero_grad(set_to_none=True)
-        backward(stage.loss)
-        pop_peak("backward")
+        if stage.loss.requires_grad:
+            backward(stage.loss)
+            pop_peak("backward")
         del stage, stages
         with torch.no_grad(), mixed_precision():
             for stage in task.preview_stages(image[:1], config.sampling.guidance):
@@ -239,12 +244,13 @@ def _flops_of(counter: FlopCounterMode, network: str) -> int:
     return sum(counter.get_flop_counts().get(network, {}).values())
 
 
-def _count_images(config: Config) -> int | None:
-    """Return the number of training images; None if the data set is not on this machine."""
+def _count_images(config: Config) -> tuple[int | None, bool]:
+    """Return the number of training images, and whether the data set is on this machine to be counted."""
+    source = _offline_source(config)
     try:
-        return len(_offline_source(config).records("train"))
+        return len(source.records("train")), True
     except DatasetMissing:
-        return None
+        return source.published_images.get("train"), False
 
 
 def _offline_source(config: Config) -> DataSource:

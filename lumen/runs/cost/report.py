@@ -64,12 +64,15 @@ def _memory(cost: Cost) -> list[list[str]]:
 
 def _disk(config: Config, cost: Cost) -> list[list[str]]:
     number = cost.images if cost.images is not None else 1000
-    whose = "images of the training split" if cost.images is not None else "images (the data set is not here)"
+    whose = "images of the training split"
+    if not cost.is_data_here:
+        published = "" if cost.images is None else ", as published"
+        whose = f"images{published} (the data set is not here)"
     views = f" x {cost.views} views" if cost.views != 1 else ""
     checkpoints = config.keep + 1 + (config.best is not None)  # the new one is there before an old one goes
     return [
         ["disk", "GB"],
-        [f"cache: {number} {whose}{views}", _gb(cost.cache_bytes * cost.views * number)],
+        [f"cache: {number:,} {whose}{views}", _gb(cost.cache_bytes * cost.views * number)],
         [f"checkpoints: {checkpoints} of {_gb(cost.checkpoint)}", _gb(checkpoints * cost.checkpoint)],
     ]
 
