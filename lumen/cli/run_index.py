@@ -35,12 +35,14 @@ def list_runs(positionals: list[str], options: dict[str, str]) -> int:
         lumen runs seed=1 --json
     """
     as_json = options.pop("--json", None) is not None
+    is_filtered = bool(options.keys() - {"runs"})
     runs = _select(positionals, options, list_runs)
     if as_json:
         print(json.dumps([_describe(run) for run in runs], indent=2))
         return 0
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    print("\n".join(_format(runs, width)) if runs else "no run is like that.")
+    nothing = "no run is like that." if is_filtered else "there are no runs yet; lumen train makes one."
+    print("\n".join(_format(runs, width)) if runs else nothing)
     problems = [f"{run.directory} {run.state}: {run.problem}" for run in runs if run.problem]
     print("\n".join(map(escape_line, problems)), end="\n" if problems else "")
     return 0

@@ -42,6 +42,8 @@ def cache(tmp_path):
         (["cache", "prune"], "1 removed"),
         (["table", "table1", "base=scenes"], "commands are left"),
         (["ablate", "table1", "base=scenes", "--print"], "lumen train scenes backbone=clip"),
+        (["ablate", "scenes", "backbone=dino,clip", "--print"], "lumen train scenes backbone=clip"),
+        (["runs"], "no runs"),
         (["help"], "Train and evaluate a run"),
         (["help", "lr"], "AdamW"),
         (["list", "dino"], "backbone.facet=key"),
