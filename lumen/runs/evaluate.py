@@ -28,6 +28,7 @@ from lumen.runs.trainer import build_trainer
 from lumen.training import checkpoint_io
 from lumen.training.callbacks import EMA, SampleGrid
 from lumen.training.lightning_internals import logged_step, set_global_step
+from lumen.training.loggers import verify_loggers
 from lumen.training.wandb_logger import ResilientWandbLogger, SampleTable, finish_wandb
 
 
@@ -42,6 +43,7 @@ def evaluate(run: Path, config: Config) -> dict[str, Any]:
             f"{fixed[0]} was decided when {run} was trained; lumen eval changes {', '.join(EVALUATION_KEYS)}, "
             "lumen train makes another run."
         )
+    verify_loggers(config.logger)
     checkpoint = select_checkpoint(run, config)
     directory = run_dirs.eval_directory(run, config)
     with (

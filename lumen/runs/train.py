@@ -23,6 +23,7 @@ from lumen.runs.provenance import describe, provenance
 from lumen.runs.trainer import build_trainer
 from lumen.training import checkpoint_io
 from lumen.training.lightning_internals import set_global_step
+from lumen.training.loggers import verify_loggers
 from lumen.training.wandb_logger import finish_wandb
 
 
@@ -43,6 +44,7 @@ def train(config: Config, observers: Sequence[Callback] = ()) -> dict[str, Any]:
     directory = run_dirs.run_directory(config)
     if (results := run_dirs.load_finished(directory, config)) is not None:
         return results
+    verify_loggers(config.logger)
     photos = load_validation_photos(config)  # before anything is built
     with (
         handle_signals(config.stop_after) as handler,

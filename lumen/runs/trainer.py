@@ -39,7 +39,7 @@ from lumen.training.loggers import JSONLLogger, build_lightning_logger
 from lumen.training.precompute import PrecomputeCallback
 from lumen.training.progress import ProgressDisplay
 from lumen.training.validation_photos import ValidationPhotos
-from lumen.training.wandb_logger import ResilientWandbLogger, build_wandb_logger
+from lumen.training.wandb_logger import MAX_NAME_LENGTH, ResilientWandbLogger, build_wandb_logger
 
 TAG_SLOTS = ("backbone", "data", "conditioning")
 EVALUATION_OPTIONS = ("measure", "metrics", "sampling", "validation")  # beginnings of keys that no name needs
@@ -69,39 +69,11 @@ def build_trainer(
     """
     _silence_lightning()
     verify_torchrun(config)
-    environments, is_first = cluster_environments(config), is_rank_zero(config)
-    step = checkpoint_io.step_of(start) if start else 0
-    interval = _log_interval(config, directory) if job == "train" and is_first else None
-    history = JSONLLogger(directory / "metrics.jsonl", step if is_first else None, interval)
-    loggers = _dashboards(config, directory, step, job) if is_first else []
-    wandb = next((logger for logger in loggers if isinstance(logger, ResilientWandbLogger)), None)
-    checkpoints = CheckpointCallback(
-        directory / "checkpoints",
-        config.every.checkpoint,
-        config.keep,
-        config.best,
-        {"config": run_digest(directory, config)},
-        is_validated=lambda step: history.has(step - 1, "val/loss"),
-        elastic=config.elastic,
-    )
-    grid_batch, sampling = data.grid_batch(), asdict(config.sampling)
-    throughput = ThroughputMonitor(config.every.log)
-    callbacks = [
-        PrecomputeCallback(build_cache_options(config), directory / "cache.json"),
-        DivergenceGuard(task.frozen_networks, config.every.log),
-        throughput,
-        ProgressDisplay(config.every.log, throughput, ["test", *config.measure.anchors]),
-        OptimizationMonitor(config.every.log),
-        # The order matters when validation ends: preview with the averaged weights, then restore the raw ones; and
-        # after a step: average, save, stop.
-        SampleGrid(directory, grid_batch, sampling, config.seed, wandb and wandb.log_preview),
-        *([ValidationPhotos(directory, photos, sampling, config.seed)] if photos else []),
-        *([EMA(config.ema)] if config.ema else []),
-        checkpoints,
-        PreemptionCallback(handler, checkpoints),
-    ]
+    environments = cluster_environments(config)
+    loggers = _build_loggers(config, directory, checkpoint_io.step_of(start) if start else 0, job)
+    callbacks = _build_callbacks(config, data, task, directory, loggers, handler, photos)
     try:
-        trainer = _lightning_trainer(config, directory, [history, *loggers], callbacks, environments)
+        trainer = _lightning_trainer(config, directory, loggers, callbacks, environments)
     except (MisconfigurationException, ValueError) as error:
         reason = " ".join(str(error).split())
         raise BadConfig(
@@ -112,6 +84,57 @@ def build_trainer(
     if handler.kill_children is not None:
         announce_parent_to_ranks()
     return trainer
+
+
+def _build_loggers(config: Config, directory: Path, step: int, job: str) -> list[Logger]:
+    """Return the logger to metrics.jsonl, and after it those that the config names, which the first rank has alone."""
+    is_first = is_rank_zero(config)
+    interval = _log_interval(config, directory) if job == "train" and is_first else None
+    history = JSONLLogger(directory / "metrics.jsonl", step if is_first else None, interval)
+    return [history, *(_dashboards(config, directory, step, job) if is_first else [])]
+
+
+def _build_callbacks(
+    config: Config,
+    data: LightningDataModule,
+    task: Task,
+    directory: Path,
+    loggers: list[Logger],
+    handler: SignalHandler,
+    photos: Sequence[Batch],
+) -> list[Callback]:
+    """Return the callbacks of a run.
+
+    Their order matters when validation ends: preview with the averaged weights, then restore the raw ones; and after a
+    step: average, save, stop.
+    """
+    wandb = next((logger for logger in loggers if isinstance(logger, ResilientWandbLogger)), None)
+    sampling, throughput = asdict(config.sampling), ThroughputMonitor(config.every.log)
+    checkpoints = _checkpoint_callback(config, directory, loggers[0])
+    return [
+        PrecomputeCallback(build_cache_options(config), directory / "cache.json"),
+        DivergenceGuard(task.frozen_networks, config.every.log),
+        throughput,
+        ProgressDisplay(config.every.log, throughput, ["test", *config.measure.anchors]),
+        OptimizationMonitor(config.every.log),
+        SampleGrid(directory, data.grid_batch(), sampling, config.seed, wandb and wandb.log_preview),
+        *([ValidationPhotos(directory, photos, sampling, config.seed)] if photos else []),
+        *([EMA(config.ema)] if config.ema else []),
+        checkpoints,
+        PreemptionCallback(handler, checkpoints),
+    ]
+
+
+def _checkpoint_callback(config: Config, directory: Path, history: JSONLLogger) -> CheckpointCallback:
+    return CheckpointCallback(
+        directory / "checkpoints",
+        config.every.checkpoint,
+        config.keep,
+        config.best,
+        {"config": run_digest(directory, config)},
+        is_validated=lambda step: history.has(step - 1, "val/loss"),
+        elastic=config.elastic,
+    )
 
 
 def _lightning_trainer(
@@ -192,11 +215,13 @@ def _wandb_identity(config: Config, directory: Path, job: str) -> dict[str, Any]
 
 
 def _short_name(config: Config) -> str:
-    """Return the experiment, what steers, the overrides of training, and the seed."""
+    """Return the experiment, what steers, the overrides of training, and the seed, in as many letters as W&B takes."""
     names = {*SLOTS, *(f"{slot}.name" for slot in SLOTS)}
     flags = {key: value for key, value in config.flags.items() if key not in names | NON_RESULT_KEYS}
-    words = [f"{key}={value}" for key, value in flags.items() if not key.startswith(EVALUATION_OPTIONS)]
-    return " ".join([config.experiment, steering(dump(config)), *words, f"seed{config.seed}"])
+    short = {key: Path(value).name if isinstance(value, str) else value for key, value in flags.items()}  # of a path
+    words = [f"{key}={value}" for key, value in short.items() if not key.startswith(EVALUATION_OPTIONS)]
+    seed = f" seed{config.seed}"
+    return " ".join([config.experiment, steering(dump(config)), *words])[: MAX_NAME_LENGTH - len(seed)] + seed
 
 
 def _wandb_config(config: Config) -> dict[str, Any]:

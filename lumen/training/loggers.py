@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from lumen.core.errors import Mistake
-from lumen.core.files import flush, write
+from lumen.core.files import flush, read_jsonl, write
 from lumen.core.guards import verify_place
 from lumen.training.history import read_history
 
@@ -24,6 +25,7 @@ LIGHTNING_LOGGERS = {
     "csv": ("CSVLogger", lambda path: {"save_dir": path, "name": "", "version": "csv"}),
     "mlflow": ("MLFlowLogger", lambda path: {"save_dir": str(path / "mlflow"), "run_name": path.name}),
 }
+LIBRARIES = {"tensorboard": ("tensorboard", "tensorboardX"), "mlflow": ("mlflow",)}  # any of which a logger needs
 
 
 class JSONLLogger(Logger):
@@ -137,16 +139,46 @@ def log_picture(logger: Logger, name: str, picture: Image.Image, step: int) -> N
         warn_once(logger, "MLflow", lambda: logger.experiment.log_image(logger.run_id, pixels, key=name, step=step))
 
 
-def build_lightning_logger(name: str, directory: Path) -> Logger:
-    """Return one of Lightning's loggers, which writes to a run directory.
+def verify_loggers(names: Iterable[str]) -> None:
+    """Verify that the libraries of loggers are installed.
 
     Raises:
-        Mistake: Its library is not installed.
+        Mistake: One is not.
     """
-    logger, arguments = LIGHTNING_LOGGERS[name]
-    try:
-        return getattr(lightning_loggers, logger)(**arguments(directory))
-    except ModuleNotFoundError:
-        raise Mistake(
-            f"logger={name} needs a library that is not installed; install it with: pip install {name}."
-        ) from None
+    for name in names:
+        libraries = LIBRARIES.get(name, ())
+        if libraries and not any(map(find_spec, libraries)):
+            raise Mistake(
+                f"logger={name} needs a library that is not installed; install it with pip install {name}, or leave "
+                f"{name} out of logger."
+            )
+
+
+class ResilientLogger(Logger):
+    """Base of Lightning's loggers by which each step is logged once, and a failure is reported once."""
+
+    @property
+    def logged_keys(self) -> set[tuple]:
+        """Pairs (step, names) of what was logged."""
+        return self.__dict__.setdefault("_logged_keys", set())
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Log, unless these metrics of this step were logged before."""
+        if is_new(self, metrics, step):
+            warn_once(self, type(self).__name__, lambda: super(ResilientLogger, self).log_metrics(metrics, step))
+
+    def save(self) -> None:
+        """Write what was logged."""
+        warn_once(self, type(self).__name__, lambda: super(ResilientLogger, self).save())
+
+
+def build_lightning_logger(name: str, directory: Path) -> Logger:
+    """Return one of Lightning's loggers, which writes to a run directory. A resumed run continues its CSV file."""
+    kind, arguments = LIGHTNING_LOGGERS[name]
+    if name == "csv":  # Lightning removes the file of an earlier start, and warns of it
+        (directory / "csv" / "metrics.csv").unlink(missing_ok=True)
+    logger = type(kind, (ResilientLogger, getattr(lightning_loggers, kind)), {})(**arguments(directory))
+    if name == "csv":
+        history = read_jsonl(directory / "metrics.jsonl")
+        logger.experiment.metrics.extend(line for line in history if is_new(logger, line, line.get("step")))
+    return logger

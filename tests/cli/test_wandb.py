@@ -1,5 +1,6 @@
 """W&B: an offline file of a run, decoded, holds charts over optimiser steps, and all else in the summary."""
 
+import csv
 import json
 import struct
 from collections import Counter
@@ -135,12 +136,51 @@ def test_wandb_run_without_a_backbone_records_none(tiny, workdir, monkeypatch):
     monkeypatch.setenv("WANDB_RUN_GROUP", "ours")
     small = [option for option in tiny if not option.startswith("conditioning")]
     options = ["conditioning=canny", "steps=2", "wandb=offline", "wandb.tags=[paper]", "wandb.notes=a note"]
+    options += ["logger=[wandb,csv]", "wandb.artifacts=true"]
     assert main(["train", "scenes", *small, *options]) == 0
     (run,) = workdir.glob("runs/scenes/*/seed0")
-    assert "wandb" not in run.parent.name
+    assert "wandb" not in run.parent.name and "logger" not in run.parent.name
     shown = decode(run)
     assert shown.config["steering"] == "canny" and "backbone" not in shown.config
     assert set(shown.tags) == {"data:scenes", "conditioning:canny", "paper", "mine"} and shown.group == "ours"
+    files = shown.artifacts[f"run-{(run / 'id').read_text()}"]
+    assert {"config.yaml", "metrics.json", "step00000002.ckpt"} <= set(files)
+    with open(run / "csv" / "metrics.csv", encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["step"] for line in lines if line["train/loss"]] == ["0", "1"]
+    assert [line["step"] for line in lines if line["val/loss"]] == ["1"]
+
+
+@pytest.mark.long
+def test_wandb_history_of_thirty_steps_has_no_key_with_one_point(tiny, workdir):
+    options = ["steps=30", "every.validate=15", "every.log=5", "wandb=offline"]
+    assert main(["train", "scenes", *tiny, *options]) == 0
+    shown = decode(next(workdir.glob("runs/scenes/*/seed0")))
+    counts = Counter(key for line in shown.history for key in line if not key.startswith("_"))
+    assert {"train/loss", "train/lr", "train/grad_norm", "val/loss", "val/response", "samples"} <= counts.keys()
+    assert min(counts.values()) == 2 and counts["val/loss"] == 2, counts
+    steps = [line["trainer/global_step"] for line in shown.history if "train/loss" in line]
+    assert steps == [4, 9, 14, 19, 24, 29]
+    assert {line["trainer/global_step"] for line in shown.history if "val/loss" in line or "layout" in line} == {14, 29}
+
+
+@pytest.mark.long
+def test_wandb_sweep_groups_its_runs_by_row(tiny, workdir, forking, capsys):
+    options = ["base=scenes", "rows=CLIP,DINO", "seeds=2", "steps=1", "every.validate=1", "wandb=offline"]
+    assert main(["ablate", "table1", *tiny, *options]) == 0
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    runs = [decode(run) for run in sorted(workdir.glob("runs/scenes/*/seed*"))]
+    groups = {shown.group: shown.config["steering"] for shown in runs}
+    assert len(runs) == 4 and sorted(groups.values()) == ["clip", "dino"]
+    assert sorted(Counter(shown.group for shown in runs).values()) == [2, 2]
+    for shown in runs:
+        assert shown.config["steering"] == groups[shown.group] and shown.job == "train"
+        assert {"table1", {"clip": "CLIP", "dino": "DINO"}[groups[shown.group]]} <= set(shown.tags)
+    sweep = decode(workdir / "runs" / "tables")
+    assert sweep.job == "sweep" and sweep.summary["table"]["_type"] == "table-file" and "table1" in sweep.tags
+    logs = sorted(workdir.glob("runs/**/wandb/offline-run-*"))
+    assert last.count("wandb sync") == 1 and all(str(log.relative_to(workdir)) in last for log in logs)
+    assert len(logs) == 5
 
 
 def test_backbone_that_nothing_uses_is_refused(workdir, capsys):
