@@ -15,6 +15,7 @@ from lumen.config.reference import read_groups, read_reference
 from lumen.config.schema import RANGES, Config
 from lumen.core.errors import UnknownName
 from lumen.core.type_words import format_value
+from lumen.sweeps.specs import table_names
 from lumen.sweeps.table import read_table
 
 COMPONENTS = [(kind, name) for kind, registry in KINDS.items() for name in registry.names()]
@@ -59,7 +60,7 @@ def test_help_of_a_verb_has_two_examples_that_work(verb):
         settings = [f"{key}={value}" for key, value in options.items() if key not in command.options]
         if command.takes_settings:
             experiment = options.get("base", next(iter(positionals), "scenes"))
-            if "TABLE" in places:
+            if "TABLE" in places and positionals[0] not in table_names():  # whose keys have lists
                 read_table(positionals[0], options.get("base"), 1, settings)
             elif verb.split()[0] != "runs":  # whose settings select runs
                 load(experiment if experiment in list_experiments() else "scenes", settings, complete=False)
