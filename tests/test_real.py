@@ -14,7 +14,10 @@ SMALL += ["batch=4", "steps=16", "lr=1e-2", "warmup=2", "prompt_dropout=0", "val
 SMALL += ["sampling.steps=2", "sampling.images=1", "every.log=1", "every.validate=99", "wandb=disabled"]
 
 
-@pytest.mark.parametrize("backbone", backbones.names())
+@pytest.mark.parametrize(
+    "backbone",
+    [pytest.param(name, marks=() if name in ("dinov2", "sd") else pytest.mark.long) for name in backbones.names()],
+)
 def test_a_controlnet_learns_on_real_photos(backbone, samples, workdir):
     roots = [f"data.root={samples / 'coco_stuff'}", f"diffusion.vae={samples / 'taesd'}"]
     assert main(["train", "coco_stuff", *roots, f"backbone={backbone}", *SMALL]) == 0

@@ -105,9 +105,8 @@ def test_table_commands_run_row_by_row_and_print(tiny, workdir, capsys):
     assert len(commands) == 6 and all(c.startswith("lumen train scenes conditioning.components=") for c in commands)
     assert main(["table", "components", *options]) == 0
     assert capsys.readouterr().out.count("0/1") == 6
-    for command in commands[:2]:
-        assert main(shlex.split(command)[1:]) == 0
+    assert main(shlex.split(commands[0])[1:]) == 0
     capsys.readouterr()
     assert main(["table", "components", *options]) == 0
     output = capsys.readouterr().out
-    assert output.count("1/1") == 2 and "explained variance" in output
+    assert output.count("1/1") == 1 and "explained variance" in output
