@@ -24,15 +24,19 @@ class ConstantOutput(nn.Module):
         return self.output.expand(len(x), *self.output.shape[1:])
 
 
-class HalfBatch(nn.Module):
-    """Module that runs another one on the first half of a batch whose halves are equal, and duplicates the output."""
+class FirstPart(nn.Module):
+    """Module that runs another one on the first of the equal parts of a batch, and repeats the output for all parts.
 
-    def __init__(self, module: nn.Module):
+    Args:
+        parts: Number of parts, such as the two branches of guidance.
+    """
+
+    def __init__(self, module: nn.Module, parts: int = 2):
         super().__init__()
-        self.module = module
+        self.module, self.parts = module, parts
 
     def forward(self, x: Float[Tensor, "b ..."], **arguments: Any) -> Float[Tensor, "b ..."]:
-        return torch.cat([self.module(x[: len(x) // 2], **arguments)] * 2)
+        return torch.cat([self.module(x[: len(x) // self.parts], **arguments)] * self.parts)
 
 
 @contextmanager

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lumen.core.patching import ConstantOutput, HalfBatch, replace_submodules
+from lumen.core.patching import ConstantOutput, FirstPart, replace_submodules
 
 
-def shared_self_attention(network: nn.Module) -> dict[str, HalfBatch]:
+def shared_self_attention(network: nn.Module) -> dict[str, FirstPart]:
     """Return a replacement for the first self-attention of a U-Net or ControlNet under classifier-free guidance.
 
     Both halves of the batch are equal there, because only later cross-attention tells them apart. The convolutions
@@ -17,7 +17,7 @@ def shared_self_attention(network: nn.Module) -> dict[str, HalfBatch]:
     """
     for name, module in network.named_modules():
         if name.startswith("down_blocks.") and name.endswith("attn1"):
-            return {} if module.is_cross_attention else {name: HalfBatch(module)}
+            return {} if module.is_cross_attention else {name: FirstPart(module)}
     return {}
 
 
@@ -25,6 +25,14 @@ def cached_cross_attention_kv(network: nn.Module, text: Float[Tensor, "b n d"]) 
     """Return replacements for the key and value projections of every cross-attention to a constant text."""
     ends = ("attn2.to_k", "attn2.to_v")
     return {name: ConstantOutput(module(text)) for name, module in network.named_modules() if name.endswith(ends)}
+
+
+def constant_activations(network: nn.Module, text: Float[Tensor, "b n d"], guided: bool) -> dict[str, nn.Module]:
+    """Return replacements of all modules whose outputs are equal at every step, or in both guidance branches.
+
+    The result of the network stays bit-identical.
+    """
+    return cached_cross_attention_kv(network, text) | (shared_self_attention(network) if guided else {})
 
 
 @contextmanager

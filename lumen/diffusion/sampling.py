@@ -30,16 +30,31 @@ def run_sampler(
         shape: Of one latent.
         guidance: Scale of classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598); 1 means none.
     """
+    scheduler = build_sampler(schedule, sampler, steps)
+    z = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]).to(device)
+    return run_steps(denoise, scheduler, z * scheduler.init_noise_sigma, guidance)
+
+
+def build_sampler(schedule: Any, sampler: str, steps: int) -> DDIMScheduler | DPMSolverMultistepScheduler:
+    """Return a sampler with its timesteps set."""
     # As many steps as there are timesteps are all of them; counted from the first, they would end beyond the last.
     spacing = {"timestep_spacing": "trailing"} if steps == schedule["num_train_timesteps"] else {}
     scheduler = SAMPLERS[sampler].from_config(schedule, **spacing)
     # The timesteps stay on the CPU, where the scheduler reads them: on a GPU it would wait for each step to end.
     scheduler.set_timesteps(steps)
-    z = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]).to(device)
-    z = z * scheduler.init_noise_sigma
+    return scheduler
+
+
+def run_steps(
+    denoise: Callable[[Tensor, Tensor, float], Tensor],
+    scheduler: DDIMScheduler | DPMSolverMultistepScheduler,
+    z: Float[Tensor, "b z h w"],
+    guidance: float,
+) -> Float[Tensor, "b z h w"]:
+    """Return latents after all steps of a sampler from noisy ones; `denoise` is that of `run_sampler`."""
     guided = guidance != 1
     timesteps = scheduler.timesteps
-    for step, (t, t_device) in enumerate(zip(timesteps, timesteps.to(device), strict=True), start=1):
+    for step, (t, t_device) in enumerate(zip(timesteps, timesteps.to(z.device), strict=True), start=1):
         noisy = scheduler.scale_model_input(torch.cat([z] * 2) if guided else z, t)
         predicted = denoise(noisy, t_device, step / len(timesteps))
         if guided:
