@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lumen.config.schema import SLOTS
+from lumen.config.schema import DEFAULT_GENERATOR, SLOTS
 from lumen.core.registry import conditionings, generators, tasks
 
 FEATURE_CONDITIONING = "neural_layout"  # the conditioning that is named after the backbone whose features it shows
@@ -24,8 +24,16 @@ def used_components(components: dict[str, dict[str, Any]]) -> dict[str, str]:
 
 
 def steering(tree: dict[str, Any]) -> str:
-    """Return the component that steers a run's outputs: "dino" for the neural layout of DINO, "canny" for edges."""
+    """Return the component that steers a run's outputs: "dino" for the neural layout of DINO, "canny" for edges.
+
+    A generator that is not the default one is named too, as in "freestyle of segmap".
+    """
     used = used_components(tree)
+    name, generator = _layouts(used), used.get("generator", DEFAULT_GENERATOR)
+    return name if generator == DEFAULT_GENERATOR else f"{generator} of {name}"
+
+
+def _layouts(used: dict[str, str]) -> str:
     backbone, conditioning = used.get("backbone"), used.get("conditioning")
     if backbone and conditioning not in (None, FEATURE_CONDITIONING):
         return f"{conditioning} of {backbone}"

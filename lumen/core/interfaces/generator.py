@@ -14,12 +14,15 @@ from lumen.core.tensor_hashing import fingerprint
 
 
 class Generator(nn.Module):
-    """Trainable model of p(image | caption, layout).
+    """Model of p(image | caption, layout).
 
     Subclasses implement `encode`, `loss`, `sample_latents` and `decode`; images are RGB in [-1, 1]. The generator
-    registers only the parameters that it trains.
+    registers only the parameters that it trains, if there are any.
 
     Attributes:
+        requires: Settings that a config with this generator must have, as in {"conditioning": "segmap", "steps": 0}; it
+            has them unless something sets others, which is refused.
+        settings: Settings of this generator in place of base.yaml's, unless an experiment or a flag sets others.
         networks: Frozen networks by name. They follow the module to its device, but are neither trained nor stored in
             checkpoints.
         downscale: Image pixels per latent cell; an image size must be a multiple of it.
@@ -27,6 +30,8 @@ class Generator(nn.Module):
         display_names: Names for readers, by name of a network or stage of the cost estimate.
     """
 
+    requires: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     networks: dict[str, nn.Module]
     downscale: int
     num_train_timesteps: int
