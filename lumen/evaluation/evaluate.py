@@ -19,7 +19,7 @@ from lumen.core.tensor_hashing import fingerprint
 from lumen.data.source import DataSource
 from lumen.evaluation.keys import metric_keys
 from lumen.evaluation.loop import EvaluationLoop
-from lumen.evaluation.scores import PartialScores, PerImageScores, save_scores
+from lumen.evaluation.scores import PartialScores, save_scores
 
 
 @dataclass(frozen=True)
@@ -119,27 +119,27 @@ def evaluate_rows(
     rules = protocol.rules(data, task, metrics, trainer.precision)
     digest = hash_json(rules | {"seed": protocol.seed})
     shared = shared / digest
-    partial = partial_scores_directory(directory) / f"{digest}-{trainer.global_step}"
     reference_cache = shared / f"seen-{trainer.global_rank}-of-{trainer.world_size}.safetensors"
     _load_reference_cache(metrics, reference_cache)
     values: dict[str, Any] = {"protocol": rules | {"hash": hash_json(rules)}}
-    loops: dict[str, EvaluationLoop] = {}
+    passes: dict[str, EvaluationLoop] = {}
     for row in ("test", *protocol.reference_rows):
+        partial = partial_scores_directory(directory) / f"{digest}-{trainer.global_step}-{row}"
         loop = EvaluationLoop(
             row, task, metrics, protocol.samples, protocol.sampling, protocol.seed, data.mismatched_batch,
-            PartialScores(partial.with_name(f"{partial.name}-{row}")), num_pictures if row == "test" else 0,
+            PartialScores(partial), num_pictures if row == "test" else 0,
         )  # fmt: skip
         known = _load_shared_row(shared / f"{row}.json", row, set(loop.metrics)) if row in task.shared_rows else None
         known = trainer.strategy.broadcast(known)
         if known is None:
             trainer.test(loop, datamodule=data, verbose=False)
-            known, loops[row] = loop.values, loop
+            known, passes[row] = loop.values, loop
         values |= known
     if trainer.is_global_zero:
-        _save_scores(directory, {row: loop.scores for row, loop in loops.items()}, _file_names(data))
-        _save_shared_rows(shared, loops.keys() & set(task.shared_rows), values)
+        _save_scores(directory, passes, _file_names(data))
+        _save_shared_rows(shared, passes.keys() & set(task.shared_rows), values)
     _save_reference_cache(metrics, reference_cache)
-    return _summary_of(loops["test"], values, metrics)
+    return _summary_of(passes["test"], values, metrics)
 
 
 def _summary_of(loop: EvaluationLoop, values: dict[str, Any], metrics: dict[str, Metric]) -> Evaluation:
@@ -160,16 +160,16 @@ def _summary_of(loop: EvaluationLoop, values: dict[str, Any], metrics: dict[str,
     )
 
 
-def _save_scores(directory: Path, scores_by_row: dict[str, PerImageScores], files: dict[str, str]) -> None:
+def _save_scores(directory: Path, passes: dict[str, EvaluationLoop], files: dict[str, str]) -> None:
     """Write samples.parquet, of the task's own outputs, and reference_rows.parquet, of what else was scored.
 
     Args:
         files: File of each image.
     """
-    for images in scores_by_row.values():
-        images.file = [files.get(image_id) for image_id in images.id]
-    references = {row: images for row, images in scores_by_row.items() if row != "test"}
-    save_scores(directory / "samples.parquet", {"test": scores_by_row["test"]})
+    for loop in passes.values():
+        loop.scores.file = [files.get(image_id) for image_id in loop.scores.id]
+    references = {row: loop.scores for row, loop in passes.items() if row != "test"}
+    save_scores(directory / "samples.parquet", {"test": passes["test"].scores})
     if references:
         save_scores(directory / "reference_rows.parquet", references)
 

@@ -19,6 +19,7 @@ from lumen.runs.build import build_metrics, build_task
 from lumen.runs.data import build_data
 from lumen.runs.directory import load_run_config
 from lumen.runs.gallery import regenerate_samples
+from lumen.runs.worst import rank_samples
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +71,8 @@ def test_worst_prints_samples_in_order_and_writes_a_sheet(finished, tmp_path, ca
     blank = [[torch.zeros(3, 32, 32)] * 3] * 3
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width == tile_images(blank, [""] * 3, [""] * 3).width and sheet.height > 3 * 160
-    assert main([*command, "--best"]) == 0
-    assert capsys.readouterr().out.splitlines()[0].startswith(f"{values[-1].image}  sample {values[-1].sample}")
+    best = rank_samples(finished, "si_depth", 1, best=True)
+    assert best == values[-1:]
 
 
 def test_worst_refuses_metrics_without_values_of_samples(finished, tmp_path, capsys, monkeypatch):
