@@ -101,11 +101,10 @@ def test_comparison_of_what_is_no_pair_is_refused(finish, noise):
 
 def test_compare_command_prints_a_table_and_goes_on_without_pictures(finish, noise, capsys):
     first, second = map(str, (finish("a", noise), finish("b", noise + 1)))
-    assert main(["compare", first, second, "n=0"]) == 0
-    output = capsys.readouterr().out
-    assert "A is better" in output and "60 images" in output  # a larger error of the depth is worse
     assert main(["compare", first, second, "n=2"]) == 1  # there are no checkpoints
     output = capsys.readouterr().out
+    assert "A is better" in output and "60 images" in output  # a larger error of the depth is worse
     assert "no sheet of these images" in output and output.count("  sample ") == 2
+    assert main(["compare", first, first, "n=0"]) == 0 and "no difference" in capsys.readouterr().out
     assert main(["compare", first]) == 2 and main(["compare", first, second, "lr=1"]) == 2
     assert main(["compare", first, "nowhere"]) == 2

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from lumen.__main__ import main
-from lumen.cli.command import read_names
 from lumen.config.experiment import load
 from lumen.core.errors import BadConfig
 from lumen.runs.directory import run_directory
 from lumen.sweeps.ablate import list_trials
+from lumen.sweeps.grid import read_grid
 from lumen.sweeps.reports.files import save
 from lumen.sweeps.reports.html import to_html
 from lumen.sweeps.reports.text import to_markdown
@@ -25,11 +25,11 @@ def commands(table):
 
 
 def test_grid_has_a_row_for_each_combination_with_the_folder_of_lumen_train():
-    table = read_table("scenes", overrides=[*LISTS, "lr=1e-4"], seeds=2)
-    assert [row.name for row in table.rows] == ["dino, 5", "dino, 20", "clip, 5", "clip, 20"]
-    assert commands(table)[1] == "lumen train scenes backbone=dino conditioning.components=5 lr=1e-4 seed=1"
+    assert list(read_grid("scenes", LISTS, 1).rows) == ["dino, 5", "dino, 20", "clip, 5", "clip, 20"]
+    table = read_table("scenes", overrides=[*LISTS, "lr=1e-4"], seeds=2, only=["clip, 20"])
+    assert commands(table)[1] == "lumen train scenes backbone=clip conditioning.components=20 lr=1e-4 seed=1"
     run = run_directory(load("scenes", ["lr=1e-4", "conditioning.components=20", "backbone=clip"]))
-    assert next(iter(table.commands(table.rows[3], 0))) == run
+    assert next(iter(table.commands(table.rows[0], 0))) == run
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_grid_has_a_row_for_each_combination_with_the_folder_of_lumen_train():
     ],
 )
 def test_grid_takes_a_list_where_a_key_takes_one_value(overrides, flags):
-    assert [row.flag for row in read_table("scenes", overrides=overrides).rows] == flags
+    assert [fields["flag"] for fields in read_grid("scenes", overrides, 1).rows.values()] == flags
 
 
 def test_grid_of_evaluations_trains_one_run():
@@ -63,20 +63,26 @@ def test_grid_without_lists_compares_seeds():
         ([], "nothing is compared"),
         (["bakbone=dino,clip"], "did you mean 'backbone'"),
         (["backbone=dino,dino"], "twice"),
-        (["conditioning.components=5,05"], "the rows 5 and 05 are the same run"),
         (["backbone=dino,,clip"], "cannot be 'dino,,clip'"),
         (["size=32,64"], "different protocols.*write a single value"),
         (["sampling.steps=5,10"], "write eval.sampling.steps=5,10"),
         (["seed=0,1", "backbone=dino,clip"], "write seeds=3"),
-        (["backbone=dino,clip", "name=mine"], "name= is the folder of a single run"),
         ([f"steps={','.join(map(str, range(1, 1002)))}"], "1,001 rows"),
         (["backbone=dino,{a: b}"], "cannot be"),
     ],
 )
 def test_grid_that_compares_nothing_is_refused(overrides, words):
     with pytest.raises(BadConfig, match=words):
+        read_grid("scenes", overrides, 1)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [(["ema=0.5,.5"], "the rows 0.5 and .5 are the same run"), (["ema=0,0.5", "name=mine"], "folder of a single run")],
+)
+def test_grid_of_rows_in_one_folder_is_refused(overrides, words):
+    with pytest.raises(BadConfig, match=words):
         read_table("scenes", overrides=overrides)
-    assert main(["ablate", "scenes", *overrides, "--print"]) == 2
 
 
 def test_grid_has_no_other_base_and_a_table_no_folder_name():
@@ -84,13 +90,11 @@ def test_grid_has_no_other_base_and_a_table_no_folder_name():
     assert main(["ablate", "table1", "base=scenes", "name=mine", "--print"]) == 2
 
 
-@pytest.mark.parametrize("words", [["lr=1e-4", "wandb.notes='a, b'"], ['rows=["dino, 5","clip, 20"]']])
-def test_grid_command_makes_the_same_grid(words, capsys):
+def test_grid_command_makes_the_same_grid(capsys):
+    words = ["lr=1e-4", "wandb.notes='a, b'", 'rows=["dino, 5","clip, 20"]']
     assert main(["ablate", "scenes", *LISTS, *words, "--print"]) == 0
     printed = capsys.readouterr().out
-    options = dict(word.partition("=")[::2] for word in [*LISTS, *words])
-    seeds, only = int(options.pop("seeds", 1)), read_names("rows", options.pop("rows", ""))
-    table = read_table("scenes", None, seeds, [f"{key}={value}" for key, value in options.items()], only)
+    table = read_table("scenes", overrides=[*LISTS, *words[:2]], only=["dino, 5", "clip, 20"])
     assert main([*shlex.split(table.command)[1:], "--print"]) == 0
     assert capsys.readouterr().out == printed and printed.count("\n") == len(commands(table))
 
@@ -105,7 +109,7 @@ def test_grid_files_have_short_names_that_the_order_of_flags_does_not_change():
 
 
 def test_grid_results_have_intervals_and_a_report(workdir, finish_run):
-    table = read_table("scenes", overrides=LISTS)
+    table = read_table("scenes", overrides=LISTS, only=["dino, 5", "clip, 20"])
     for number, row in enumerate(table.rows):
         noise = torch.randn(200, generator=torch.Generator().manual_seed(number)) * 0.01
         finish_run(table, row, 0, noise + number, sampling={"images": 1})
