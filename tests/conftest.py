@@ -61,6 +61,11 @@ def pytest_collection_finish(session) -> None:
     gc.freeze()
 
 
+def pytest_sessionfinish() -> None:
+    """Let the interpreter free at its end what was left out; libraries look for leaks then."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def pipeline():
     """The untrained small Stable Diffusion; shared, so no test may change it."""
