@@ -33,7 +33,7 @@ class StepRecorder(Callback):
         record = {
             "batch": batch_idx,
             "samples": batch.id,
-            "looks": content,
+            "views": content,
             "losses": float(outputs["loss"]).hex(),
         }
         with open(self.directory / f"seen-by-{trainer.global_rank}.jsonl", "a", encoding="utf-8") as file:
@@ -60,14 +60,14 @@ def hash_run_state(directory: Path) -> dict[str, str]:
         "optimizer": [checkpoint["optimizer_states"], checkpoint["lr_schedulers"]],
         **({"average": average} if average else {}),
         "history": [{key: value for key, value in line.items() if key not in RATE_KEYS} for line in history],
-        "figures": json.loads((directory / "metrics.json").read_text(encoding="utf-8")),
+        "metrics": json.loads((directory / "metrics.json").read_text(encoding="utf-8")),
     }
     return {name: hash_tree(part) for name, part in parts.items()} | hash_records(directory)
 
 
 def hash_records(directory: Path) -> dict[str, str]:
     """Return hashes of what the ranks read. A batch that was read before and after a kill must have been the same."""
-    values: dict[str, dict[tuple[str, int], list]] = {"samples": {}, "looks": {}, "losses": {}}
+    values: dict[str, dict[tuple[str, int], list]] = {"samples": {}, "views": {}, "losses": {}}
     for path in sorted(directory.glob("seen-by-*.jsonl")):
         for record in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
             for name, batches in values.items():

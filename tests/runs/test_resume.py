@@ -66,7 +66,7 @@ def test_certificate_of_a_run_that_is_killed_three_times(task, tiny, workdir, mo
     flags = [*tiny, "validation=2", "workers=1", "accumulate=2"]
     assert main(["certify", "coco_stuff", "data.root=world", *flags]) == 0
     message = capsys.readouterr().out
-    parts = ("weights", "optimizer", "average", "history", "figures", "samples", "looks", "losses")
+    parts = ("weights", "optimizer", "average", "history", "metrics", "samples", "views", "losses")
     assert all(f"equal      {part}" in message for part in parts)
     (path,) = workdir.glob("runs/certify/coco_stuff/*/seed0/certificate.json")
     certificate = json.loads(path.read_text())

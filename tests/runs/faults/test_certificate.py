@@ -42,7 +42,7 @@ def test_certificate_of_a_killed_run(
     flags = [*tiny, "validation=4", "data.root=world", f"devices={devices}", f"workers={workers}"]
     assert main(["certify", "coco_stuff", *flags, f"accumulate={accumulate}"]) == 0
     message = capsys.readouterr().out
-    parts = ("weights", "optimizer", "average", "history", "figures", "samples", "looks", "losses")
+    parts = ("weights", "optimizer", "average", "history", "metrics", "samples", "views", "losses")
     assert all(f"equal      {part}" in message for part in parts)
     (path,) = workdir.glob("runs/certify/coco_stuff/*/seed0/certificate.json")
     certificate = json.loads(path.read_text())

@@ -134,5 +134,5 @@ def test_torchrun_on_two_hosts_resumes(hosts, short_command, run_dir, hash_run, 
     assert all(process.wait(30) for process in processes)
     assert [process.wait(300) for process in start()] == [0, 0], log.read_text()
     assert "resumes at step" in log.read_text()
-    parts = ("weights", "optimizer", "average", "history", "figures")
+    parts = ("weights", "optimizer", "average", "history", "metrics")
     assert {part: hash_run()[part] for part in parts} == {part: reference_hashes(2)[part] for part in parts}

@@ -159,7 +159,7 @@ def test_wandb_run_stays_the_same_when_training_resumes(
     assert run.wait() == [SIGNAL_EXIT_CODE], run.output()
     run = start_run(f"wandb={mode}", prepare=prepare)
     assert run.wait() == [0] and "resumes at step 4" in run.output(), run.output()
-    parts = ("weights", "optimizer", "average", "history", "figures")
+    parts = ("weights", "optimizer", "average", "history", "metrics")
     assert {part: hash_run()[part] for part in parts} == {part: reference_hashes()[part] for part in parts}
     if mode == "offline":
         assert not server.runs
