@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from lumen.core.boxes import boxes_to_array
 from lumen.core.errors import BadSample, Mistake
 from lumen.core.labels import IGNORE
-from lumen.core.readers import explain_damage
+from lumen.core.readers import explain_damage, require_shape
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 REMEDY = "copy or download it again"
+OBJECT_SHAPE = {"label": str, "2d": {"amodal": list}, "3d": {"center": list, "dimensions": list, "rotation": list}}
 # Pillow warns of metadata and sizes that it reads all the same.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -170,19 +172,21 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
+@_explain_errors(REMEDY)
 def read_boxes(path: Path) -> dict[str, Any]:
     """Read a Cityscapes 3D file unchanged; what it lacks besides objects is empty.
 
     `datamodules/cityscapes.py` describes the fields.
     """
     content = read_json(path)
-    kinds = {"objects": list, "ignore": list, "sensor": dict}
-    content = {"ignore": [], "sensor": {}} | content if isinstance(content, dict) else {}
-    for key, kind in kinds.items():
-        value = content.get(key)
-        entries = value if isinstance(value, list) else []
-        if not (isinstance(value, kind) and all(isinstance(entry, dict) for entry in entries)):
-            raise BadSample(f"{path} holds no '{key}' as Cityscapes describes them; {REMEDY}.")
+    require_shape(content, {"objects": list})
+    content = {"ignore": [], "sensor": {}} | content
+    require_shape(content, {"ignore": list, "sensor": dict})
+    for entry in content["objects"]:
+        require_shape(entry, OBJECT_SHAPE, "an object of it")
+    boxes_to_array(content["objects"], [entry["label"] for entry in content["objects"]])  # as many numbers as there are
+    for region in content["ignore"]:
+        require_shape(region, {"2d": list}, "a region of its 'ignore'")
     return content
 
 

@@ -120,8 +120,15 @@ def test_disparity_of_other_pixels_is_refused(mode, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["[]", "3", "{}", '{"objects": 3}', '{"objects": {}}', '{"objects": [3]}', "[" * 100_000]
-)
+    "content",
+    [
+        "[]", "3", "{}", '{"objects": 3}', '{"objects": {}}', '{"objects": [3]}', "[" * 100_000,
+        '{"objects": [{"label": "car", "2d": {"amodal": [1, 2, 3, 4]}}]}',
+        '{"objects": [{"label": "car", "2d": {"amodal": [1, 2, 3, 4]}, "3d": {"center": [1, 2], "dimensions": [1, 2, '
+        '3], "rotation": [1, 0, 0, 0]}}]}',
+        '{"objects": [], "ignore": [{"label": "cargroup"}]}',
+    ],
+)  # fmt: skip
 def test_boxes_of_another_form_are_refused(content, tmp_path):
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(BadSample, match=r"x\.json"):
