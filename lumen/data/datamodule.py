@@ -38,6 +38,11 @@ class DataModule(LightningDataModule):
         self.source, self.loader_config = source, source.loader_config
         self.unseen = unseen and verify_unseen(source, unseen)
 
+    @property
+    def eval_sources(self) -> list[DataSource]:
+        """Data sets that outputs are scored on."""
+        return [self.source, *([self.unseen] if self.unseen else [])]
+
     # ---- datasets
 
     def dataset(self, split: str) -> ImageDataset:
@@ -135,8 +140,7 @@ class DataModule(LightningDataModule):
 
     def _eval_datasets(self) -> list[ImageDataset]:
         """Return the images that outputs are scored on, by data set."""
-        sources = [self.source, *([self.unseen] if self.unseen else [])]
-        return [self._image_dataset(source, source.eval_records()) for source in sources]
+        return [self._image_dataset(source, source.eval_records()) for source in self.eval_sources]
 
     def _image_dataset(self, source: DataSource, records: list[ImageRecord]) -> ImageDataset:
         return ImageDataset(records, source.read, source.transform, source.select_caption, source.augmentation)

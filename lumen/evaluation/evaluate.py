@@ -177,7 +177,7 @@ def _save_scores(directory: Path, passes: dict[str, EvaluationLoop], files: dict
 def _file_names(data: LightningDataModule) -> dict[str, str]:
     """Return the file of each evaluated image, relative to its data set; rendered images have none."""
     names = {}
-    for source in filter(None, (data.source, data.unseen)):
+    for source in data.eval_sources:
         for record in source.eval_records():
             if path := record.files.get("image"):
                 is_inside = path.is_relative_to(source.root)

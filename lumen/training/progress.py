@@ -81,7 +81,7 @@ class ProgressDisplay(Callback):
         """Show which outputs are scored: the task's own, or those of a reference row."""
         label = loop.task.reference_rows.get(loop.row, "samples")
         title = f"evaluating {self.rows.index(loop.row) + 1} of {len(self.rows)}: {label},"
-        images = len(trainer.datamodule.source.eval_records())
+        images = sum(len(source.eval_records()) for source in trainer.datamodule.eval_sources)
         self.inner = Phase(title, images, "images", is_shown=trainer.is_global_zero)
 
     def on_test_batch_end(self, trainer: Trainer, loop: LightningModule, outputs: Any, batch: Batch, *_: Any) -> None:

@@ -27,8 +27,8 @@ class Loss(float):
 
 @pytest.fixture
 def trainer():
-    """What the display needs of a trainer: a run of 60 steps of two micro-batches, and six evaluated images."""
-    source = SimpleNamespace(eval_records=lambda: [None] * 6)
+    """What the display needs of a trainer: 60 steps of two micro-batches, and six images of two data sets."""
+    sources = [SimpleNamespace(eval_records=lambda: [None] * 3)] * 2
     return Mock(
         spec=Trainer,
         global_step=0,
@@ -39,7 +39,7 @@ def trainer():
         num_val_batches=[3],
         callback_metrics={"val/loss": torch.tensor(0.25)},
         state=SimpleNamespace(fn="fit"),
-        datamodule=SimpleNamespace(source=source),
+        datamodule=SimpleNamespace(eval_sources=sources),
     )
 
 
