@@ -24,6 +24,7 @@ from lumen.runs.data import build_data
 from lumen.training.cache_options import CacheOptions
 
 __all__ = ["build_conditioning", "build_data", "build_generator", "build_metrics", "build_task"]
+HALF_PRECISION = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": None}
 
 
 def build_conditioning(

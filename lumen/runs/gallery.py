@@ -14,11 +14,9 @@ from lumen.config.schema import Config
 from lumen.core.errors import BadConfig
 from lumen.core.interfaces import Batch, Task
 from lumen.evaluation.loop import round_to_bytes, sample_seeds
-from lumen.runs.build import build_task, device, precision
+from lumen.runs.build import HALF_PRECISION, build_task, device, precision
 from lumen.runs.data import build_data
 from lumen.runs.evaluate import restore, select_checkpoint
-
-AUTOCAST = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 
 
 class Pictures(NamedTuple):
@@ -80,7 +78,7 @@ def _regenerate_batch(task: Task, config: Config, batch: Batch, sample: int) -> 
     """Return the pictures of one sample of each image of a batch, under the precision of the run."""
     sampling = {key: value for key, value in asdict(config.sampling).items() if key != "images"}
     seeds = sample_seeds(config.seed, batch.id, sample + 1)[-1:]
-    dtype = AUTOCAST.get(precision(config))
+    dtype = HALF_PRECISION[precision(config)]
     with torch.autocast(task.device.type, dtype, enabled=dtype is not None):
         generated = round_to_bytes(task.outputs(batch, seeds, **sampling))[:, 0].float().cpu()
         layouts = task.visualize(batch)

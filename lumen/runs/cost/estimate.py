@@ -14,11 +14,9 @@ from lumen.config.schema import Config
 from lumen.core.errors import DatasetMissing, WeightsMissing
 from lumen.core.interfaces import Stage, Task, trainable_parameters
 from lumen.data.source import DataSource
-from lumen.runs.build import build_task
+from lumen.runs.build import HALF_PRECISION, build_task
 from lumen.runs.cost.memory import MemoryTracker, allocate, backward, track_memory
 from lumen.runs.data import build_data, build_source
-
-HALF_PRECISION = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": None}
 
 
 @dataclass(frozen=True)
