@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lumen.cli.columns import format_columns
-from lumen.cli.command import as_overrides, command, positive_int, read_names
-from lumen.config.experiment import reload
-from lumen.config.schema import Config
-from lumen.core.errors import BadConfig, Mistake, UnknownName
+from lumen.cli.command import command, read_names, read_option
+from lumen.cli.scored import load_scored_config, verify_options
+from lumen.core.errors import Mistake, UnknownName
 from lumen.core.hashing import hash_json
 from lumen.core.paths import user_path
 from lumen.core.registry import tasks
@@ -16,9 +15,6 @@ from lumen.evaluation.keys import higher_is_better
 
 if TYPE_CHECKING:
     from lumen.sweeps.compare import Difference, SamplePair
-
-# Keys that may differ from those of the evaluations: where the data are, and the hardware.
-KEYS = ("data.root", "accelerator", "workers")
 
 
 @command("compare", "RUN RUN [metrics=A,B n=6 out=FILE data.root=DIR accelerator=cpu]")
@@ -43,20 +39,16 @@ def compare(positionals: list[str], options: dict[str, str]) -> int:
     if len(positionals) != 2:
         raise UnknownName(f"two runs are needed, {len(positionals)} given; write: {compare.usage}.")
     runs = tuple(map(user_path, positionals))
-    chosen, count = read_names("metrics", options.pop("metrics", "")), options.pop("n", "6")
+    chosen = read_names("metrics", options.pop("metrics", ""))
+    count = read_option("n", options.pop("n", "6"), "Annotated[int, Range(0, 10_000)]")
     out = user_path(options.pop("out", runs[0] / f"compare-{hash_json(str(runs[1]))[:8]}.png"))
-    if other := [key for key in options if key not in KEYS]:
-        raise BadConfig(
-            f"lumen compare reads what was scored, so {other[0]} cannot change; it takes {', '.join(KEYS)}."
-        )
+    verify_options(options, compare)
     from lumen.sweeps.compare import compare_runs
 
     differences = compare_runs(runs, chosen)
     print("\n".join(_format(differences, runs)), flush=True)
     names = [difference.key.metric for difference in differences if difference.interval is not None]
-    if count == "0" or not names:
-        return 0
-    return _show_images(runs, names, positive_int("n", count), options, out)
+    return _show_images(runs, names, count, options, out) if count and names else 0
 
 
 def _show_images(runs: tuple[Path, Path], names: list[str], count: int, options: dict[str, str], out: Path) -> int:
@@ -68,7 +60,7 @@ def _show_images(runs: tuple[Path, Path], names: list[str], count: int, options:
     if not pairs:
         return 0
     print("\n".join(["", f"images that differ most in {metric}:", *(describe_pair(pair, metric) for pair in pairs)]))
-    configs = tuple(_load_config(run, options) for run in runs)
+    configs = tuple(load_scored_config(run, options) for run in runs)
     if any(tasks.literal(config.task["name"], "output_kind", "images") != "images" for config in configs):
         return 0
     try:
@@ -92,14 +84,6 @@ def _find_pairs(runs: tuple[Path, Path], names: list[str], count: int) -> "tuple
         except Mistake:  # it compares distributions
             continue
     return "", []
-
-
-def _load_config(run: Path, options: dict[str, str]) -> Config:
-    from lumen.runs.directory import load_run_config
-
-    saved = load_run_config(run)
-    best = [f"best={saved['flags']['best']}"] if "best" in saved["flags"] and run.parent.name == "eval" else []
-    return reload(saved, [*best, *as_overrides(options)])
 
 
 def _format(differences: "list[Difference]", runs: tuple[Path, Path]) -> list[str]:

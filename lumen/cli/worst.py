@@ -1,14 +1,10 @@
 """Commands that make pictures: the samples of a run that a metric finds worst."""
 
-from lumen.cli.command import as_overrides, command, positive_int, single_argument
-from lumen.config.experiment import reload
+from lumen.cli.command import command, positive_int, single_argument
+from lumen.cli.scored import load_scored_config, verify_options
 from lumen.config.identity import sanitize
-from lumen.core.errors import BadConfig
 from lumen.core.paths import user_path
 from lumen.core.registry import tasks
-
-# Keys that may differ from those of the evaluation: where the data are, and the hardware.
-KEYS = ("data.root", "accelerator", "workers")
 
 
 @command("worst", "RUN [metric=miou n=16 out=FILE --best data.root=DIR accelerator=cpu]")
@@ -25,20 +21,14 @@ def worst(positionals: list[str], options: dict[str, str]) -> int:
         lumen worst runs/scenes/default/seed0 metric=si_depth n=8
         lumen worst runs/scenes/default/seed0 metric=lpips --best
     """
-    from lumen.runs.directory import load_run_config
     from lumen.runs.worst import describe_sample, make_sheet, rank_samples
 
     run = user_path(single_argument(positionals, "RUN", worst))
     metric, count = options.pop("metric", "miou"), positive_int("n", options.pop("n", "16"), 10_000)
     is_best = options.pop("--best", None) is not None
     out = user_path(options.pop("out", run / f"{'best' if is_best else 'worst'}-{sanitize(metric)}.png"))
-    if other := [key for key in options if key not in KEYS]:
-        raise BadConfig(
-            f"lumen worst shows samples as they were scored, so {other[0]} cannot change; it takes {', '.join(KEYS)}."
-        )
-    saved = load_run_config(run)
-    overrides = [f"best={saved['flags']['best']}"] if "best" in saved["flags"] and run.parent.name == "eval" else []
-    config = reload(saved, [*overrides, *as_overrides(options)])
+    verify_options(options, worst)
+    config = load_scored_config(run, options)
     values = rank_samples(run, metric, count, is_best)
     print("\n".join(describe_sample(value, metric) for value in values), flush=True)
     if values and tasks.literal(config.task["name"], "output_kind", "images") == "images":

@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from lumen.config.experiment import dump, load
+from lumen.config.experiment import dump, load, reload
 from lumen.config.keys import KEYS
 from lumen.config.lists import format_values, holds_lists, read_values
 from lumen.config.schema import KEY_ALIASES, NON_RESULT_KEYS, SLOTS
@@ -64,7 +64,9 @@ def read_grid(experiment: str, overrides: Sequence[str], seeds: int) -> Grid:
     axes = {key: choices for key, choices in values.items() if len(choices) > 1}
     _verify_axes(axes)
     if not axes and seeds == 1:
-        load(experiment, [override for override in overrides if not override.startswith(EVAL_PREFIX)])  # a misspelt key
+        config = load(experiment, [override for override in overrides if not override.startswith(EVAL_PREFIX)])
+        evaluated = [override for override in overrides if override.startswith(EVAL_PREFIX)]
+        reload(dump(config), [override.removeprefix(EVAL_PREFIX) for override in evaluated])  # a misspelt key, too
         raise BadConfig(
             f"{experiment} is an experiment, and nothing is compared: write a list, as in backbone=dino,clip, or "
             "seeds=3; or name a table."

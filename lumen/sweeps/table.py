@@ -11,7 +11,7 @@ from typing import Any
 from lumen.config.experiment import dump, load, reload
 from lumen.config.identity import sanitize
 from lumen.config.lists import sort_values
-from lumen.config.schema import NON_RESULT_KEYS, Config
+from lumen.config.schema import EVALUATION_KEYS, NON_RESULT_KEYS, Config
 from lumen.core.errors import BadConfig, Mistake, UnknownName, suggestion
 from lumen.core.hashing import hash_json
 from lumen.runs.directory import eval_directory, is_finished, load_results, run_directory
@@ -187,6 +187,7 @@ def read_table(
     )
     _verify_overrides(table)
     _verify_rows(table)
+    _verify_evaluations(table)
     _verify_folders(table)
     return table
 
@@ -242,6 +243,20 @@ def _verify_rows(table: Table) -> None:
             for mistake, rows in mistakes.items()
         ]
         raise BadConfig("\n".join(lines))
+
+
+def _verify_evaluations(table: Table) -> None:
+    """Verify that the evaluation of every row changes only what `lumen eval` may change.
+
+    Raises:
+        BadConfig: One does not; every row would be trained before its evaluation is refused.
+    """
+    overrides = [*(word for row in table.rows for word in shlex.split(row.eval)), *table.eval_overrides]
+    if fixed := next((key for key in map(_key, overrides) if not key.startswith(EVALUATION_KEYS)), None):
+        raise BadConfig(
+            f"{EVAL_PREFIX}{fixed} cannot be set, because {fixed} is decided by training; leave out {EVAL_PREFIX!r} to "
+            f"train other runs. Evaluations change {', '.join(EVALUATION_KEYS)}."
+        )
 
 
 def _verify_folders(table: Table) -> None:

@@ -108,3 +108,5 @@ def test_compare_command_prints_a_table_and_goes_on_without_pictures(finish, noi
     assert main(["compare", first, first, "n=0"]) == 0 and "no difference" in capsys.readouterr().out
     assert main(["compare", first]) == 2 and main(["compare", first, second, "lr=1"]) == 2
     assert main(["compare", first, "nowhere"]) == 2
+    capsys.readouterr()
+    assert main(["compare", first, second, "n=few"]) == 2 and capsys.readouterr().out == ""  # before it compares

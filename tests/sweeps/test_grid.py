@@ -62,6 +62,7 @@ def test_grid_without_lists_compares_seeds():
     [
         ([], "nothing is compared"),
         (["bakbone=dino,clip"], "did you mean 'backbone'"),
+        (["eval.samplign.steps=5,10"], "no key 'samplign.steps'"),
         (["backbone=dino,dino"], "twice"),
         (["backbone=dino,,clip"], "cannot be 'dino,,clip'"),
         (["size=32,64"], "different protocols.*write a single value"),
@@ -78,9 +79,14 @@ def test_grid_that_compares_nothing_is_refused(overrides, words):
 
 @pytest.mark.parametrize(
     ("overrides", "words"),
-    [(["ema=0.5,.5"], "the rows 0.5 and .5 are the same run"), (["ema=0,0.5", "name=mine"], "folder of a single run")],
+    [
+        (["ema=0.5,.5"], "the rows 0.5 and .5 are the same run"),
+        (["ema=0,0.5", "name=mine"], "folder of a single run"),
+        (["eval.lr=1e-3,1e-4"], "lr is decided by training"),
+        (["ema=0,0.5", "eval.sampling.stesp=5"], "no key 'sampling.stesp'"),
+    ],
 )
-def test_grid_of_rows_in_one_folder_is_refused(overrides, words):
+def test_grid_whose_rows_cannot_run_is_refused(overrides, words):
     with pytest.raises(BadConfig, match=words):
         read_table("scenes", overrides=overrides)
 
