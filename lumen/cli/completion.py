@@ -156,6 +156,8 @@ class _LineCompletion:
         value = self.command.options[key]
         if key == "launcher":
             yield from ((name, launchers.summary(name)) for name in launchers.names())
+        elif key in ("metric", "metrics"):
+            yield from _fill_place("METRIC")
         elif key == "rows":
             yield from ((row, "") for row in _rows(self.positionals[:1]))
         elif "|" in value and value.islower():

@@ -48,6 +48,8 @@ class KeyReference:
     @property
     def effect(self) -> str:
         """Effect of the key on the results of a run, and whether `lumen eval` may change it."""
+        if self.name == "name":
+            return "changes no result; the run directory is called by it instead of by its settings"
         if self.name in NON_RESULT_KEYS and self.name != "seed":
             return "changes no result, so it is no part of the run directory's name"
         part = "changes results, so it is part of the run directory's name"

@@ -40,7 +40,7 @@ class RunLog:
         num_redrawn = sum(int(count or 1) for count in CURSOR_UP.findall(text))
         *lines, beginning = (self._pending.get(stream, "") + text).split("\n")
         self._pending[stream] = beginning.rpartition("\r")[2]
-        for line in lines[: len(lines) - num_redrawn]:
+        for line in lines[: max(0, len(lines) - num_redrawn)]:
             visible = ESCAPE.sub("", line.rstrip("\r").rpartition("\r")[2])
             if visible.strip() or visible == line:  # not what only moved the cursor
                 with suppress(OSError, ValueError):  # ValueError: it is closed

@@ -158,8 +158,8 @@ class Bars:
         self.last_redraw = now
         with suppress(OSError):  # the terminal is gone
             sys.stdout.flush()
-            self.live = self.live or self._start()
-            self.live.update(self._table(), refresh=True)
+            live = self.live = self.live or self._start()  # another thread that prints sets `self.live` to None
+            live.update(self._table(), refresh=True)
 
     def pause(self) -> None:
         """Take the bars away until they are drawn next."""

@@ -12,7 +12,7 @@ PLURALS = {"int": "whole numbers", "float": "numbers", "bool": "truth values", "
 
 def describe_type(kind: ast.expr | None) -> str:
     """Return a type as it stands in an annotation, such as `Literal[8, 16] | None`, in words: "8, 16 or null"."""
-    return join_words(list(_iterate_words(kind))) if kind else "anything"
+    return join_words(dict.fromkeys(_iterate_words(kind))) if kind else "anything"
 
 
 def describe_range(limits: Range | LayerRange) -> str:

@@ -63,6 +63,8 @@ def runs(workdir):
         ("lumen ablate table1 launcher=sl", {"launcher=slurm"}),
         ("lumen ablate table1 launcher=slurm slurm.h", {"slurm.hours="}),
         ("lumen data check coco", {"coco_stuff"}),
+        ("lumen worst x metric=mi", {"metric=miou"}),
+        ("lumen compare a b metrics=miou,lp", {"metrics=miou,lpips"}),
         ("lumen help wandb.mo", {"wandb.mode"}),
         ("lumen list experi", {"experiments"}),
         ("lumen completion ", set(SHELLS)),

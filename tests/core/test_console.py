@@ -28,6 +28,7 @@ def logged(*texts: str, path: Path) -> list[str]:
         (["\rEpoch 0: 1%", "\rEpoch 0: 2%", "\rEpoch 0: 100%\n", "done\n"], ["Epoch 0: 100%", "done"]),
         (["\r\x1b[2Ktraining 1/9", "\r\x1b[2Ktraining 2/9", "\r\x1b[2Ka note\ntraining 3/9"], ["a note"]),
         (["\r\x1b[2K\x1b[1A\x1b[2Ka note\ntraining 3/9\nloss 0.5"], ["a note"]),
+        (["\x1b[3Astep 2\nloss 0.4\n"], []),
         (["\x1b[31mred\x1b[0m\n", "\x1b]0;title\aafter\n", "dos\r\n"], ["red", "after", "dos"]),
         (["\x1b[?25l", "\x1b[?25h\n"], []),
         (["häßlich 猫 \udce4\n"], ["häßlich 猫 \\udce4"]),
