@@ -47,8 +47,8 @@ class SampleScores:
 def describe_samples(metric: Metric, rows: Float[Tensor, "b m ..."]) -> SampleScores:
     """Return what a metric's `per_sample` returned with its names and values."""
     is_shared = type(metric).per_sample is Metric.per_sample
-    if metric.compares_distributions:
-        return SampleScores(rows, [], None, is_shared)
+    if metric.compares_distributions:  # the file has one cell per image for them
+        return SampleScores(metric.combine(rows)[:, None], [], None, is_shared=True)
     columns = metric.columns(tuple(rows.shape[2:]))
     return SampleScores(rows, columns, rows if columns == [""] else metric.sample_values(rows), is_shared)
 

@@ -8,9 +8,17 @@ import pytest
 import torch
 
 from lumen.core.errors import BadFile, Mistake
+from lumen.core.interfaces import Metric
 from lumen.core.registry import metrics
 from lumen.evaluation.sample_values import load_values
-from lumen.evaluation.scores import PartialScores, PerImageScores, SampleScores, load_scores, save_scores
+from lumen.evaluation.scores import (
+    PartialScores,
+    PerImageScores,
+    SampleScores,
+    describe_samples,
+    load_scores,
+    save_scores,
+)
 
 OLD_FILES = sorted((Path(__file__).parents[1] / "runs" / "fixtures").rglob("samples.parquet"))
 IDS, CAPTIONS, FILES = ["b", "a", "c"], ["B", "A", "C"], ["val/b.jpg", "val/a.jpg", None]
@@ -86,6 +94,20 @@ def test_scores_file_returns_the_scores_of_images_to_the_bit(path):
     assert torch.equal(images.scores["lpips-scenes"], torch.tensor([0.25, 0.5, 0.75]))
     assert torch.equal(images.scores["fid"], rows_of("fid", 3, 5)[[1, 0, 2]])
     assert torch.equal(images.scores["tifa"], rows_of("tifa", 2)[[1, 0, 2]])
+
+
+def test_scores_of_a_metric_of_distributions_are_those_of_all_samples(tmp_path):
+    class Colours(Metric):
+        compares_distributions = True
+
+        def per_sample(self, batch, generated):
+            return generated.mean((3, 4))
+
+    metric, rows = Colours(torch.nn.Identity()), rows_of("colours", 2, 3)
+    samples = describe_samples(metric, rows)
+    images = PerImageScores(IDS, CAPTIONS, {"colours": metric.combine(samples.rows)}, {"colours": samples}, SEEDS)
+    save_scores(tmp_path / "s.parquet", {"test": images})
+    assert torch.equal(load_scores(tmp_path / "s.parquet").scores["colours"], rows.mean(1)[[1, 0, 2]])
 
 
 def test_scores_file_of_a_later_release_is_refused(path):
