@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from lumen.cli.columns import format_columns
@@ -92,14 +93,16 @@ def prune_runs(positionals: list[str], options: dict[str, str]) -> int:
 
 
 def _ask(question: str) -> bool:
-    """Return whether the user agrees.
+    """Return whether the user agrees; Ctrl-D in place of an answer means no.
 
     Raises:
         BadConfig: There is no terminal to ask on.
     """
     if not sys.stdin.isatty():
         raise BadConfig("nothing is removed unasked, and there is no terminal; repeat the command with --yes.")
-    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    with suppress(EOFError):
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    return False
 
 
 def _select(positionals: list[str], options: dict[str, str], caller: Command) -> "list[RunInfo]":

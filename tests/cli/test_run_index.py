@@ -65,8 +65,9 @@ def test_runs_command_names_a_missing_directory(workdir, capsys):
 def test_runs_prune_asks_and_leaves_what_is_damaged(runs, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.StringIO())
     assert main(["runs", "prune"]) == 2 and "--yes" in capsys.readouterr().err
-    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
-    assert main(["runs", "prune"]) == 0 and "nothing was removed" in capsys.readouterr().out
+    for answer in ("n\n", ""):  # Ctrl-D
+        monkeypatch.setattr("sys.stdin", Terminal(answer))
+        assert main(["runs", "prune"]) == 0 and "nothing was removed" in capsys.readouterr().out
     assert len(list(runs.rglob("*.ckpt"))) == 6
     monkeypatch.setattr("sys.stdin", Terminal("y\n"))
     assert main(["runs", "prune"]) == 1 and "is left as it is" in capsys.readouterr().out
