@@ -206,10 +206,9 @@ def _tables() -> Candidates:
 
 
 def _rows(tables: list[str]) -> list[str]:
-    from lumen.sweeps.specs import table_names
+    from lumen.sweeps.specs import read_rows, table_names
 
-    paths = [files("experiments") / "tables" / f"{table}.yaml" for table in tables if table in table_names()]
-    return [row for path in paths for row in read_experiment(str(path))["rows"]]
+    return [row for table in tables if table in table_names() for row in read_rows(table)]
 
 
 def _runs() -> list[Path]:

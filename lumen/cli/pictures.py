@@ -37,7 +37,7 @@ def sample(positionals: list[str], options: dict[str, str]) -> int:
     default = run / "samples" / f"{photo.stem}-{sha256(arguments.encode()).hexdigest()[:8]}.png"
     recipe, out, fit = _recipe(sample, positionals, options), options.pop("out", str(default)), _pop_fit(options)
     config = reload(load_run_config(run), as_overrides(options))
-    files = _picture_files(out, recipe, config)
+    files = _picture_files(out, [photo], recipe, config)
     from lumen.runs.sample import save_samples
 
     save_samples(run, config, photo, prompts, files, fit)
@@ -71,7 +71,7 @@ def layout(positionals: list[str], options: dict[str, str]) -> int:
         if "base" in options:
             raise BadConfig(f"base={options['base']} cannot stand beside a run, whose config is used; leave it out.")
         config = reload(load_run_config(run), as_overrides(options))
-    files = _picture_files(out, recipe, config)
+    files = _picture_files(out, photos, recipe, config)
     from lumen.runs.sample import save_layouts
 
     save_layouts(photos, config, files, run, fit)
@@ -83,11 +83,17 @@ def _pop_fit(options: dict[str, str]) -> str:
     return read_option("fit", options.pop("fit", "stretch"), 'Literal["stretch", "crop", "pad"]')
 
 
-def _picture_files(out: str, recipe: str, config: Config) -> "PictureFiles":
-    """Return the place of pictures: a directory if it exists as one, ends with "/", or has no suffix and is no file."""
+def _picture_files(out: str, photos: list[Path], recipe: str, config: Config) -> "PictureFiles":
+    """Return the place of pictures: a directory if it exists as one, ends with "/", or has no suffix and is no file.
+
+    Raises:
+        BadConfig: It is one of the photos, which the pictures would replace.
+    """
     from lumen.runs.picture_files import PictureFiles
 
     path = user_path(out)
+    if path.exists() and any(photo.exists() and photo.samefile(path) for photo in photos):
+        raise BadConfig(f"out={out} is a photo that the command reads, and would be replaced; choose another file.")
     is_directory = path.is_dir() or out.endswith("/") or not (path.suffix or path.is_file())
     return PictureFiles(path, is_directory, {"command": recipe, "seed": str(config.seed)})
 

@@ -16,8 +16,8 @@ def train(positionals: list[str], options: dict[str, str]) -> int:
         lumen train coco_stuff data.root=/data/coco devices=8 metrics=[miou,lpips]
 
     Returns:
-        0 once the run is finished; 2 after a mistake; 75 if a signal or stop_after stopped it, after it has saved:
-        repeat the command; 130 after Ctrl-C.
+        0 once the run is finished; 2 after a mistake; 75 if a signal or stop_after stopped it: repeat the command; 130
+        after Ctrl-C.
     """
     config = load(single_argument(positionals, "EXPERIMENT", train), as_overrides(options))
     from lumen.runs.directory import is_finished, load_finished, run_directory

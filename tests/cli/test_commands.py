@@ -90,6 +90,13 @@ def test_layout_command_takes_the_basis_of_a_run(finished, photo, workdir, capsy
     assert main(["layout", str(finished)]) == 2 and "PHOTO" in capsys.readouterr().err
 
 
+def test_commands_of_pictures_do_not_replace_the_photo_that_they_read(finished, photo, capsys):
+    before = photo.read_bytes()
+    for words in (["layout", str(photo), "base=scenes"], ["sample", str(finished), str(photo), "a house"]):
+        assert main([*words, f"out={photo.parent}/./{photo.name}"]) == 2
+        assert "would be replaced" in capsys.readouterr().err and photo.read_bytes() == before
+
+
 @pytest.mark.parametrize("name", backbones.names())
 def test_layout_command_takes_every_backbone(name, photo, workdir, capsys):
     assert main(["layout", str(photo), str(photo), "base=scenes", f"backbone={name}", "conditioning.components=4"]) == 0
