@@ -116,8 +116,12 @@ class LatentDiffusion(Generator):
 
     # ---- steering
 
-    def prompts(self, caption: list[str], layout: Float[Tensor, "b k _ _"] | None) -> list[str]:
-        """Return the prompt of each image; by default its caption."""
+    def prompts(self, caption: list[str], layout: Float[Tensor, "b k _ _"] | None, sampling: bool = False) -> list[str]:
+        """Return the prompt of each image; by default its caption.
+
+        Args:
+            sampling: Whether the prompts are for samples, not for the loss.
+        """
         return caption
 
     def prepare_layout(self, layout: Float[Tensor, "b k _ _"], prompts: list[str], size: tuple[int, int]) -> Any:
@@ -225,7 +229,7 @@ class LatentDiffusion(Generator):
             control_end: Share of the steps that the layout steers; the frozen U-Net takes the others.
         """
         base, guided = self.base, guidance != 1
-        prompts = self.prompts(caption, layout)
+        prompts = self.prompts(caption, layout, sampling=True)
         text = base.encode_prompts([negative] * len(prompts) + prompts if guided else prompts)
         shape = self.latent_shape(size)
         steering = None

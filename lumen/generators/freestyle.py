@@ -1,7 +1,7 @@
 """FreestyleNet (Xue et al. 2023, arXiv:2303.14412): the whole U-Net learns to place the names of classes by labels."""
 
 import copy
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -25,7 +25,8 @@ class FreestyleNet(LatentDiffusion):
     guided sample, and a training image whose prompt is dropped, have no mask.
 
     Args:
-        caption: Whether the caption follows the names. The authors' prompt ends with the names.
+        caption: Prompts in which the caption follows the names: "never", as in the paper, "samples" or "always".
+            A word in the caption reaches every pixel.
         base: Frozen autoencoder, text encoder and noise schedule; training starts from its U-Net, which stays as it is.
         channels: Channels of the label maps: one per class.
         classes: Class names of the data set, in the order of their ids.
@@ -40,7 +41,7 @@ class FreestyleNet(LatentDiffusion):
 
     def __init__(
         self,
-        caption: bool = True,
+        caption: Literal["never", "samples", "always"] = "never",
         *,
         base: StableDiffusion,
         channels: int,
@@ -64,12 +65,13 @@ class FreestyleNet(LatentDiffusion):
         if checkpointing:
             self.unet.enable_gradient_checkpointing()
 
-    def prompts(self, caption: list[str], layout: Float[Tensor, "b k _ _"] | None) -> list[str]:
-        """Return the names of the classes in each label map, and the captions after them."""
+    def prompts(self, caption: list[str], layout: Float[Tensor, "b k _ _"] | None, sampling: bool = False) -> list[str]:
+        """Return the names of the classes in each label map, with the captions after them where they are wanted."""
         if layout is None:
             return caption
         names = [[self.classes[i] for i in present] for present in _present_classes(layout)]
-        endings = caption if self.caption else [""] * len(caption)
+        has_endings = self.caption == "always" or (sampling and self.caption == "samples")
+        endings = caption if has_endings else [""] * len(caption)
         return [" ".join(filter(None, [*words, ending])) for words, ending in zip(names, endings, strict=True)]
 
     def prepare_layout(

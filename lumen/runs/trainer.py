@@ -19,7 +19,7 @@ from lumen.config.identity import flatten
 from lumen.config.schema import NON_RESULT_KEYS, SLOTS, Config
 from lumen.core.console import console
 from lumen.core.errors import BadConfig
-from lumen.core.interfaces import Batch, Task
+from lumen.core.interfaces import Batch, Task, trainable_parameters
 from lumen.core.lifetime import announce_parent_to_ranks
 from lumen.core.signals import SignalHandler
 from lumen.runs.build import accelerator, build_cache_options, precision
@@ -34,7 +34,7 @@ from lumen.training.callbacks import (
     ThroughputMonitor,
 )
 from lumen.training.checkpoint_callbacks import CheckpointCallback, PreemptionCallback
-from lumen.training.lightning_internals import disable_signal_handling, kill_function
+from lumen.training.lightning_internals import disable_gradient_sync, disable_signal_handling, kill_function
 from lumen.training.loggers import JSONLLogger, build_lightning_logger
 from lumen.training.precompute import PrecomputeCallback
 from lumen.training.progress import ProgressDisplay
@@ -80,6 +80,8 @@ def build_trainer(
             f"this machine cannot be used as the config asks: {reason} Change devices, accelerator or strategy."
         ) from None
     disable_signal_handling(trainer)
+    if not trainable_parameters(task):
+        disable_gradient_sync(trainer)
     handler.kill_children = kill_function(trainer)
     if handler.kill_children is not None:
         announce_parent_to_ranks()

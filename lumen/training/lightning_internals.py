@@ -26,6 +26,11 @@ def disable_signal_handling(trainer: Trainer) -> None:
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
 
 
+def disable_gradient_sync(trainer: Trainer) -> None:
+    """Leave a task without trainable parameters unwrapped, because DistributedDataParallel refuses it."""
+    trainer.strategy.configure_ddp = lambda: None
+
+
 def kill_function(trainer: Trainer) -> Callable[[int], None] | None:
     """Return the function that sends a signal to the ranks that this process has launched.
 

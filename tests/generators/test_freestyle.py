@@ -32,7 +32,7 @@ def layout(labels) -> torch.Tensor:
     return (labels[:, None] == torch.arange(3)[:, None, None]).float()
 
 
-def build(base, caption: bool = True, **options) -> FreestyleNet:
+def build(base, caption: str = "never", **options) -> FreestyleNet:
     return FreestyleNet(caption, base=base, channels=3, classes=CLASSES, **options)
 
 
@@ -85,7 +85,7 @@ def test_sample_equals_that_of_the_published_loop(pipeline, labels, layout, guid
         unet.set_attn_processor(masked)
         predicted = without + guidance * (unet(x, t, encoder_hidden_states=conditional).sample - without)
         x = scheduler.step(predicted, t, x).prev_sample
-    generator = build(pipeline, caption=False)
+    generator = build(pipeline)
     samples = generator.sample_latents(CAPTIONS, layout, SEEDS, (32, 32), "ddim", 4, guidance)
     assert torch.allclose(samples, x, atol=1e-4)
     open_masks = generator.sample_latents(CAPTIONS, torch.ones_like(layout), SEEDS, (32, 32), "ddim", 4, guidance)
@@ -93,7 +93,7 @@ def test_sample_equals_that_of_the_published_loop(pipeline, labels, layout, guid
 
 
 def test_training_equals_that_of_the_published_loop(pipeline, batch, labels, layout):
-    generator = build(pipeline, caption=False)
+    generator = build(pipeline)
     unet, masked, _ = published_unet(pipeline, labels)
     unet.requires_grad_(True).set_attn_processor(masked)
     image, text = batch.image[:2], pipeline.encode_prompts(["sky traffic light car", "car"])
@@ -148,11 +148,12 @@ def test_attention_gives_nothing_of_a_token_to_the_queries_that_its_mask_exclude
     assert masks[64][1, :, column].all()  # the second image has no traffic light, and "car" is three letters
 
 
-@pytest.mark.parametrize("caption", [True, False])
-def test_masks_follow_the_tokens_of_the_names(pipeline, labels, layout, caption):
+@pytest.mark.parametrize(("caption", "of_loss", "of_samples"), [("never", 0, 0), ("samples", 0, 1), ("always", 1, 1)])
+def test_masks_follow_the_tokens_of_the_names(pipeline, labels, layout, caption, of_loss, of_samples):
     generator = build(pipeline, caption)
-    prompts = generator.prompts(CAPTIONS, layout)
-    assert prompts == [f"sky traffic light car{' a red ball' if caption else ''}", "car"]
+    for sampling, has_caption in ((False, of_loss), (True, of_samples)):
+        prompts = generator.prompts(CAPTIONS, layout, sampling)
+        assert prompts == [f"sky traffic light car{' a red ball' * has_caption}", "car"]
     masks = generator.prepare_layout(layout, prompts, (8, 8))
     assert sorted(masks) == [1, 4, 16, 64]
     for queries, mask in masks.items():

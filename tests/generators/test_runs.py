@@ -1,6 +1,9 @@
 """Runs of every generator but the default one: cost, training, exact resume, evaluation, samples."""
 
+import json
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -48,3 +51,15 @@ def test_run_resumes_to_the_bit_and_is_evaluated_and_sampled(name, workdir, monk
     if required.get("conditioning") != "segmap":  # a photo has no labels
         Image.new("RGB", (40, 40), "red").save("photo.png")
         assert main(["sample", str(whole), "photo.png", "a red ball", "out=sheet.png"]) == 0
+
+
+@pytest.mark.long
+def test_run_without_parameters_is_evaluated_by_two_processes_as_by_one(workdir, forking):
+    flags = [*TINY, "generator=pnp", "generator.inversion_steps=2", "precision=32-true", "measure.images=4"]
+    values = []
+    for devices, batch in ((1, 2), (2, 1)):
+        words = ["train", "scenes", *flags, f"devices={devices}", f"batch={batch}", f"runs=runs{devices}"]
+        assert subprocess.run([sys.executable, "-m", "lumen", *words], capture_output=True).returncode == 0
+        (metrics,) = workdir.glob(f"runs{devices}/scenes/*/seed0/metrics.json")
+        values.append(json.loads(metrics.read_text())["val/loss"])
+    assert values[0] == pytest.approx(values[1], rel=1e-4)
