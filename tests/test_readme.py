@@ -71,7 +71,8 @@ def world(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("readme")
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)).save(directory / "photo.jpg")
     assert main(["data", "render", "scenes", str(directory / "coco"), "format=coco_stuff", "size=32", "train=6"]) == 0
-    assert main(["train", "scenes", *SMALL, "data.images=6", f"runs={directory / 'trained'}"]) == 0
+    scored = ["data.images=6", "measure.images=2", "metrics=[miou]", f"runs={directory / 'trained'}"]
+    assert main(["train", "scenes", *SMALL, *scored]) == 0
     trained = next((directory / "trained").glob("scenes/*/seed0"))
     shutil.copytree(trained, directory / "runs" / "scenes" / "default" / "seed0")
     return directory

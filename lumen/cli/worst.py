@@ -6,6 +6,8 @@ from lumen.config.identity import sanitize
 from lumen.core.paths import user_path
 from lumen.core.registry import tasks
 
+MAX_ROWS = 256  # of the sheet, which is made in memory
+
 
 @command("worst", "RUN [metric=miou n=16 out=FILE --best data.root=DIR accelerator=cpu]")
 def worst(positionals: list[str], options: dict[str, str]) -> int:
@@ -13,7 +15,7 @@ def worst(positionals: list[str], options: dict[str, str]) -> int:
 
     Options:
         metric: A metric that single samples have values of, such as miou or lpips.
-        n: Number of samples.
+        n: Number of samples, up to 256.
         out: Path of the sheet of pictures; RUN/worst-METRIC.png by default.
         --best: The best samples instead.
 
@@ -24,7 +26,7 @@ def worst(positionals: list[str], options: dict[str, str]) -> int:
     from lumen.runs.worst import describe_sample, make_sheet, rank_samples
 
     run = user_path(single_argument(positionals, "RUN", worst))
-    metric, count = options.pop("metric", "miou"), positive_int("n", options.pop("n", "16"), 10_000)
+    metric, count = options.pop("metric", "miou"), positive_int("n", options.pop("n", "16"), MAX_ROWS)
     is_best = options.pop("--best", None) is not None
     out = user_path(options.pop("out", run / f"{'best' if is_best else 'worst'}-{sanitize(metric)}.png"))
     verify_options(options, worst)

@@ -9,7 +9,7 @@ import math
 import re
 from typing import Any
 
-from lumen.config.schema import BATCH_SPLIT_KEYS, LATER_KEYS, NON_RESULT_KEYS, SLOTS
+from lumen.config.schema import BATCH_SPLIT_KEYS, EVALUATION_KEYS, LATER_KEYS, NON_RESULT_KEYS, SLOTS
 from lumen.core.registry import Registry, metrics
 
 RECORD_KEYS = ("flags.", "defaults.")  # of where a config comes from
@@ -55,6 +55,11 @@ def _as_yaml(value: Any) -> Any:
 def format_overrides(overrides: dict[str, Any]) -> str:
     """Return overrides as the name of a directory, sorted by key; `default` if there are none."""
     return sanitize(",".join(f"{key}={value}" for key, value in sorted(overrides.items()))) or "default"
+
+
+def is_evaluation_key(key: str) -> bool:
+    """Return whether a further evaluation of a trained run may change a key."""
+    return key.partition(".")[0] in EVALUATION_KEYS
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

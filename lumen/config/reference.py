@@ -11,8 +11,9 @@ from typing import Any, get_type_hints
 import yaml
 
 from lumen.config.files import list_experiments, read_experiment
+from lumen.config.identity import is_evaluation_key
 from lumen.config.keys import KEYS
-from lumen.config.schema import EVALUATION_KEYS, NON_RESULT_KEYS, RANGES, REGISTRIES, SLOTS, Config
+from lumen.config.schema import NON_RESULT_KEYS, RANGES, REGISTRIES, SLOTS, Config
 from lumen.core.type_words import describe_range, format_value
 
 READERS = ("cli", "config", "runs", "sweeps")  # packages that read the config
@@ -53,7 +54,7 @@ class KeyReference:
         if self.name in NON_RESULT_KEYS and self.name != "seed":
             return "changes no result, so it is no part of the run directory's name"
         part = "changes results, so it is part of the run directory's name"
-        is_free = self.name.startswith(EVALUATION_KEYS)
+        is_free = is_evaluation_key(self.name)
         return f"{part}; lumen eval may change it" if is_free else f"{part}; lumen eval cannot change it"
 
     @property

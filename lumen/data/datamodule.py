@@ -172,7 +172,7 @@ class DataModule(LightningDataModule):
     ) -> Loader:
         """Return a loader of batches of one size, or of given batches of keys of the dataset."""
         config = self.loader_config
-        order = {"batch_sampler": batches} if batches else {"batch_size": batch_size or config.batch_size}
+        order = {"batch_sampler": batches} if batches is not None else {"batch_size": batch_size or config.batch_size}
         loader = Loader(
             dataset,
             **order,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 
+from lumen.config.identity import is_evaluation_key
 from lumen.config.schema import DEFAULT_TASK, EVALUATION_KEYS, LATER_KEYS, Config
 from lumen.core.errors import BadCheckpoint, BadConfig, BadPlugin
 from lumen.core.files import remove_drafts, write_json
@@ -38,7 +39,7 @@ def evaluate(run: Path, config: Config) -> dict[str, Any]:
     Raises:
         BadConfig: A setting was decided by the training.
     """
-    if fixed := [key for key in config.flags if not key.startswith(EVALUATION_KEYS)]:
+    if fixed := [key for key in config.flags if not is_evaluation_key(key)]:
         raise BadConfig(
             f"{fixed[0]} was decided when {run} was trained; lumen eval changes {', '.join(EVALUATION_KEYS)}, "
             "lumen train makes another run."

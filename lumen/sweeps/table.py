@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lumen.config.experiment import dump, load, reload
-from lumen.config.identity import sanitize
+from lumen.config.identity import is_evaluation_key, sanitize
 from lumen.config.lists import sort_values
 from lumen.config.schema import EVALUATION_KEYS, NON_RESULT_KEYS, Config
 from lumen.core.errors import BadConfig, Mistake, UnknownName, suggestion
@@ -252,7 +252,7 @@ def _verify_evaluations(table: Table) -> None:
         BadConfig: One does not; every row would be trained before its evaluation is refused.
     """
     overrides = [*(word for row in table.rows for word in shlex.split(row.eval)), *table.eval_overrides]
-    if fixed := next((key for key in map(_key, overrides) if not key.startswith(EVALUATION_KEYS)), None):
+    if fixed := next((key for key in map(_key, overrides) if not is_evaluation_key(key)), None):
         raise BadConfig(
             f"{EVAL_PREFIX}{fixed} cannot be set, because {fixed} is decided by training; leave out {EVAL_PREFIX!r} to "
             f"train other runs. Evaluations change {', '.join(EVALUATION_KEYS)}."

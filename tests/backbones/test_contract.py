@@ -1,6 +1,5 @@
 """Promises of every backbone, whatever its name."""
 
-import ast
 import copy
 import json
 import re
@@ -10,6 +9,7 @@ import pytest
 import torch
 
 from lumen.core.errors import BadSize, WeightsMissing
+from lumen.core.plain_text import PlainText
 from lumen.core.registry import backbones
 from lumen.diffusion import loading
 
@@ -67,9 +67,9 @@ def test_features_do_not_depend_on_the_batch(name):
 
 def other_value(argument):
     """Return a value that an argument accepts and that differs from its default."""
-    if argument.kind.startswith("Literal"):
-        choices = ast.literal_eval(argument.kind.removeprefix("Literal"))
-        return next(choice for choice in choices if choice != argument.default)
+    if argument.choices:
+        values = (argument.read(PlainText(choice)) for choice in argument.choices)
+        return next(value for value in values if value != argument.default)
     match argument.default:
         case bool():
             return not argument.default

@@ -85,7 +85,7 @@ def test_help_of_a_key_has_the_default_of_the_config():
     for key in ("lr", "steps", "ema", "cache", "memory"):
         assert settings[key] == getattr(config, key)
     assert settings["sampling.guidance"] == config.sampling.guidance and settings["data"] == config.data["name"]
-    text = explain("lr")
+    text = " ".join(explain("lr").split())  # however wide the terminal is
     assert "lr=1e-05" in text and "AdamW" in text and "from 1e-15 to 100" in text and "lumen/runs/build.py" in text
     assert "scenes: 0.001" in text and "lumen eval cannot change it" in text
 

@@ -43,7 +43,8 @@ def test_samples_file_names_its_columns_by_the_metrics(finished):
         len(table) == 3 * 2 and set(table["kind"].to_pylist()) == {"test"} and len(set(table["seed"].to_pylist())) == 6
     )
     kinds = pq.read_table(finished / "reference_rows.parquet")["kind"].to_pylist()
-    assert set(kinds) == {"real", "vae", "text", "shuffled"} and kinds.count("vae") == 3 and kinds.count("text") == 6
+    counts = {"real": 3, "vae": 3, "text": 6, "shuffled": 6}  # another run may have scored those that runs share
+    assert "shuffled" in kinds and all(kinds.count(kind) == counts[kind] for kind in kinds)
 
 
 def test_worst_samples_are_generated_again_to_the_bit(finished, config):
