@@ -111,10 +111,11 @@ def _select(positionals: list[str], options: dict[str, str], caller: Command) ->
 
     if positionals:
         raise BadConfig(f"lumen {caller.verb} does not take {' '.join(positionals)}; write: {caller.usage}.")
+    is_named = "runs" in options
     root = user_path(options.pop("runs", "runs"))
-    if not root.is_dir():
+    if is_named and not root.is_dir():
         raise BadConfig(f"there is no directory {root}; name the one that holds the runs with runs=DIR.")
-    return select_runs(inventory.list_runs(root), options)
+    return select_runs(inventory.list_runs(root) if root.is_dir() else [], options)
 
 
 def _format(runs: "list[RunInfo]", width: int | None) -> list[str]:

@@ -57,8 +57,8 @@ def test_runs_command_fits_a_terminal(width, runs, monkeypatch, capsys):
     assert max(map(len, lines)) <= width and all("finished" in line for line in lines[1:3])
 
 
-def test_runs_command_names_a_missing_directory(workdir, capsys):
-    assert main(["runs"]) == 2 and "there is no directory runs" in capsys.readouterr().err
+def test_runs_command_says_that_there_are_none_and_names_a_missing_directory(workdir, capsys):
+    assert main(["runs"]) == 0 and "no runs yet" in capsys.readouterr().out
     assert main(["runs", "runs=elsewhere"]) == 2 and main(["runs", "scenes"]) == 2
 
 
