@@ -18,7 +18,8 @@ class RunLog:
     """Log of a run: the lines that its commands print on both streams, without redraws of progress.
 
     A line that a carriage return begins anew is progress, and so are the lines that the cursor moves up over. A line
-    is written as soon as it ends, so a command that is killed leaves what it has printed.
+    is written as soon as it ends, so a command that is killed leaves what it has printed. The file is open only then: a
+    file that stays open for writing keeps a disk from being remounted read-only.
 
     Args:
         path: File that is appended to.
@@ -26,14 +27,18 @@ class RunLog:
     """
 
     def __init__(self, path: Path, command: str):
-        self._file = open(path, "a", 1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+        self.path = path.absolute()
         self._pending: dict[TextIOBase | None, str] = {}  # beginning of the line that a stream is printing
-        self._file.write(log_header(command))
+        self.append(log_header(command))
 
-    @property
-    def descriptor(self) -> int:
-        """Descriptor of the file."""
-        return self._file.fileno()
+    def append(self, text: str) -> None:
+        """Append a text.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        with open(self.path, "ab", buffering=0) as file:
+            file.write(text.encode(errors="backslashreplace"))
 
     def record(self, text: str, stream: TextIOBase | None = None) -> None:
         """Append the lines that end in a text; on a full disk do without."""
@@ -43,13 +48,8 @@ class RunLog:
         for line in lines[: max(0, len(lines) - num_redrawn)]:
             visible = ESCAPE.sub("", line.rstrip("\r").rpartition("\r")[2])
             if visible.strip() or visible == line:  # not what only moved the cursor
-                with suppress(OSError, ValueError):  # ValueError: it is closed
-                    self._file.write(f"{visible}\n")
-
-    def close(self) -> None:
-        """Close the file."""
-        with suppress(OSError):
-            self._file.close()
+                with suppress(OSError):
+                    self.append(f"{visible}\n")
 
 
 class Console:
@@ -69,7 +69,7 @@ class Console:
 
     @contextmanager
     def run(self, command: str, is_quiet: bool, is_verbose: bool) -> Iterator[None]:
-        """Run a command within the context, at whose end its log is closed."""
+        """Run a command within the context, at whose end its log ends."""
         self.command, self.is_quiet, self.is_verbose = command, is_quiet, is_verbose
         try:
             yield
@@ -91,15 +91,15 @@ class Console:
     def _close_log(self) -> None:
         for stream, write in self._writers:
             stream.write = write
-        if self.log is not None:
-            self.log.close()
         self.log, self._writers = None, []
 
     def write_at_exit(self, message: str) -> None:
         """Write a message on stderr and in the log, where a signal may have interrupted any other code."""
-        for descriptor in (2, *([self.log.descriptor] if self.log else [])):
-            with suppress(OSError):
-                os.write(descriptor, message.encode())
+        with suppress(OSError):
+            os.write(2, message.encode())
+        with suppress(OSError):
+            if self.log is not None:
+                self.log.append(message)
 
 
 console = Console()

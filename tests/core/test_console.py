@@ -14,7 +14,6 @@ def logged(*texts: str, path: Path) -> list[str]:
     log = RunLog(path, "lumen train scenes")
     for text in texts:
         log.record(text)
-    log.close()
     header, *lines = path.read_text(encoding="utf-8").splitlines()
     assert header.startswith("$ lumen train scenes  # 20")
     return lines
@@ -42,7 +41,6 @@ def test_console_log_is_written_line_by_line(tmp_path):
     log = RunLog(tmp_path / LOG_NAME, "lumen eval RUN")
     log.record("a line\nthe beginning of ")
     assert (tmp_path / LOG_NAME).read_text().endswith("a line\n")  # also if the process is killed now
-    log.close()
     log.record("what is printed later\n")  # which is no error
 
 
@@ -50,7 +48,6 @@ def test_console_log_keeps_streams_apart(tmp_path):
     log = RunLog(tmp_path / LOG_NAME, "lumen")
     for text, stream in (("train", sys.stdout), ("a warn", sys.stderr), ("ing\n", sys.stdout), ("ing\n", sys.stderr)):
         log.record(text, stream)
-    log.close()
     assert (tmp_path / LOG_NAME).read_text().splitlines()[1:] == ["training", "a warning"]
 
 
