@@ -101,7 +101,6 @@ def test_progress_is_no_part_of_what_is_printed(terminal, every_redraw, tmp_path
     with console.run("lumen train scenes", False, False), terminal.attached():
         console.open_log(tmp_path)
         run_phase(total=3)
-        console.log.close()
     log = (tmp_path / LOG_NAME).read_text().splitlines()
     assert len(log) == 2 and log[1].startswith("training 3/3 images, loss 0.5")
     assert terminal.lines()[-1] == log[1]
