@@ -51,7 +51,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 with open(draft, "wb") as file:
                     hashed = _HashingFile(file)
                     torch.save(checkpoint, hashed)
-            except RuntimeError as error:  # torch raises it when the disk is full
+            except RuntimeError as error:  # torch raises it when it cannot end the file: on a full disk, after Ctrl-C
+                cause = error.__context__
+                if cause is not None and not isinstance(cause, Exception):
+                    raise cause from None
                 raise OSError(str(error).partition("\n")[0]) from error
             self.flush_history()
             facts = {"sha256": hashed.digest.hexdigest(), "step": checkpoint["global_step"]}

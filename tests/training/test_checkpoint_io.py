@@ -48,6 +48,22 @@ def test_checkpoint_that_memory_is_too_small_for_is_not_called_damaged(tmp_path,
     assert not isinstance(caught.value, BadCheckpoint)
 
 
+@pytest.mark.parametrize("number", range(5))
+def test_checkpoint_that_ctrl_c_interrupts_ends_as_interrupted(number, tmp_path, monkeypatch):
+    path, writes, write = save(tmp_path, 3), [], checkpoint_io._HashingFile.write
+
+    def write_or_interrupt(file, data):
+        writes.append(len(data))
+        if len(writes) == number + 1:
+            raise KeyboardInterrupt
+        return write(file, data)
+
+    monkeypatch.setattr(checkpoint_io._HashingFile, "write", write_or_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path, 4)
+    assert {p.name for p in tmp_path.iterdir()} == {path.name, checkpoint_io.metadata_path(path).name}
+
+
 def test_checkpoint_with_a_flipped_bit_is_skipped(tmp_path, capsys):
     older, newer = save(tmp_path, 3), save(tmp_path, 4)
     assert checkpoint_io.newest(tmp_path) == newer
