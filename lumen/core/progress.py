@@ -119,9 +119,9 @@ class Phase:
 class Bars:
     """Bars of the open phases, below the text that is printed meanwhile.
 
-    They are drawn on the terminal itself, so a log of what is printed holds none of them. While they are shown, both
-    output streams take them away before they write. The cursor stays visible, so nothing has to be restored however
-    the process ends.
+    They are displayed on the terminal itself, so a log of what is printed holds none of them. While they are shown,
+    both output streams take them away before they write. The cursor stays visible, so nothing has to be restored
+    however the process ends.
 
     Args:
         stream: Stream of the terminal.
@@ -129,7 +129,7 @@ class Bars:
 
     def __init__(self, stream: TextIOBase):
         self.console, self.phases = open_terminal(stream), []
-        self.live: Live | None = None  # while the bars are drawn
+        self.live: Live | None = None  # while the bars are displayed
         self.last_redraw, self.is_within_line = 0.0, False
         self.writers: list[tuple[TextIOBase, Callable[[str], int]]] = []
 
@@ -162,7 +162,7 @@ class Bars:
             live.update(self._table(), refresh=True)
 
     def pause(self) -> None:
-        """Take the bars away until they are drawn next."""
+        """Take the bars away until they are displayed next."""
         live, self.live = self.live, None
         with suppress(OSError):
             if live is not None:
@@ -222,7 +222,7 @@ def can_redraw(stream: TextIOBase) -> bool:
 
 
 def open_terminal(stream: TextIOBase) -> "Console":
-    """Return a console that draws on the terminal behind a stream, and never hides the cursor."""
+    """Return a console that writes to the terminal behind a stream, and never hides the cursor."""
     from rich.console import Console
 
     terminal = open(stream.fileno(), "w", encoding=stream.encoding, errors="replace", closefd=False)  # noqa: SIM115

@@ -90,7 +90,7 @@ def make_grid(
 
     Args:
         legend: Text below the grid.
-        mask: Label maps, whose contours are drawn into the column "layout".
+        mask: Label maps, whose contours overlay the column "layout".
     """
     size = _cell_size(next(iter(columns.values())))
     if mask is not None and "layout" in columns:
