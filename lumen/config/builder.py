@@ -1,17 +1,17 @@
 """Builder of a config: layers of settings that override one another, validated together."""
 
 import json
-import re
 import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from lumen.config.checks import find_unused_backbone, iterate_problems, read_literal
 from lumen.config.files import list_memory_presets, read_memory_preset
+from lumen.config.groups import is_group, iterate_settings, nest
 from lumen.config.keys import KEYS, NAME_KEYS
 from lumen.config.schema import DEFAULT_TASK, KEY_ALIASES, SLOTS, Config
 from lumen.core.arguments import ANYTHING, Argument
@@ -42,7 +42,7 @@ class ConfigBuilder:
         self.defaults: dict[str, dict[str, Any]] = {}
         settings = iterate_settings({key: value for key, value in base.items() if key not in (*SLOTS, "metrics")})
         self._base = {key: KEYS[key].read(value) for key, value in settings}
-        self.tree = OmegaConf.merge(OmegaConf.structured(Config), _nest(self._base))
+        self.tree = OmegaConf.merge(OmegaConf.structured(Config), nest(self._base))
         self._given: set[str] = set()  # keys that a layer above base.yaml sets
         self._task_has_metrics = False  # whether the layer that names the task names metrics too
         self.apply("base.yaml", [("metrics", base["metrics"])])
@@ -51,7 +51,7 @@ class ConfigBuilder:
         """Apply a layer of settings, and return what was read. A component that is replaced loses its arguments."""
         settings, values = dict(settings), {}
         given = list(settings)
-        settings = self._settings_of_generator(settings) | settings
+        settings = self._settings_of_components(settings) | settings
         if settings.keys() & {"task", "task.name"}:
             self._task_has_metrics = any(key.partition(".")[0] == "metrics" for key in settings)
         # Names come first, since they drop arguments and decide the types of others.
@@ -127,7 +127,7 @@ class ConfigBuilder:
             key, equals, text = override.partition("=")
             if not equals or not all(part.isidentifier() for part in key.split(".")):
                 self.errors.append(f"{override!r} is no override; write key=value, as in backbone=clip or lr=1e-5.")
-            elif text.startswith("{") and _is_group(key):
+            elif text.startswith("{") and is_group(key):
                 try:
                     yield from iterate_settings({key: parse_plain(text)})
                 except ValueError:
@@ -136,7 +136,7 @@ class ConfigBuilder:
                 yield key, PlainText(text)
 
     def _set(self, layer: str, key: str, value: Any) -> None:
-        if key not in self._base and _is_group(key):
+        if key not in self._base and is_group(key):
             self.errors.append(f"{layer}: {key} is a group of keys, which `lumen help {key}` lists; set one of them.")
             return
         if key not in self._base:
@@ -220,12 +220,15 @@ class ConfigBuilder:
                 self.errors.append(f"{title} needs {prefix}.{key}=..., which nothing sets.")
             arguments.setdefault(key, defaults[key])
 
-    def _settings_of_generator(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Return what the generator that a layer names brings: its own settings, and those that it requires."""
-        name = settings.get("generator", settings.get("generator.name"))
-        suggested = read_literal(generators, name, "settings", {})
-        suggested = {key: value for key, value in suggested.items() if key not in self._given}
-        return suggested | read_literal(generators, name, "requires", {})
+    def _settings_of_components(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Return what the task and the generator that a layer names bring: their settings, and those they require."""
+        brought = {}
+        for slot, registry in (("task", tasks), ("generator", generators)):
+            name = settings.get(slot, settings.get(f"{slot}.name"))
+            suggested = read_literal(registry, name, "settings", {})
+            brought |= {key: value for key, value in suggested.items() if key not in self._given}
+            brought |= read_literal(registry, name, "requires", {})
+        return brought
 
     def _select_anchors(self, by_flag: bool) -> None:
         """Keep the reference rows that the task has; one that an override names must exist."""
@@ -255,25 +258,3 @@ class ConfigBuilder:
         settings = {"batch": batch, "accumulate": images // batch}
         settings |= {key: value for key, value in preset.items() if key not in flags}
         self.apply(f"memory/{memory}.yaml", settings.items())
-
-
-def iterate_settings(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the settings of a nested dict by dotted key; an empty dict is a value."""
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from iterate_settings(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _is_group(key: str) -> bool:
-    """Return whether a key holds other keys, as sampling, backbone, metrics and metrics.lpips do."""
-    return key == "metrics" or re.fullmatch(r"metrics\.\w+", key) or any(name.startswith(f"{key}.") for name in KEYS)
-
-
-def _nest(settings: dict[str, Any]) -> DictConfig:
-    """Return settings by dotted key as a tree."""
-    tree = OmegaConf.create()
-    for key, value in settings.items():
-        OmegaConf.update(tree, key, value, force_add=True)
-    return tree

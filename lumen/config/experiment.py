@@ -6,8 +6,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from lumen.config.builder import ConfigBuilder, iterate_settings
+from lumen.config.builder import ConfigBuilder
 from lumen.config.files import list_experiments, read_experiment
+from lumen.config.groups import iterate_settings
 from lumen.config.schema import Config
 from lumen.core.plain_text import mark_plain
 

@@ -6,10 +6,12 @@ All functions take config trees: the nested dicts that `experiment.dump` returns
 import hashlib
 import json
 import math
+import os
 import re
+from pathlib import PurePath
 from typing import Any
 
-from lumen.config.schema import BATCH_SPLIT_KEYS, EVALUATION_KEYS, LATER_KEYS, NON_RESULT_KEYS, SLOTS
+from lumen.config.schema import BATCH_SPLIT_KEYS, EVALUATION_KEYS, LATER_KEYS, NON_RESULT_KEYS, RUN_KEYS, SLOTS
 from lumen.core.registry import Registry, metrics
 
 RECORD_KEYS = ("flags.", "defaults.")  # of where a config comes from
@@ -17,7 +19,7 @@ RECORD_KEYS = ("flags.", "defaults.")  # of where a config comes from
 
 def run_name(tree: dict[str, Any]) -> str:
     """Return the name of a run among those of its experiment: its sorted overrides, as far as they change results."""
-    flags = {key: value for key, value in tree["flags"].items() if key not in NON_RESULT_KEYS}
+    flags = {key: _short(key, value) for key, value in tree["flags"].items() if key not in NON_RESULT_KEYS}
     return format_overrides(_without_later_defaults(_join_batch_split(flags, tree)))
 
 
@@ -33,7 +35,11 @@ def config_digest(tree: dict[str, Any]) -> str:
 def result_settings(tree: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that change results, by dotted key."""
     settings = flatten(tree)
-    settings = {k: v for k, v in settings.items() if k not in NON_RESULT_KEYS and not k.startswith(RECORD_KEYS)}
+    settings = {
+        key: _short(key, value)
+        for key, value in settings.items()
+        if key not in NON_RESULT_KEYS and not key.startswith(RECORD_KEYS)
+    }
     return _without_later_defaults(_join_batch_split(settings, tree))
 
 
@@ -46,6 +52,13 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[
     old, new = (LATER_KEYS | result_settings(_with_argument_defaults(tree)) for tree in (before, now))
     keys = sorted(old.keys() | new.keys())
     return {key: (old.get(key), new.get(key)) for key in keys if _as_yaml(old.get(key)) != _as_yaml(new.get(key))}
+
+
+def _short(key: str, value: Any) -> Any:
+    """Return a hash of experiment, flags and seed in place of the path of a run, wherever its folder lies."""
+    if key not in RUN_KEYS or value is None:
+        return value
+    return hashlib.sha256("/".join(PurePath(os.path.abspath(value)).parts[-3:]).encode()).hexdigest()[:8]
 
 
 def _as_yaml(value: Any) -> Any:

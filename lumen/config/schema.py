@@ -146,6 +146,7 @@ NON_RESULT_KEYS |= {"project", *KEY_ALIASES, *(f"wandb.{option.name}" for option
 # name or hash of a run. Add every new key here.
 DEFAULT_TASK, DEFAULT_GENERATOR = "layout_to_image", "controlnet"
 LATER_KEYS = {"task.name": DEFAULT_TASK, "generator.name": DEFAULT_GENERATOR, "data.skies": None}
+RUN_KEYS = {"task.synthetic"}  # of the directory of another run; what that one learnt, a checkpoint verifies
 # Keys and groups that a further evaluation of a trained run may change; all others were decided by its training.
 EVALUATION_KEYS = (
     "sampling", "metrics", "measure", "data", "validation", "batch", "workers", "seed", "precision", "accelerator",

@@ -21,6 +21,7 @@ from lumen.data.source import DataSource
 from lumen.diffusion.loading import load
 from lumen.diffusion.stable_diffusion import StableDiffusion
 from lumen.runs.data import build_data
+from lumen.runs.synthesis import build_synthetic_images
 from lumen.training.cache_options import CacheOptions
 
 __all__ = ["build_conditioning", "build_data", "build_generator", "build_metrics", "build_task"]
@@ -82,6 +83,7 @@ def build_task(config: Config, data: DataModule) -> Task:
         "conditioning": build_layouts,
         "backbone": build_backbone,
         "classes": lambda: data.source.classes,
+        "synthetic_images": lambda: build_synthetic_images(config, data, build_task),
         "optimization": lambda: Optimization(config.lr, config.warmup, config.weight_decay),
         "seed": lambda: config.seed,
     }

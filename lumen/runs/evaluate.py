@@ -8,12 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningDataModule, Trainer
 
 from lumen.config.identity import is_evaluation_key
 from lumen.config.schema import DEFAULT_TASK, EVALUATION_KEYS, LATER_KEYS, Config
-from lumen.core.errors import BadCheckpoint, BadConfig, BadPlugin
+from lumen.core.errors import BadConfig, BadPlugin
 from lumen.core.files import remove_drafts, write_json
 from lumen.core.interfaces import Metric, Task, trainable_parameters
 from lumen.core.signals import handle_signals
@@ -22,12 +21,13 @@ from lumen.evaluation.evaluate import Protocol, evaluate_rows, partial_scores_di
 from lumen.evaluation.summary import format_summary
 from lumen.runs import directory as run_dirs
 from lumen.runs.build import build_metrics, build_task
+from lumen.runs.checkpoints import restore, select_checkpoint
 from lumen.runs.data import build_data
 from lumen.runs.processes import hold_directory, is_rank_zero
 from lumen.runs.provenance import provenance
 from lumen.runs.trainer import build_trainer
 from lumen.training import checkpoint_io
-from lumen.training.callbacks import EMA, SampleGrid
+from lumen.training.callbacks import SampleGrid
 from lumen.training.lightning_internals import logged_step, set_global_step
 from lumen.training.loggers import verify_loggers
 from lumen.training.wandb_logger import ResilientWandbLogger, SampleTable, finish_wandb
@@ -66,32 +66,6 @@ def evaluate(run: Path, config: Config) -> dict[str, Any]:
         with interruptible():
             set_global_step(trainer, checkpoint_io.step_of(checkpoint))
             return evaluate_task(trainer, data, task, metrics, config, directory)
-
-
-def select_checkpoint(run: Path, config: Config) -> Path:
-    """Return the checkpoint that represents a run: its newest, or with best=val/loss its best.
-
-    Raises:
-        BadCheckpoint: There is none that can be used.
-    """
-    if config.flags.get("best"):
-        return checkpoint_io.best(run / "checkpoints", config.flags["best"])
-    newest = checkpoint_io.newest(run / "checkpoints")
-    if newest is None:
-        raise BadCheckpoint(f"{run} has no checkpoint yet; repeat its lumen train command first.")
-    return newest
-
-
-def restore(task: Task, path: Path) -> None:
-    """Load a checkpoint's weights into a task: the averaged ones if the run had an EMA."""
-    checkpoint = checkpoint_io.read(path)
-    task.on_load_checkpoint(checkpoint)
-    task.load_state_dict(checkpoint["state_dict"])
-    average = checkpoint.get("callbacks", {}).get(EMA.state_key)
-    if average:
-        with torch.no_grad():
-            for weight, averaged in zip(trainable_parameters(task), average["shadow_params"], strict=True):
-                weight.copy_(averaged)
 
 
 def evaluate_task(

@@ -15,8 +15,8 @@ from lumen.core.errors import BadConfig
 from lumen.core.interfaces import Batch, Task
 from lumen.evaluation.loop import round_to_bytes, sample_seeds
 from lumen.runs.build import HALF_PRECISION, build_task, device, precision
+from lumen.runs.checkpoints import restore, select_checkpoint
 from lumen.runs.data import build_data
-from lumen.runs.evaluate import restore, select_checkpoint
 
 
 class Pictures(NamedTuple):

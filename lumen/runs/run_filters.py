@@ -3,9 +3,9 @@
 from contextlib import suppress
 from typing import Any, get_args
 
-from lumen.config.builder import iterate_settings
 from lumen.config.components import used_components
 from lumen.config.files import read_experiment
+from lumen.config.groups import iterate_settings
 from lumen.config.keys import KEYS
 from lumen.config.lists import read_values
 from lumen.config.schema import KEY_ALIASES, LATER_KEYS, SLOTS

@@ -17,8 +17,8 @@ from lumen.core.sheets import SCALE, component_pictures, make_layout_sheet
 from lumen.core.visualize import make_grid, preview_columns
 from lumen.data.readers import read_photo
 from lumen.runs.build import build_conditioning, build_task, device
+from lumen.runs.checkpoints import restore, select_checkpoint
 from lumen.runs.data import build_data
-from lumen.runs.evaluate import restore, select_checkpoint
 from lumen.runs.photos import Fit, describe_fit, to_batch
 from lumen.runs.picture_files import PictureFiles
 from lumen.training import checkpoint_io

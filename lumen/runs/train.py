@@ -15,8 +15,9 @@ from lumen.core.interfaces import Task, trainable_parameters
 from lumen.core.signals import handle_signals
 from lumen.runs import directory as run_dirs
 from lumen.runs.build import build_metrics, build_task
+from lumen.runs.checkpoints import restore
 from lumen.runs.data import build_data
-from lumen.runs.evaluate import evaluate_task, facts_of, interruptible, restore, verify_splits
+from lumen.runs.evaluate import evaluate_task, facts_of, interruptible, verify_splits
 from lumen.runs.photos import load_validation_photos
 from lumen.runs.processes import hold_directory, is_rank_zero
 from lumen.runs.provenance import describe, provenance

@@ -200,7 +200,8 @@ class FeaturePrecomputer:
     @torch.no_grad()
     def _encode(self, name: str, batch: Batch) -> np.ndarray:
         """Return one output of a batch, and add it to the batch for the outputs after it."""
-        rows = batch.cached[name] = self.task.encode(name, batch).to(self.dtype)
+        rows = self.task.encode(name, batch)
+        rows = batch.cached[name] = rows.to(self.dtype) if rows.is_floating_point() else rows
         if not bool(rows.isfinite().all()):
             raise Mistake(
                 f"{name} of {batch.id[0]} or of an image beside it are not finite in {self.dtype}; set cache=never."

@@ -14,9 +14,9 @@ from lumen.config.experiment import reload
 from lumen.core.interfaces import trainable_parameters
 from lumen.core.registry import backbones
 from lumen.runs.build import build_task
+from lumen.runs.checkpoints import restore
 from lumen.runs.data import build_data
 from lumen.runs.directory import load_run_config
-from lumen.runs.evaluate import restore
 from lumen.runs.photos import load_photo
 from lumen.training.callbacks import EMA
 

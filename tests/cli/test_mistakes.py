@@ -18,9 +18,9 @@ from lumen.core.interfaces import Optimization, Task
 from lumen.core.locks import lock_directory
 from lumen.generators.controlnet import ControlNet
 from lumen.runs.build import build_task
+from lumen.runs.checkpoints import restore
 from lumen.runs.data import build_data
 from lumen.runs.directory import run_directory, write_or_verify_config
-from lumen.runs.evaluate import restore
 from lumen.training.callbacks import DivergenceGuard
 from lumen.training.checkpoint_io import list_checkpoints
 

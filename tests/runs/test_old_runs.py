@@ -23,9 +23,9 @@ from lumen.core.hashing import hash_file
 from lumen.core.interfaces import trainable_parameters
 from lumen.core.registry import conditionings
 from lumen.runs.build import build_task
+from lumen.runs.checkpoints import restore, select_checkpoint
 from lumen.runs.data import build_data
 from lumen.runs.directory import load_run_config
-from lumen.runs.evaluate import restore, select_checkpoint
 from lumen.training import checkpoint_io
 
 COMMITS = sorted((Path(__file__).parent / "fixtures").iterdir())

@@ -1,0 +1,37 @@
+"""Checkpoint that represents a run, and its weights in a task."""
+
+from pathlib import Path
+
+import torch
+
+from lumen.config.schema import Config
+from lumen.core.errors import BadCheckpoint
+from lumen.core.interfaces import Task, trainable_parameters
+from lumen.training import checkpoint_io
+from lumen.training.callbacks import EMA
+
+
+def select_checkpoint(run: Path, config: Config) -> Path:
+    """Return the checkpoint that represents a run: its newest, or with best=val/loss its best.
+
+    Raises:
+        BadCheckpoint: There is none that can be used.
+    """
+    if config.flags.get("best"):
+        return checkpoint_io.best(run / "checkpoints", config.flags["best"])
+    newest = checkpoint_io.newest(run / "checkpoints")
+    if newest is None:
+        raise BadCheckpoint(f"{run} has no checkpoint yet; repeat its lumen train command first.")
+    return newest
+
+
+def restore(task: Task, path: Path) -> None:
+    """Load a checkpoint's weights into a task: the averaged ones if the run had an EMA."""
+    checkpoint = checkpoint_io.read(path)
+    task.on_load_checkpoint(checkpoint)
+    task.load_state_dict(checkpoint["state_dict"])
+    average = checkpoint.get("callbacks", {}).get(EMA.state_key)
+    if average:
+        with torch.no_grad():
+            for weight, averaged in zip(trainable_parameters(task), average["shadow_params"], strict=True):
+                weight.copy_(averaged)
