@@ -73,6 +73,7 @@ class ResumableTraining:
         warmup_steps: Steps to the full learning rate.
         decay_share: Last share of the training, in which the learning rate falls along half a cosine to zero.
         start: `weights_file` of another training of the same network, which this one continues.
+        betas: Decays of the averages of AdamW.
     """
 
     state_file: Path
@@ -85,6 +86,7 @@ class ResumableTraining:
     warmup_steps: int = 200
     decay_share: float = 1.0
     start: Path | None = None
+    betas: tuple[float, float] = (0.9, 0.99)
 
     @property
     def weights_file(self) -> Path:
@@ -105,7 +107,7 @@ class ResumableTraining:
             WeightsMissing: There is no file `start`.
         """
         weights = list(network.to(DEVICE).parameters())
-        optimizer = torch.optim.AdamW(weights, lr=self.learning_rate, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
+        optimizer = torch.optim.AdamW(weights, lr=self.learning_rate, weight_decay=0.01, betas=self.betas, fused=True)
         ema = EMAModel(weights, decay=self.ema_decay, use_ema_warmup=True, power=0.75)
         progress = Progress()
         state = {"network": network, "optimizer": optimizer, "mean": ema, "count": progress}
