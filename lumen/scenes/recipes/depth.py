@@ -21,6 +21,7 @@ from lumen.core.errors import WeightsMissing
 from lumen.scenes.recipes import segmenter
 from lumen.scenes.recipes.augmentations import MEAN, STD, blur_and_noise, flip, reconstruct
 from lumen.scenes.recipes.model_card import evaluate_held_out, write_card
+from lumen.scenes.recipes.precision import save_half
 from lumen.scenes.recipes.rendered_dataset import render_dataset
 from lumen.scenes.recipes.trainer import DEVICE, ResumableTraining
 from lumen.scenes.recipes.vae import SIZE, split_batches, to_pixels
@@ -160,7 +161,7 @@ def train(
         return depth_loss(resize_prediction(predicted, truth.shape[1:]), truth.to(DEVICE))
 
     metrics = training.run(network, batch_loss)
-    network.half().save_pretrained(out)
+    save_half(network, out)
     build_processor().save_pretrained(out)
     metrics |= evaluate_held_out(lambda split: evaluate(out, work, split, held_out))
     command = f"depth {steps=} {batch=} {minutes=} {seed=} {images=} {rate=}"

@@ -12,6 +12,7 @@ from transformers import DPTConfig, DPTForDepthEstimation
 from lumen.scenes.recipes.augmentations import blur_and_noise, flip
 from lumen.scenes.recipes.depth import build_processor, predict_depth
 from lumen.scenes.recipes.model_card import evaluate_held_out, write_card
+from lumen.scenes.recipes.precision import save_half
 from lumen.scenes.recipes.rendered_dataset import render_dataset
 from lumen.scenes.recipes.trainer import DEVICE, ResumableTraining
 from lumen.scenes.recipes.vae import SIZE, to_pixels
@@ -104,7 +105,7 @@ def train(
         return midas_loss(network(blur_and_noise(image.to(DEVICE))).predicted_depth, truth.to(DEVICE))
 
     metrics = training.run(network, batch_loss)
-    network.half().save_pretrained(out)
+    save_half(network, out)
     build_processor().save_pretrained(out)
     metrics |= evaluate_held_out(lambda split: evaluate(out, work, split, held_out))
     command = f"midas {steps=} {batch=} {minutes=} {seed=} {images=} {rate=}"

@@ -18,6 +18,7 @@ from transformers import (
 
 from lumen.scenes.recipes.augmentations import MEAN, STD, blur_and_noise, flip, reconstruct
 from lumen.scenes.recipes.model_card import evaluate_held_out, write_card
+from lumen.scenes.recipes.precision import save_half
 from lumen.scenes.recipes.rendered_dataset import render_dataset
 from lumen.scenes.recipes.trainer import DEVICE, ResumableTraining
 from lumen.scenes.recipes.vae import SIZE, split_batches, to_pixels
@@ -110,7 +111,7 @@ def train(
         return F.cross_entropy(pixel_logits(network, blur_and_noise(image.to(DEVICE))), truth.to(DEVICE))
 
     metrics = training.run(network, batch_loss)
-    network.half().save_pretrained(out)
+    save_half(network, out)
     build_processor().save_pretrained(out)
     metrics |= evaluate_held_out(lambda split: evaluate(out, work, split, held_out))
     command = f"segmenter {steps=} {batch=} {minutes=} {seed=} {images=} {rate=}"

@@ -26,6 +26,7 @@ from lumen.generators.controlnet import ControlNet
 from lumen.scenes.questions import compose_questions
 from lumen.scenes.recipes import linear_probe
 from lumen.scenes.recipes.model_card import evaluate_held_out, write_card
+from lumen.scenes.recipes.precision import declare_float32
 from lumen.scenes.recipes.rendered_dataset import RenderedScenes, render_dataset
 from lumen.scenes.recipes.trainer import DEVICE, ResumableTraining
 from lumen.scenes.recipes.vae import SIZE, encode_images, to_pixels
@@ -253,3 +254,4 @@ def save_pipeline(out: Path, model: TextToImage, tokenizer: CLIPTokenizer, vae: 
         vae.half(), model.text.half(), tokenizer, model.unet.half(), model.schedule, None, None,
         requires_safety_checker=False,
     ).save_pretrained(out)  # fmt: skip
+    declare_float32(out / "text_encoder")

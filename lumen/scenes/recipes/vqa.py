@@ -16,6 +16,7 @@ from lumen.evaluation.vqa import MultipleChoiceVQA
 from lumen.scenes.objects import COLOURS, KINDS
 from lumen.scenes.questions import Question, compose_questions
 from lumen.scenes.recipes.model_card import evaluate_held_out, write_card
+from lumen.scenes.recipes.precision import save_half
 from lumen.scenes.recipes.rendered_dataset import RenderedScenes, render_dataset
 from lumen.scenes.recipes.trainer import DEVICE, ResumableTraining
 from lumen.scenes.recipes.vae import SIZE, to_pixels
@@ -197,7 +198,7 @@ def train(
 def save_blip(out: Path, blip: BlipForQuestionAnswering, tokenizer: BertTokenizer) -> None:
     """Write a BLIP directory in half precision."""
     processor = BlipImageProcessor(size={"height": SIZE, "width": SIZE}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
-    blip.half().save_pretrained(out)
+    save_half(blip, out)
     BlipProcessor(processor, tokenizer).save_pretrained(out)
 
 
