@@ -38,6 +38,7 @@ def load_rows() -> dict[str, ModuleType]:
     - TARGET_SPEEDUP: desired speed-up, which is never a condition.
     - MIN_FLOP_RATIO (optional): least ratio of the peer's operations to ours.
     - BOTTLENECK (optional): reason why the target is missed.
+    - OTHER_PEERS (optional): further peers by description, functions like `peer` whose results may be less accurate.
 
     It has these functions:
 
@@ -93,6 +94,7 @@ def measure(row: ModuleType, script: Path | None = None) -> dict[str, Any]:
             getattr(row, side)(*inputs)
             times[side].append(time.process_time() - start)
     seconds = {side: median(values) for side, values in times.items()}
+    others = {name: measure_other(row, other, inputs) for name, other in getattr(row, "OTHER_PEERS", {}).items()}
     if script:
         seconds["peer"] = row.script(script, *inputs)
     speedup = seconds["peer"] / seconds["ours"]
@@ -104,10 +106,21 @@ def measure(row: ModuleType, script: Path | None = None) -> dict[str, Any]:
         "cpu_seconds": seconds,
         "times_faster": speedup,
         "target": row.TARGET_SPEEDUP,
+        "other_peers": others,
         "rounds": row.ROUNDS,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in row.LIBRARIES},
         "date": date.today().isoformat(),
     }
+
+
+def measure_other(row: ModuleType, other: Callable[..., Any], inputs: tuple) -> dict[str, float]:
+    """Return the median CPU seconds of a further peer, and the difference of its result."""
+    times = []
+    for _ in range(row.ROUNDS):
+        start = time.process_time()
+        result = other(*inputs)
+        times.append(time.process_time() - start)
+    return {"cpu_seconds": median(times), "relative_difference": row.difference(result, row.exact(*inputs))}
 
 
 def profile(function: Callable[..., Any], inputs: tuple) -> dict[str, float]:

@@ -42,9 +42,20 @@ def format_section() -> str:
         dates = sorted({result["date"] for _, result in rows})
         period = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
         table = [format_row(name, result) for name, result in rows]
-        descriptions = [f"- `{name}`: {result['what']}{_explain_missed_target(name, result)}" for name, result in rows]
+        descriptions = [
+            f"- `{name}`: {result['what']}{_format_others(result)}{_explain_missed_target(name, result)}"
+            for name, result in rows
+        ]
         parts.append("\n".join([f"{content['device']}, one thread, {period}:", "", HEAD, *table, "", *descriptions]))
     return "\n\n".join(parts)
+
+
+def _format_others(result: dict[str, Any]) -> str:
+    """Return time and difference of further peers."""
+    return "".join(
+        f" {name.capitalize()}: {other['cpu_seconds']:.3g} CPU s, difference {other['relative_difference']:.0e}."
+        for name, other in result.get("other_peers", {}).items()
+    )
 
 
 def _explain_missed_target(name: str, result: dict[str, Any]) -> str:

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from scipy.linalg import eigh
+from scipy.linalg import LinAlgError, cholesky, eigh
+from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from torch import Tensor
 
 from lumen.core.errors import BasisMismatch
@@ -20,6 +22,9 @@ from lumen.core.resize import resize
 
 BASIS_TENSORS = ("mean", "axes", "variance", "scale")
 TOLERANCE = 1e-3  # of products of axes, and of shares, in float32
+# Below, LAPACK takes less than half a second.
+LANCZOS_CHANNELS, LANCZOS_SHARE = 2000, 0.02
+EIGENVALUE_TOLERANCE = 1e-6  # relative, by which another eigenvalue may be larger
 
 
 @dataclass
@@ -144,13 +149,51 @@ def principal_axes(cov: Float[Tensor, "c c"], k: int) -> tuple[Float[Tensor, "c 
     if not 1 <= k <= len(cov):
         raise ValueError(f"{k} components of {len(cov)}-channel features do not exist; choose 1 to {len(cov)}.")
     if cov.device.type == "cpu":
-        # LAPACK can compute the last k eigenvectors alone; torch computes all, which takes three times as long.
-        values, vectors = map(torch.from_numpy, eigh(cov.numpy(), subset_by_index=(len(cov) - k, len(cov) - 1)))
+        values, vectors = map(torch.from_numpy, _largest_eigenpairs(cov.numpy(), k))
     else:
         values, vectors = torch.linalg.eigh(cov)
     axes = vectors[:, -k:].flip(1)
     largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
     return axes * largest.sign(), values[-k:].flip(0).clamp(min=0)
+
+
+def _largest_eigenpairs(
+    matrix: Float64[np.ndarray, "c c"], k: int
+) -> tuple[Float64[np.ndarray, " k"], Float64[np.ndarray, "c k"]]:
+    """Return the k largest eigenvalues of a symmetric matrix, smallest first, and their eigenvectors.
+
+    Where k is small against c, Lanczos' iteration takes a tenth of the time of LAPACK's reduction of the whole matrix.
+    It could miss a direction, so its result is proved, and LAPACK computes what it cannot prove.
+    """
+    c = len(matrix)
+    if c >= LANCZOS_CHANNELS and k <= LANCZOS_SHARE * c:
+        start = np.random.default_rng(0).standard_normal(c)  # fixed, so that equal features give equal bits
+        try:
+            values, vectors = eigsh(matrix, k, which="LA", v0=start)
+        except ArpackNoConvergence:
+            pass
+        else:
+            if _are_largest(matrix, values, vectors):
+                return values, vectors
+    # LAPACK can compute the last k eigenvectors alone; torch computes all, which takes three times as long.
+    return eigh(matrix, subset_by_index=(c - k, c - 1))
+
+
+def _are_largest(
+    matrix: Float64[np.ndarray, "c c"], values: Float64[np.ndarray, " k"], vectors: Float64[np.ndarray, "c k"]
+) -> bool:
+    """Return whether a symmetric matrix has no eigenvalue beyond the smallest of these besides these.
+
+    Without these eigenpairs, the matrix must lie below the smallest of the eigenvalues; a Cholesky decomposition of
+    the difference exists exactly then.
+    """
+    remainder = (vectors * values) @ vectors.T - matrix
+    remainder[np.diag_indices_from(remainder)] += values.min() * (1 + EIGENVALUE_TOLERANCE)
+    try:
+        cholesky(remainder, overwrite_a=True, check_finite=False)
+    except LinAlgError:
+        return False
+    return True
 
 
 def project(

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from scipy.sparse.linalg import eigsh
 from sklearn.decomposition import PCA
 
 from lumen.core.errors import BasisMismatch
 from lumen.core.resize import resize
+from lumen.features import pca
 from lumen.features.pca import BASIS_TENSORS, Basis, gather_vectors, principal_axes, project
 
 N, C, K = 600, 24, 6
@@ -54,6 +56,42 @@ def test_axes_do_not_depend_on_the_sign_of_a_solver(covariance):
     permuted, _ = principal_axes(covariance[order][:, order], K)
     axes, _ = principal_axes(covariance, K)
     assert torch.allclose(permuted, axes[order], atol=1e-9)
+
+
+@pytest.fixture
+def lanczos_covariance(monkeypatch):
+    """Covariance of so many channels that Lanczos' iteration is tried."""
+    monkeypatch.setattr(pca, "LANCZOS_CHANNELS", 300)
+    rng = np.random.default_rng(0)
+    return torch.from_numpy(np.cov(rng.normal(size=(600, 300)) / np.arange(1, 301), rowvar=False))
+
+
+def lapack_axes(covariance):
+    values, vectors = np.linalg.eigh(covariance.numpy())
+    return vectors[:, : -K - 1 : -1], values[: -K - 1 : -1]
+
+
+def test_axes_of_many_channels_equal_lapacks(lanczos_covariance, monkeypatch):
+    monkeypatch.setattr(pca, "eigh", None)
+    axes, variance = principal_axes(lanczos_covariance, K)
+    expected, expected_variance = lapack_axes(lanczos_covariance)
+    cosines = (axes.numpy() * expected).sum(0)
+    assert np.allclose(np.abs(cosines), 1, atol=1e-12) and np.allclose(variance, expected_variance, rtol=1e-12)
+    assert torch.equal(axes, principal_axes(lanczos_covariance, K)[0])
+
+
+def test_direction_that_lanczos_misses_is_found(lanczos_covariance, monkeypatch):
+    monkeypatch.setattr(pca, "eigsh", lambda matrix, k, **_: [x[..., :-1] for x in eigsh(matrix, k + 1, which="LA")])
+    _, variance = principal_axes(lanczos_covariance, K)
+    assert np.allclose(variance, lapack_axes(lanczos_covariance)[1], rtol=1e-12)
+
+
+def test_axes_without_variance_are_orthonormal(lanczos_covariance):
+    covariance = torch.zeros_like(lanczos_covariance)
+    covariance[0, 0] = 1
+    axes, variance = principal_axes(covariance, K)
+    assert torch.allclose(axes.T @ axes, torch.eye(K, dtype=torch.float64), atol=1e-9)
+    assert variance.tolist() == [1] + [0] * (K - 1)
 
 
 @pytest.mark.parametrize("k", [0, C + 1])
