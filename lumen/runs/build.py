@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import ControlNetModel
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lumen.config.schema import DEFAULT_TASK, REGISTRIES, SLOTS, Config
@@ -18,9 +19,10 @@ from lumen.core.registry import Registry, backbones, conditionings, generators, 
 from lumen.data.datamodule import DataModule
 from lumen.data.domains import DomainGroups, group_domains
 from lumen.data.source import DataSource
-from lumen.diffusion.loading import load
+from lumen.diffusion.loading import load, load_controlnet
 from lumen.diffusion.stable_diffusion import StableDiffusion
 from lumen.runs.data import build_data
+from lumen.runs.labels import require_classes, usable_metrics
 from lumen.runs.synthesis import build_synthetic_images
 from lumen.training.cache_options import CacheOptions
 
@@ -34,7 +36,7 @@ def build_conditioning(
     """Return the conditioning, with a backbone only if it uses one, and with what it needs of the data set."""
     supplies = {
         "backbone": build_backbone or (lambda: _build(backbones, config.backbone, {})),
-        "classes": lambda: data.source.classes,
+        "classes": lambda: require_classes(data.source, f"conditioning={config.conditioning['name']}"),
     }
     return _build(conditionings, config.conditioning, supplies)
 
@@ -51,8 +53,9 @@ def build_generator(config: Config, data: DataModule, build_layouts: Callable[[]
     options = config.diffusion
     supplies = {
         "base": lambda: _load_base(config),
+        "controlnet": lambda: _load_controlnet(options.controlnet),
         "channels": lambda: build_layouts().channels,
-        "classes": lambda: data.source.classes,
+        "classes": lambda: require_classes(data.source, f"generator={config.generator['name']}"),
         "hint": lambda: build_layouts().hint if options.hint == "auto" else options.hint,
         "prompt_dropout": lambda: config.prompt_dropout,
         "snr_gamma": lambda: options.snr_gamma,
@@ -82,9 +85,11 @@ def build_task(config: Config, data: DataModule) -> Task:
         "generator": lambda: build_generator(config, data, build_layouts),
         "conditioning": build_layouts,
         "backbone": build_backbone,
-        "classes": lambda: data.source.classes,
+        "classes": lambda: require_classes(data.source, f"task={config.task['name']}"),
+        "box_classes": lambda: data.source.box_classes,
         "synthetic_images": lambda: build_synthetic_images(config, data, build_task),
-        "optimization": lambda: Optimization(config.lr, config.warmup, config.weight_decay),
+        "size": lambda: config.size,
+        "optimization": lambda: _optimization(config),
         "seed": lambda: config.seed,
     }
     with torch.random.fork_rng(devices=[]):  # weights without a seed of their own follow the seed of the run
@@ -97,6 +102,11 @@ def build_task(config: Config, data: DataModule) -> Task:
     return task
 
 
+def _optimization(config: Config) -> Optimization:
+    images = config.batch * config.accumulate * config.devices * config.nodes
+    return Optimization(config.lr, config.warmup, config.weight_decay, config.steps, images)
+
+
 def build_metrics(config: Config, data: DataModule, task: Task) -> dict[str, Metric]:
     """Return the metrics by name; one that needs more samples than there are is replaced by its fallback.
 
@@ -105,8 +115,8 @@ def build_metrics(config: Config, data: DataModule, task: Task) -> dict[str, Met
     """
     images, samples = len(data.source.eval_records()), config.measure.samples
     built: dict[str, Metric] = {}
-    for name, arguments in config.metrics.items():
-        built |= _metrics_by_domain(name, arguments, data)
+    for name in usable_metrics(config, data.source):
+        built |= _metrics_by_domain(name, config.metrics[name], data)
     for name, metric in list(built.items()):
         _verify_metric(name, metric, config.task["name"], task, data.source)
         if metric.min_samples > images * samples:
@@ -214,7 +224,7 @@ def _name_keys(prefix: str, arguments: list[str]) -> Iterator[None]:
     except WeightsMissing as error:
         key = "weights" if "weights" in arguments or not arguments else arguments[0]
         message = re.sub(r" weights=(?=\w)", f" {prefix}.{key}=", str(error))
-        raise WeightsMissing(re.sub(r" vae=(?=\w)", f" {prefix}.vae=", message)) from error
+        raise WeightsMissing(re.sub(r" (vae|controlnet)=(?=\w)", rf" {prefix}.\1=", message)) from error
 
 
 def _load_base(config: Config) -> StableDiffusion:
@@ -223,6 +233,11 @@ def _load_base(config: Config) -> StableDiffusion:
         base = load(options.weights, options.size, options.revision, config.diffusion.vae)
     _check_size(config.size, base.downscale)  # before the other networks are loaded
     return base
+
+
+def _load_controlnet(weights: str | None) -> ControlNetModel | None:
+    with _name_keys("diffusion", ["controlnet"]):
+        return load_controlnet(weights) if weights is not None else None
 
 
 def _check_size(size: int, cell: int) -> None:

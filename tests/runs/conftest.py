@@ -19,6 +19,7 @@ TINY += [f"diffusion.weights={PIPELINE}", "batch=2", "conditioning.vectors=60", 
 TINY += ["accelerator=cpu", "ema=0.5", "prompt_dropout=0.5"]
 # Flags that a task needs beside these to be trained on a few images; a task without an entry needs none.
 TASK_FLAGS: dict[str, list[str]] = {DEFAULT_TASK: []}
+TASK_FLAGS["rearranger"] = ["task.clusters=4", "task.styles=4", "generator.sampler_steps=1"]
 
 
 @pytest.fixture
@@ -40,7 +41,11 @@ def tiny_flags_of() -> Callable[[str], list[str]]:
 
 
 def tiny_flags(task: str) -> list[str]:
-    return [*TINY, *([] if task == DEFAULT_TASK else [f"task={task}"]), *TASK_FLAGS.get(task, [])]
+    if task == DEFAULT_TASK:
+        return [*TINY, *TASK_FLAGS[task]]
+    # A backbone that the task would not use is refused.
+    flags = TINY if {"backbone", "conditioning"} & tasks.needs(task) else [f for f in TINY if f != "backbone=dino"]
+    return [*flags, f"task={task}", *TASK_FLAGS.get(task, [])]
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 
 from lumen.__main__ import main
 from lumen.config.experiment import load
+from lumen.config.schema import DEFAULT_TASK
 from lumen.core.errors import BadConfig
 from lumen.core.registry import conditionings, datamodules, tasks
 from lumen.diffusion import loading
@@ -165,7 +166,9 @@ def test_cost_of_every_conditioning(name):
     assert cost.parameters["controlnet"] == sum(p.numel() for p in task.parameters())
 
 
-@pytest.mark.parametrize("task", tasks.names())
+@pytest.mark.parametrize(
+    "task", [pytest.param(n, marks=() if n == DEFAULT_TASK else pytest.mark.long) for n in tasks.names()]
+)
 def test_cost_of_every_task(task, tiny):
     config = load("scenes", [*tiny, "data.images=6"])
     cost, built = estimate_cost(config), build_task(config, build_data(config))

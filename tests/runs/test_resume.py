@@ -30,7 +30,6 @@ from lumen.runs.train import train
 from lumen.training.checkpoint_io import list_checkpoints, step_of
 
 QUIET = ["validation=2", "metrics=[]", "wandb=disabled", "sampling.steps=1", "sampling.images=1"]
-all_tasks = pytest.mark.parametrize("task", tasks.names())
 
 
 # ---- certificate
@@ -51,7 +50,6 @@ def launch_fork(log: Path, arguments: list[str]) -> None:
     assert process.exitcode == (-signal.SIGKILL if arguments[1] else 0), log.read_text()
 
 
-@all_tasks
 def test_certificate_of_a_run_that_is_killed_three_times(task, tiny, workdir, monkeypatch, capsys):
     """With flips, prompt dropout, EMA, a worker, accumulation, and noise that has no key."""
     kind = tasks.factory(task)
@@ -116,7 +114,6 @@ def test_best_checkpoint_stays_and_is_evaluated(tiny, workdir):
 # ---- several processes
 
 
-@all_tasks
 def test_signal_to_any_rank_stops_all_ranks(task, tiny, workdir, forking):
     command = [sys.executable, "-m", "lumen", "train", "scenes", *tiny, *QUIET, "data.images=6", "devices=2"]
     command += ["steps=5000", "every.log=1", "every.validate=5000", "every.checkpoint=5000", "workers=0"]

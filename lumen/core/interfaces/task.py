@@ -22,17 +22,21 @@ from lumen.core.tensor_hashing import fingerprint
 
 @dataclass(frozen=True)
 class Optimization:
-    """Options of AdamW.
+    """Options of AdamW, and of what it passes over.
 
     Attributes:
         lr: Learning rate, reached linearly within `warmup` optimiser steps, then constant.
         warmup: Optimiser steps.
         weight_decay: Decoupled weight decay.
+        steps: Optimiser steps of the run.
+        images: Images of a step on all devices together.
     """
 
     lr: float = 1e-5
     warmup: int = 500
     weight_decay: float = 1e-2
+    steps: int = 1
+    images: int = 1
 
 
 class Preview(NamedTuple):

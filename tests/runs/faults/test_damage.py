@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 from lightning.pytorch import Callback
 
-from lumen.core.registry import tasks
 from lumen.training.callbacks import DivergenceGuard
 from lumen.training.checkpoint_io import list_checkpoints, step_of, verify
 
-pytestmark = [pytest.mark.long, pytest.mark.parametrize("task", tasks.names())]
+pytestmark = pytest.mark.long
 
 
 def truncate(path: Path) -> None:

@@ -13,10 +13,7 @@ from pathlib import Path
 import pytest
 
 from lumen.core.errors import BadCheckpoint
-from lumen.core.registry import tasks
 from lumen.training import checkpoint_io
-
-all_tasks = pytest.mark.parametrize("task", tasks.names())
 
 KILLS = 20
 # The latest moment of a kill: in seconds, in changes of files, and in writes within a checkpoint.
@@ -76,7 +73,6 @@ def intact_steps(directory: Path) -> list[int]:
 
 
 @pytest.mark.long
-@all_tasks
 def test_killed_run_resumes_from_twenty_random_moments(start_run, run_dir, hash_run, reference_hashes, workdir, capsys):
     kill_and_resume(start_run, run_dir, hash_run, reference_hashes(), workdir, capsys)
 

@@ -12,10 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from lumen.core.registry import tasks
-
-pytestmark = pytest.mark.parametrize("task", tasks.names())
-
 
 def read_records(directory: Path) -> list[list[str]]:
     """Return the image ids of each step, of all ranks together, in the order of the run; repeated steps count once."""
