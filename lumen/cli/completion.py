@@ -10,7 +10,7 @@ from lumen.config.experiment import list_experiments
 from lumen.config.files import read_experiment, read_title
 from lumen.config.keys import KEYS
 from lumen.config.reference import read_reference
-from lumen.config.schema import KEY_ALIASES, SLOTS
+from lumen.config.schema import ALL_SLOTS, KEY_ALIASES, NESTED_SLOTS, SLOTS, split_key
 from lumen.core.arguments import Argument
 from lumen.core.registry import Registry, launchers, metrics
 from lumen.core.text import is_unicode
@@ -117,10 +117,10 @@ class _LineCompletion:
             return
         yield from ((f"{name}=", key.comment) for name, key in read_reference().items())
         yield from ((f"{name}=", f"short for {key}") for name, key in KEY_ALIASES.items())
-        slot, dot, _ = last.partition(".")
-        if dot and slot in SLOTS:
-            yield from self._argument_keys(slot, SLOTS[slot], self._component(slot))
-        if dot and slot == "metrics":
+        slot, _ = split_key(last)
+        if slot in ALL_SLOTS and slot != last:
+            yield from self._argument_keys(slot, ALL_SLOTS[slot], self._component(slot))
+        if slot == "metrics" != last:
             for name in metrics.names():
                 yield from self._argument_keys(f"metrics.{name}", metrics, name)
 
@@ -133,6 +133,8 @@ class _LineCompletion:
     def _component(self, slot: str) -> str:
         """Return the component that the line, its experiment or base.yaml puts into a slot."""
         chosen = self.settings.get(slot) or self.settings.get(f"{slot}.name")
+        if slot in NESTED_SLOTS:
+            return str(chosen)
         experiment = self.settings.get("base") or next(iter(self.positionals), "")
         for name in (experiment if experiment in list_experiments() else "base", "base"):
             value = read_experiment(name).get(slot)
@@ -141,11 +143,11 @@ class _LineCompletion:
 
     def _values(self, key: str) -> Candidates:
         """Yield the values of a key, as far as they can be listed."""
-        slot, _, argument = KEY_ALIASES.get(key, key).partition(".")
+        slot, argument = split_key(KEY_ALIASES.get(key, key))
         if key in self.command.options:
             yield from self._option_values(key)
-        elif slot in SLOTS and argument in ("", "name"):
-            yield from ((name, SLOTS[slot].summary(name)) for name in SLOTS[slot].names())
+        elif slot in ALL_SLOTS and argument in ("", "name"):
+            yield from ((name, ALL_SLOTS[slot].summary(name)) for name in ALL_SLOTS[slot].names())
         elif key == "metrics":
             yield from ((name, metrics.summary(name)) for name in metrics.names())
         elif kind := self._type(slot, argument, KEY_ALIASES.get(key, key)):
@@ -169,7 +171,7 @@ class _LineCompletion:
         """Return the type of a key."""
         if key in KEYS:
             return KEYS[key]
-        registry, name = SLOTS.get(slot), ""
+        registry, name = ALL_SLOTS.get(slot), ""
         if slot == "metrics":
             registry, (name, _, argument) = metrics, argument.partition(".")
         elif registry is not None:

@@ -9,7 +9,7 @@ from lumen.cli.kinds import KINDS, argument_prefix
 from lumen.config.experiment import list_experiments
 from lumen.config.files import read_title
 from lumen.config.reference import KeyReference, read_groups, read_reference
-from lumen.config.schema import KEY_ALIASES, SLOTS
+from lumen.config.schema import ALL_SLOTS, KEY_ALIASES, NESTED_SLOTS, SLOTS
 from lumen.core.arguments import Argument
 from lumen.core.errors import UnknownName, short_suggestion
 from lumen.core.registry import Registry
@@ -58,7 +58,7 @@ def list_keys() -> str:
 def topics() -> list[str]:
     """Return all names that there is help on."""
     components = {name for registry in KINDS.values() for name in registry.names()}
-    arguments = {f"{key}.{argument}" for key, registry in SLOTS.items() for argument in _all_arguments(registry)}
+    arguments = {f"{key}.{argument}" for key, registry in ALL_SLOTS.items() for argument in _all_arguments(registry)}
     arguments |= {f"metrics.{name}.{argument}" for name in KINDS["metrics"].names() for argument in
                   KINDS["metrics"].arguments(name)}  # fmt: skip
     keys = {*read_reference(), *read_groups(), *KEY_ALIASES, "keys"}
@@ -127,7 +127,7 @@ def describe_component(kind: str, name: str) -> str:
 def _describe_argument(topic: str) -> Iterator[str]:
     """Yield the help on an argument of components, such as backbone.size or metrics.lpips.network."""
     prefix, dot, argument = topic.rpartition(".")
-    for kind, registry in KINDS.items() if dot else ():
+    for kind, registry in (KINDS | NESTED_SLOTS).items() if dot else ():
         owners = {}
         for name in registry.names():
             if prefix == argument_prefix(kind, name) and argument in registry.arguments(name):

@@ -1,6 +1,6 @@
 """Kinds of components, as the command line names them."""
 
-from lumen.config.schema import REGISTRIES, SLOTS
+from lumen.config.schema import ALL_SLOTS, REGISTRIES
 from lumen.core.registry import Registry, launchers
 
 KINDS: dict[str, Registry] = REGISTRIES | {"launcher": launchers}
@@ -15,4 +15,4 @@ def kind_names(kind: str) -> set[str]:
 
 def argument_prefix(kind: str, name: str) -> str:
     """Return the beginning of the keys of a component's arguments."""
-    return kind if kind in SLOTS else name if kind == "launcher" else f"{kind}.{name}"
+    return kind if kind in ALL_SLOTS else name if kind == "launcher" else f"{kind}.{name}"

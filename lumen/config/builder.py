@@ -9,11 +9,11 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
-from lumen.config.checks import find_unused_backbone, iterate_problems, read_literal
+from lumen.config.checks import find_unused_backbone, freezes_generator, iterate_problems, read_literal
 from lumen.config.files import list_memory_presets, read_memory_preset
 from lumen.config.groups import is_group, iterate_settings, nest
 from lumen.config.keys import KEYS, NAME_KEYS
-from lumen.config.schema import DEFAULT_TASK, KEY_ALIASES, SLOTS, Config
+from lumen.config.schema import ALL_SLOTS, DEFAULT_TASK, KEY_ALIASES, NESTED_SLOTS, SLOTS, Config, split_key
 from lumen.core.arguments import ANYTHING, Argument
 from lumen.core.errors import BadConfig, BadPlugin, UnknownName, short_suggestion, suggestion
 from lumen.core.paths import user_path
@@ -37,7 +37,7 @@ class ConfigBuilder:
 
     def __init__(self, base: dict[str, Any]):
         self.errors: list[str] = []
-        self.components = {slot: {"name": str(base[slot])} for slot in SLOTS}
+        self.components = {slot: {"name": str(base[slot]) if slot in SLOTS else None} for slot in ALL_SLOTS}
         self.metrics: dict[str, dict[str, Any]] = {}
         self.defaults: dict[str, dict[str, Any]] = {}
         settings = iterate_settings({key: value for key, value in base.items() if key not in (*SLOTS, "metrics")})
@@ -55,17 +55,17 @@ class ConfigBuilder:
         if settings.keys() & {"task", "task.name"}:
             self._task_has_metrics = any(key.partition(".")[0] == "metrics" for key in settings)
         # Names come first, since they drop arguments and decide the types of others.
-        names = NAME_KEYS | SLOTS.keys() | {"metrics"}
-        for key in sorted(settings, key=lambda key: key not in names):
+        names = NAME_KEYS | ALL_SLOTS.keys() | {"metrics"}
+        for key in sorted(settings, key=lambda key: (key not in names, split_key(key)[0] in NESTED_SLOTS)):
             is_default = key.startswith("defaults.")  # of a component that is known later
             values[key] = (
                 settings[key] if is_default else self._find_type(KEY_ALIASES.get(key, key)).read(settings[key])
             )
-            self._apply(layer, f"{key}.name" if key in SLOTS else KEY_ALIASES.get(key, key), values[key])
+            self._apply(layer, f"{key}.name" if key in ALL_SLOTS else KEY_ALIASES.get(key, key), values[key])
         return {key: values[key] for key in given}
 
     def _apply(self, layer: str, key: str, value: Any) -> None:
-        slot, _, argument = key.partition(".")
+        slot, argument = split_key(key)
         if slot == "defaults":
             if refusal := find_refusal(value, ""):
                 self.errors.append(f"{layer}: {key} cannot be {value!r}: {refusal}.")
@@ -73,17 +73,18 @@ class ConfigBuilder:
             self.defaults.setdefault(target, {})[name] = value
         elif slot == "metrics":
             self._set_metrics(layer, argument, value)
-        elif slot not in SLOTS:
+        elif slot not in ALL_SLOTS:
             self._set(layer, key, value)
         elif argument == "name" and value != self.components[slot]["name"]:
+            self.components |= {inner: {"name": None} for inner in NESTED_SLOTS if inner.startswith(f"{slot}.")}
             self.components[slot] = {"name": value}
         else:
             self.components[slot][argument] = value
 
     def _find_type(self, key: str) -> Argument:
         """Return the type of a key; the component that it belongs to has its name by now."""
-        slot, _, argument = key.partition(".")
-        registry, name = SLOTS.get(slot), self.components.get(slot, {}).get("name")
+        slot, argument = split_key(key)
+        registry, name = ALL_SLOTS.get(slot), self.components.get(slot, {}).get("name")
         if slot == "metrics":
             registry, (name, _, argument) = metrics, argument.partition(".")
         if key in KEYS or registry is None:
@@ -104,6 +105,8 @@ class ConfigBuilder:
         flags = dict(self._parse(overrides))
         self._use_metrics_of_task(flags)
         flags = self.apply("the command line", flags.items())
+        for slot in NESTED_SLOTS:
+            self._nest(slot, complete)
         for slot, registry in SLOTS.items():
             self._complete(slot, self.components[slot].get("name"), self.components[slot], registry, complete)
         for name, arguments in self.metrics.items():
@@ -157,11 +160,7 @@ class ConfigBuilder:
 
     def _component_keys(self) -> list[str]:
         """Return the keys of the arguments of the components; of those that cannot be read, none."""
-        keys = []
-        for slot, component in self.components.items():
-            with suppress(UnknownName, BadPlugin):
-                keys += [f"{slot}.{argument}" for argument in SLOTS[slot].arguments(str(component["name"]))]
-        return keys
+        return [f"{slot}.{argument}" for slot in self.components for argument in self._arguments(slot)]
 
     def _set_metrics(self, layer: str, path: str, value: Any) -> None:
         """Set `metrics`, a list of names that keep their arguments, or `metrics.NAME.ARGUMENT`."""
@@ -205,9 +204,9 @@ class ConfigBuilder:
         if not shared.keys() & arguments.keys():
             arguments |= {k: OmegaConf.select(self.tree, key) for k, key in shared.items() if key in self._given}
         defaults = {key: argument.default for key, argument in accepted.items()}
-        title, prefix = f"{registry.noun} '{name}'", slot if slot in SLOTS else f"{slot}.{name}"
+        title, prefix = f"{registry.noun} '{name}'", slot if slot in ALL_SLOTS else f"{slot}.{name}"
         for key, value in arguments.items():
-            if key == "name" and slot in SLOTS:
+            if key == "name" and slot in ALL_SLOTS:
                 continue
             if key not in accepted:
                 self.errors.append(f"{title} has no argument '{prefix}.{key}'; {suggestion(key, accepted)}")
@@ -220,10 +219,28 @@ class ConfigBuilder:
                 self.errors.append(f"{title} needs {prefix}.{key}=..., which nothing sets.")
             arguments.setdefault(key, defaults[key])
 
+    def _nest(self, slot: str, complete: bool) -> None:
+        """Make a component an argument of the one that holds it; null where it has no name."""
+        (parent, _, argument), inner = slot.partition("."), self.components.pop(slot)
+        if inner["name"] is not None:
+            if argument in self._arguments(parent):
+                self._complete(slot, inner["name"], inner, NESTED_SLOTS[slot], complete)
+            self.components[parent][argument] = inner
+        elif rest := [key for key in inner if key != "name"]:
+            self.errors.append(f"{slot}.{rest[0]} needs a {NESTED_SLOTS[slot].noun}; name one, as in {slot}=NAME.")
+
+    def _arguments(self, slot: str) -> dict[str, Argument]:
+        """Return the arguments of the component in a slot; of one that cannot be read, none."""
+        with suppress(UnknownName, BadPlugin):
+            return ALL_SLOTS[slot].arguments(str(self.components[slot]["name"]))
+        return {}
+
     def _settings_of_components(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Return what the task and the generator that a layer names bring: their settings, and those they require."""
         brought = {}
-        for slot, registry in (("task", tasks), ("generator", generators)):
+        task = settings.get("task", settings.get("task.name", self.components["task"]["name"]))
+        registries = {"task": tasks} if freezes_generator(task) else {"task": tasks, "generator": generators}
+        for slot, registry in registries.items():
             name = settings.get(slot, settings.get(f"{slot}.name"))
             suggested = read_literal(registry, name, "settings", {})
             brought |= {key: value for key, value in suggested.items() if key not in self._given}

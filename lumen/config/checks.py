@@ -32,6 +32,9 @@ def iterate_problems(
     """
     required = find_requirements(components)
     min_steps = min(read_literal(tasks, components["task"]["name"], "min_steps", 1), required.get("steps", 1))
+    if OmegaConf.select(tree, "diffusion.controlnet") is not None:
+        min_steps = 0  # it has learnt already
+        yield from find_unused_controlnet(components)
     for key, limits in (RANGES | {"steps": replace(RANGES["steps"], low=min_steps)}).items():
         if problem := limits.find_problem(OmegaConf.select(tree, key)):
             yield f"{key} {problem}."
@@ -54,11 +57,25 @@ def iterate_problems(
 
 
 def find_requirements(components: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return the settings that the generator requires; none if the task uses no generator."""
+    """Return the settings that the generator requires of a task that trains it; none of other tasks."""
+    name = components["task"]["name"]
     with suppress(UnknownName, BadPlugin):
-        if "generator" in tasks.needs(str(components["task"]["name"])):
+        if "generator" in tasks.needs(str(name)) and not freezes_generator(name):
             return read_literal(generators, components["generator"]["name"], "requires", {})
     return {}
+
+
+def freezes_generator(task: Any) -> bool:
+    """Return whether a task brings its own generator, which it takes as it is."""
+    return "generator" in read_literal(tasks, task, "settings", {}) | read_literal(tasks, task, "requires", {})
+
+
+def find_unused_controlnet(components: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Yield a sentence if the run would not use a published ControlNet."""
+    name = used_components(components).get("generator")
+    if name is None or "controlnet" not in generators.needs(name):
+        user = f"generator '{name}'" if name else f"task '{components['task']['name']}'"
+        yield f"diffusion.controlnet is not used by the {user}; leave it out, or choose generator=controlnet."
 
 
 def find_folder_problem(name: str | None) -> str | None:

@@ -11,7 +11,16 @@ import re
 from pathlib import PurePath
 from typing import Any
 
-from lumen.config.schema import BATCH_SPLIT_KEYS, EVALUATION_KEYS, LATER_KEYS, NON_RESULT_KEYS, RUN_KEYS, SLOTS
+from lumen.config.schema import (
+    BATCH_SPLIT_KEYS,
+    EVALUATION_KEYS,
+    LATER_KEYS,
+    NESTED_SLOTS,
+    NON_RESULT_KEYS,
+    RUN_KEYS,
+    SLOTS,
+    split_key,
+)  # fmt: skip
 from lumen.core.registry import Registry, metrics
 
 RECORD_KEYS = ("flags.", "defaults.")  # of where a config comes from
@@ -72,7 +81,7 @@ def format_overrides(overrides: dict[str, Any]) -> str:
 
 def is_evaluation_key(key: str) -> bool:
     """Return whether a further evaluation of a trained run may change a key."""
-    return key.partition(".")[0] in EVALUATION_KEYS
+    return not {key.partition(".")[0], split_key(key)[0]}.isdisjoint(EVALUATION_KEYS)
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -112,6 +121,10 @@ def _with_argument_defaults(tree: dict[str, Any]) -> dict[str, Any]:
     """Fill in the arguments that the components of an older config tree lack."""
     components = {slot: {"name": LATER_KEYS.get(f"{slot}.name")} | tree.get(slot, {}) for slot in SLOTS}
     filled = {slot: _defaults(SLOTS[slot], component["name"]) | component for slot, component in components.items()}
+    for slot, registry in NESTED_SLOTS.items():
+        parent, _, argument = slot.partition(".")
+        if inner := filled[parent].get(argument):
+            filled[parent] |= {argument: _defaults(registry, inner["name"]) | inner}
     chosen = {name: _defaults(metrics, name) | arguments for name, arguments in tree.get("metrics", {}).items()}
     return tree | filled | {"metrics": chosen}
 

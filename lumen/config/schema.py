@@ -15,6 +15,9 @@ SLOTS: dict[str, Registry] = {
     "backbone": backbones,
     "conditioning": conditionings,
 }
+# Arguments of a component that hold a component themselves.
+NESTED_SLOTS: dict[str, Registry] = {"task.unseen": datamodules}
+ALL_SLOTS = SLOTS | NESTED_SLOTS
 REGISTRIES = SLOTS | {"metrics": metrics}
 
 
@@ -26,6 +29,7 @@ class DiffusionOptions:
     size: Literal["tiny", "v1", "v2"]
     revision: str | None
     vae: str | None
+    controlnet: str | None
     hint: Literal["auto", "latent", "image"]
     snr_gamma: Annotated[float, Range(1e-9, 1_000_000_000)] | None
     checkpointing: bool
@@ -138,22 +142,35 @@ class Config:
 # `devices` and `nodes` do: a batch is per device, so they change the number of images in a step.
 NON_RESULT_KEYS = {"runs", "name", "workers", "accelerator", "strategy", "compile", "exact", "elastic", "stop_after",
                    "logger", "keep", "best", "cache", "cache_gb", "cache_text", "every.log", "every.validate",
-                   "every.checkpoint", "data.root", "seed", "validation_images", "validation_prompts"}  # fmt: skip
+                   "every.checkpoint", "data.root", "task.unseen.root", "seed",
+                   "validation_images", "validation_prompts"}  # fmt: skip
 # Other names of keys. The first release wrote `wandb` for its mode, so it stands in its files too.
 KEY_ALIASES = {"wandb": "wandb.mode", "wandb.project": "project"}
 NON_RESULT_KEYS |= {"project", *KEY_ALIASES, *(f"wandb.{option.name}" for option in fields(WandbOptions))}
 # Keys that a config.yaml of the first release lacks, with their defaults. At its default such a key is no part of the
 # name or hash of a run. Add every new key here.
 DEFAULT_TASK, DEFAULT_GENERATOR = "layout_to_image", "controlnet"
-LATER_KEYS = {"task.name": DEFAULT_TASK, "generator.name": DEFAULT_GENERATOR, "data.skies": None}
+LATER_KEYS = {"task.name": DEFAULT_TASK, "generator.name": DEFAULT_GENERATOR, "data.skies": None, "data.fit": None,
+              "diffusion.controlnet": None}  # fmt: skip
 RUN_KEYS = {"task.synthetic"}  # of the directory of another run; what that one learnt, a checkpoint verifies
+# Keys of how generated images are mixed with real ones.
+MIXING_KEYS = ("task.domains", "task.share", "task.copies", "task.row", "task.filter")
 # Keys and groups that a further evaluation of a trained run may change; all others were decided by its training.
 EVALUATION_KEYS = (
     "sampling", "metrics", "measure", "data", "validation", "batch", "workers", "seed", "precision", "accelerator",
-    "devices", "nodes", "strategy", "wandb", "project", "best", "stop_after",
+    "devices", "nodes", "strategy", "wandb", "project", "best", "stop_after", "task.unseen",
 )  # fmt: skip
 # Keys of how the images of a step are divided. Of an elastic run only their product changes the result.
 BATCH_SPLIT_KEYS = ("batch", "accumulate", "devices", "nodes")
+
+
+def split_key(key: str) -> tuple[str, str]:
+    """Return the slot or group that a key belongs to and the rest of it, such as `task.unseen` and `skies`."""
+    for slot in NESTED_SLOTS:
+        if key == slot or key.startswith(f"{slot}."):
+            return slot, key[len(slot) + 1 :]
+    first, _, rest = key.partition(".")
+    return first, rest
 
 
 def iterate_ranges(schema: type, prefix: str = "") -> Iterator[tuple[str, Range]]:

@@ -36,6 +36,7 @@ class Protocol:
         data: Arguments of the data set, as far as they decide which images and classes are scored.
         seed: Seed of the samples; no part of the protocol's hash.
         task: Name of the task, unless it is the default one.
+        unseen: Arguments of the unseen data set, as far as they decide which images are scored.
     """
 
     metrics: dict[str, dict[str, Any]]
@@ -47,6 +48,7 @@ class Protocol:
     data: dict[str, Any]
     seed: int
     task: str | None = None
+    unseen: dict[str, Any] | None = None
 
     def rules(
         self, data: LightningDataModule, task: Task, metrics: dict[str, Metric], precision: str
@@ -67,7 +69,7 @@ class Protocol:
             "size": self.size,
             "data": self.data
             | {"fingerprint": source.fingerprint(), "questions": hash_json(questions) if questions else None}
-            | ({"unseen": _describe_unseen(data.unseen)} if data.unseen else {}),
+            | ({"unseen": (self.unseen or {}) | _describe_unseen(data.unseen)} if data.unseen else {}),
             "lumen": version("lumen"),
             "precision": precision,
         } | task_rules

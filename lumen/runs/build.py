@@ -256,8 +256,13 @@ def _changed_arguments(registry: Registry, component: dict[str, Any]) -> dict[st
 
 def _metrics_by_domain(name: str, arguments: dict[str, Any], data: DataModule) -> dict[str, Metric]:
     """Return a metric by its name; with unseen data also that of each unseen domain, and that of their mean."""
-    if data.unseen is None or "domains" not in metrics.needs(name):
+    if data.unseen is None:
         return {name: _metric(name, arguments, data)}
+    if "domains" not in metrics.needs(name):
+        raise BadConfig(
+            f"metrics: {name} has no values by domain, so it would mix the images of {data.source.name} with those of "
+            f"the unseen {data.unseen.name}; leave {name} out of metrics, or leave out task.unseen."
+        )
     groups = group_domains(data.source, data.unseen)
     return {"-".join(filter(None, [name, group.title])): _metric(name, arguments, data, group) for group in groups}
 

@@ -1,5 +1,6 @@
 """Data set of a config: its files alone, which needs no torch, or as a data module."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lumen.config.schema import Config
@@ -26,8 +27,20 @@ def build_source(config: Config) -> DataSource:
     return datamodules.build(**config.data, loader_config=loader_config)
 
 
+def build_unseen(config: Config, source: DataSource) -> DataSource | None:
+    """Return the files of the data set that the task is scored on as well, if it has one."""
+    if not (arguments := config.task.get("unseen")):
+        return None
+    return datamodules.build(**arguments, loader_config=replace(source.loader_config, questions=None))
+
+
 def build_data(config: Config) -> "DataModule":
-    """Return the data module."""
+    """Return the data module.
+
+    Raises:
+        BadConfig: The unseen data set has other classes.
+    """
     from lumen.data.datamodule import DataModule
 
-    return DataModule(build_source(config))
+    source = build_source(config)
+    return DataModule(source, build_unseen(config, source))

@@ -85,29 +85,19 @@ def evaluate_task(
     if "val/loss" not in values:
         raise BadPlugin(f"the task {config.task['name']} logs no val/loss; log it in its validation_step.")
     values |= task.summary_metrics()
-    sampling = asdict(config.sampling)
-    protocol = Protocol(
-        metrics={name: config.metrics.get(name, {}) for name in metrics},
-        reference_rows=config.measure.anchors,
-        images=config.measure.images,
-        samples=config.measure.samples,
-        sampling={key: value for key, value in sampling.items() if key != "images"},
-        size=config.size,
-        # Mirroring is for training, and a directory may move; all else decides which images and classes are scored.
-        data={
-            key: value
-            for key, value in config.data.items()
-            if key not in ("root", "flip") and (f"data.{key}", value) not in LATER_KEYS.items()
-        },
-        seed=config.seed,
-        task=config.task["name"] if config.task["name"] != DEFAULT_TASK else None,
-    )
+    protocol = build_protocol(config, metrics)
     dashboard = next((logger for logger in trainer.loggers if isinstance(logger, ResilientWandbLogger)), None)
     evaluation = evaluate_rows(
         trainer, data, task, metrics, protocol, directory, Path(config.runs) / "anchors",
         num_pictures=config.wandb.images if dashboard else 0,
     )  # fmt: skip
-    result = {"steps": step, "sampling": sampling, "precision": trainer.precision, **values, **evaluation.values}
+    result = {
+        "steps": step,
+        "sampling": asdict(config.sampling),
+        "precision": trainer.precision,
+        **values,
+        **evaluation.values,
+    }
     if trainer.is_global_zero:
         task.save(directory)
         trainer.logger.flush()  # the history
@@ -123,6 +113,35 @@ def evaluate_task(
         files = {"preview": directory / "grid.png", "metrics": directory / "metrics.json"}
         print("\n".join(f"{name}: {path}" for name, path in files.items() if path.exists()))
     return result
+
+
+def build_protocol(config: Config, metrics: dict[str, Metric]) -> Protocol:
+    """Return the settings of an evaluation by these metrics."""
+    sampling = asdict(config.sampling)
+    return Protocol(
+        metrics={name: config.metrics.get(name, {}) for name in metrics},
+        reference_rows=config.measure.anchors,
+        images=config.measure.images,
+        samples=config.measure.samples,
+        sampling={key: value for key, value in sampling.items() if key != "images"},
+        size=config.size,
+        data=_scored_images(config.data),
+        seed=config.seed,
+        task=config.task["name"] if config.task["name"] != DEFAULT_TASK else None,
+        unseen=_scored_images(config.task.get("unseen") or {}),
+    )
+
+
+def _scored_images(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a data set that decide which images and classes are scored.
+
+    Mirroring is for training, and a directory may move.
+    """
+    return {
+        key: value
+        for key, value in arguments.items()
+        if key not in ("root", "flip") and (f"data.{key}", value) not in LATER_KEYS.items()
+    }
 
 
 @contextmanager

@@ -90,7 +90,8 @@ class MeanIoU(Metric):
         prediction = generated.flatten(0, 1)
         if self.output_kind == "images":
             prediction = self.predict(prediction, tuple(target.shape[-2:]))
-        prediction = torch.where(target == unlabelled, unlabelled, prediction.long())
+        prediction = prediction.long().clamp(max=unlabelled)  # none of the classes
+        prediction = torch.where(target == unlabelled, unlabelled, prediction)
         correct = torch.where(prediction == target, target, unlabelled)
         labels = (x.flatten(1) for x in (correct, prediction, target))
         correct, predicted, labelled = (_count_labels(x, unlabelled + 1)[:, :-1] for x in labels)

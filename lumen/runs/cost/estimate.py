@@ -257,4 +257,6 @@ def _offline_source(config: Config) -> DataSource:
 
 
 def _without_root(config: Config) -> Config:
-    return replace(config, data=config.data | ({"root": ""} if config.data.get("root", "") is None else {}))
+    """Return the config without folders of images, none of which is read."""
+    task = config.task | ({"unseen": None} if "unseen" in config.task else {})
+    return replace(config, task=task, data=config.data | ({"root": ""} if config.data.get("root", "") is None else {}))
