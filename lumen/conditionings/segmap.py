@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lumen.core.errors import BadSample
 from lumen.core.interfaces import IGNORE, Batch, Conditioning
+from lumen.core.palette import class_palette
 from lumen.core.registry import conditionings
 
 
@@ -21,6 +22,8 @@ class SegMap(Conditioning):
             colour per class. A pixel without a class is 0 in every channel, which is black.
         classes: Class names of the data set, in the order of their ids.
     """
+
+    uses_labels = True
 
     def __init__(self, form: Literal["channels", "colours"] = "channels", *, classes: tuple[str, ...]):
         super().__init__()
@@ -48,16 +51,3 @@ class SegMap(Conditioning):
     def visualize(self, layout: Float[Tensor, "b k H W"]) -> Float[Tensor, "b 3 H W"]:
         """Return the label maps in colours, RGB in [0, 1]."""
         return layout if self.form == "colours" else torch.einsum("bkhw,kc->bchw", layout, self.palette[:-1])
-
-
-def class_palette(num_classes: int) -> Float[Tensor, "n 3"]:
-    """Return a colour in [0, 1] for each class, and last black for pixels without a class.
-
-    The bits of a number are dealt in turn to red, green and blue, its lowest bits to the highest bits of the colours.
-    So small numbers have very different colours. Number 0 is black; class i has the colour of i + 1.
-
-    Source: Pascal VOC's VOClabelcolormap.m.
-    """
-    number = torch.tensor([*range(1, num_classes + 1), 0])
-    bits = number[:, None, None] >> (3 * torch.arange(8)[:, None] + torch.arange(3)) & 1
-    return (bits * 2 ** torch.arange(7, -1, -1)[:, None]).sum(1) / 255

@@ -65,7 +65,7 @@ def test_layout_is_computed_in_fp32_under_mixed_precision(name, scenes, fitted):
 @pytest.mark.parametrize("name", NAMES)
 def test_frozen_networks_are_neither_trained_nor_saved_but_follow_the_conditioning(name, build):
     conditioning = build(name).train()
-    assert not list(conditioning.parameters()) and not list(conditioning.children())
+    assert not list(conditioning.parameters()) and not {*conditioning.children()} & {*conditioning.networks.values()}
     for network in conditioning.networks.values():
         assert not any(m.training for m in network.modules())
         assert not any(p.requires_grad for p in network.parameters())
@@ -94,7 +94,7 @@ def test_hint_resolution_is_the_conditionings_unless_configured(name, fitted):
     for value, hint in (("auto", fitted(name).hint), ("latent", "latent"), ("image", "image")):
         config = load("scenes", [*flags, f"diffusion.hint={value}"])
         assert build_task(config, build_data(config)).generator.hint == hint
-    assert (fitted(name).hint == "latent") == (name == "neural_layout")
+    assert (fitted(name).hint == "latent") == (name in ("neural_layout", "proxy"))
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from lumen.conditionings.segmap import class_palette
 from lumen.core.errors import BadCheckpoint
 from lumen.core.interfaces import IGNORE
+from lumen.core.palette import class_palette
 from lumen.core.registry import conditionings
 from lumen.scenes.world import CLASSES
 

@@ -19,7 +19,8 @@ TINY += [f"diffusion.weights={PIPELINE}", "batch=2", "conditioning.vectors=60", 
 TINY += ["accelerator=cpu", "ema=0.5", "prompt_dropout=0.5"]
 # Flags that a task needs beside these to be trained on a few images; a task without an entry needs none.
 TASK_FLAGS: dict[str, list[str]] = {DEFAULT_TASK: []}
-TASK_FLAGS["rearranger"] = ["task.clusters=4", "task.styles=4", "generator.sampler_steps=1"]
+TASK_FLAGS["directions"] = ["generator.weights=none", "metrics=[leak]"]
+TASK_FLAGS["rearranger"] = ["metrics=[colour]", "task.clusters=4", "task.styles=4", "generator.sampler_steps=1"]
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lumen.core.errors import BadCheckpoint
 from lumen.core.interfaces.batch import Batch
+from lumen.core.interfaces.script import WeightsExpression
 from lumen.core.tensor_hashing import fingerprint
 
 
@@ -35,6 +36,7 @@ class Conditioning(nn.Module):
         fitted: Whether `forward` may run.
         num_fit_images: Training images that `compute_statistics` needs; None means all.
         statistics_key: Everything that the statistics depend on besides images and seed.
+        uses_labels: Whether the layout is made of the label map alone.
         explained: Share of the variance that each stored axis explains, for conditionings that have axes.
     """
 
@@ -43,6 +45,7 @@ class Conditioning(nn.Module):
     fitted: bool = True
     num_fit_images: int | None = 0
     statistics_key: dict[str, Any] = {}
+    uses_labels: bool = False
     explained: list[float] | None = None
 
     def __init__(self, **frozen: nn.Module):
@@ -95,6 +98,15 @@ class Conditioning(nn.Module):
 
     def save(self, directory: Path) -> None:
         """Write what was estimated from data, such as a PCA basis, to a run directory."""
+
+    def script(self, size: int, latents: int | None, locate: WeightsExpression) -> str | None:
+        """Return a program that computes the layout of a photo without LUMEN; None if there is none.
+
+        Args:
+            size: Side of the image in pixels.
+            latents: Side of the latents in cells, where the layout enters at their size; None at that of the image.
+        """
+        return None
 
     def visualize(self, layout: Float[Tensor, "b k h w"]) -> Float[Tensor, "b 3 h w"]:
         """Return RGB in [0, 1]. By default the layout is taken to be grey or RGB values in [0, 1]."""
