@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from lumen.core.ranges import LayerRange
 from lumen.core.registry import backbones
-from lumen.features.vit import ViT, timm_vit
+from lumen.features.timm_loading import TINY_CONFIG, build_timm_backbone
+from lumen.features.timm_network import TimmNetwork
 
 
 @backbones.register
@@ -16,7 +17,7 @@ def dino(
     fit: bool = False,
     weights: str = "published",
     revision: str | None = None,
-) -> ViT:
+) -> TimmNetwork:
     """Return the keys of DINO's last layer, the usual dense DINO features (Amir et al. 2021, arXiv:2112.05814).
 
     Args:
@@ -25,4 +26,5 @@ def dino(
             only a commit pins them.
     """
     architecture = f"vit_{'small' if size == 'tiny' else size}_patch{patch}_224.dino"
-    return timm_vit("dino", architecture, size == "tiny", layer, facet, fit, weights, revision)
+    tiny = TINY_CONFIG if size == "tiny" else None
+    return build_timm_backbone("dino", architecture, layer, facet, fit, weights, revision, tiny=tiny)

@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from lumen.core.ranges import LayerRange
 from lumen.core.registry import backbones
-from lumen.features.vit import ViT, timm_vit
+from lumen.features.timm_loading import TINY_CONFIG, build_timm_backbone
+from lumen.features.timm_network import TimmNetwork
 
 
 @backbones.register
@@ -16,7 +17,7 @@ def dinov2(
     fit: bool = True,
     weights: str = "published",
     revision: str | None = None,
-) -> ViT:
+) -> TimmNetwork:
     """Return the normalised patch tokens of DINOv2.
 
     Common image sizes are no multiples of the patch, so images are resized to the nearest: 512 to 518, which gives
@@ -30,4 +31,5 @@ def dinov2(
     """
     variant = f"{'small' if size == 'tiny' else size}_patch14{'_reg4' if registers else ''}"
     architecture = f"vit_{variant}_dinov2.lvd142m"
-    return timm_vit("dinov2", architecture, size == "tiny", layer, facet, fit, weights, revision)
+    tiny = TINY_CONFIG if size == "tiny" else None
+    return build_timm_backbone("dinov2", architecture, layer, facet, fit, weights, revision, tiny=tiny)

@@ -62,7 +62,7 @@ class _LastOutputCaptured(Exception):
 
 
 @contextmanager
-def capture_outputs(modules: list[nn.Module]) -> Iterator[list[Tensor]]:
+def capture_outputs(modules: list[nn.Module], inputs: bool = False) -> Iterator[list[Tensor]]:
     """Capture the outputs of modules in the forward pass that runs inside the context.
 
     The forward pass ends at the last of the modules. It is the library's own, so the values are too. All hooks are
@@ -70,15 +70,18 @@ def capture_outputs(modules: list[nn.Module]) -> Iterator[list[Tensor]]:
 
     Args:
         modules: Modules in the order in which they run.
+        inputs: Capture the first input of each module instead.
     """
     captured = []
 
-    def capture(module: nn.Module, inputs: tuple, output: Tensor | tuple) -> None:
-        captured.append(output[0] if isinstance(output, tuple) else output)
+    def capture(module: nn.Module, *values: Tensor | tuple) -> None:
+        value = values[-1]  # output of a module, or the tuple of its inputs
+        captured.append(value[0] if isinstance(value, tuple) else value)
         if len(captured) == len(modules):
             raise _LastOutputCaptured
 
-    handles = [module.register_forward_hook(capture) for module in modules]
+    register = "register_forward_pre_hook" if inputs else "register_forward_hook"
+    handles = [getattr(module, register)(capture) for module in modules]
     try:
         yield captured
     except _LastOutputCaptured:

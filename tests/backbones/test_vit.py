@@ -9,7 +9,7 @@ from torchvision.transforms.functional import normalize
 
 from lumen.core.errors import BadConfig, WeightsMissing
 from lumen.core.registry import backbones
-from lumen.features.vit import TINY_CONFIG
+from lumen.features.timm_loading import TINY_CONFIG
 
 VARIANTS = [
     ("dino", {"patch": 16}, "vit_small_patch16_224.dino"),

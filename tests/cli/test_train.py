@@ -16,6 +16,7 @@ from lumen.__main__ import main
 from lumen.core.registry import backbones, conditionings
 from lumen.core.visualize import load_grid
 from lumen.features.pca import Basis
+from lumen.features.pretrained import SCENES_WEIGHTS
 from lumen.runs.state_hashes import hash_run_state
 from lumen.training import checkpoint_io
 from lumen.training.callbacks import EMA
@@ -172,7 +173,13 @@ def test_run_that_was_interrupted_in_evaluation_is_evaluated(finished, command, 
     assert sum("test/miou" in line for line in history(finished)) == 1
 
 
-@pytest.mark.parametrize("name", backbones.names())
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(name for name in backbones.names() if (SCENES_WEIGHTS / name).is_dir()),
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("fusion", "pixels", "untrained")),
+    ],
+)
 def test_every_backbone_trains_by_one_override(name, tiny, workdir):
     assert main(["train", "scenes", *tiny, f"backbone={name}", "steps=2", "wandb=disabled"]) == 0
     assert (only_run(workdir) / "metrics.json").exists()

@@ -56,7 +56,7 @@ def test_component_that_is_replaced_loses_its_arguments():
 
 
 def test_config_mistakes_are_all_reported_at_once():
-    overrides = ["lrr=3", "steps=abc", "batch=0", "backbone=dinov3", "data.image=4", "conditioning.components=x"]
+    overrides = ["lrr=3", "steps=abc", "batch=0", "backbone=dinov4", "data.image=4", "conditioning.components=x"]
     overrides += ["+a=1", "sampling.sampler=euler", "prompt_dropout=2", "sampling.negative=${oc.env:HOME}", "lr.more=1"]
     with pytest.raises(BadConfig) as error:
         load("scenes", overrides)
@@ -66,7 +66,7 @@ def test_config_mistakes_are_all_reported_at_once():
         "no key 'lrr'; did you mean 'lr'?",
         "steps cannot be 'abc'",
         "batch must be between 1 and 100,000, not 0",
-        "no backbone is called 'dinov3'; did you mean 'dinov2'?",
+        "no backbone is called 'dinov4'; did you mean 'dinov2'?",
         "no argument 'data.image'; did you mean 'images'?",
         "conditioning.components of conditioning 'neural_layout' must be a whole number, not 'x'",
         "'+a=1' is no override",
@@ -122,7 +122,8 @@ def test_experiment_suggests_the_nearest_name():
 def test_base_experiment_sets_every_key_and_only_those():
     base = read_experiment("base")
     assert dump(load("coco_stuff", [ROOT])).keys() - {"experiment", "flags", "defaults"} == base.keys()
-    arguments = {"data.skies": datamodules.arguments("scenes")["skies"].default}
+    owners = {"data.skies": ("scenes", "skies"), "data.fit": ("cityscapes", "fit")}
+    arguments = {key: datamodules.arguments(name)[argument].default for key, (name, argument) in owners.items()}
     assert all((base | arguments)[key.removesuffix(".name")] == value for key, value in LATER_KEYS.items())
 
 

@@ -29,8 +29,8 @@ def test_registry_arguments_equal_those_of_the_imported_factory(registry, name):
 
 
 def test_registry_suggests_the_nearest_name():
-    with pytest.raises(UnknownName, match=r"did you mean 'dinov2'\? Available: .*create backbones/dinov3.py"):
-        backbones.build("dinov3")
+    with pytest.raises(UnknownName, match=r"did you mean 'dinov2'\? Available: .*create backbones/dinov4.py"):
+        backbones.build("dinov4")
 
 
 @pytest.mark.parametrize(
