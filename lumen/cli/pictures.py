@@ -4,23 +4,34 @@ import os
 import shlex
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lumen.cli.command import Command, as_overrides, command, read_option
+from lumen.cli.command import Command, as_overrides, command, positive_int, read_option
+from lumen.config.checks import read_literal
 from lumen.config.experiment import load, reload
-from lumen.config.schema import Config
+from lumen.config.schema import DEFAULT_TASK, Config
 from lumen.core.errors import BadConfig, UnknownName
 from lumen.core.paths import user_path
+from lumen.core.registry import tasks
 
 if TYPE_CHECKING:
     from lumen.runs.picture_files import PictureFiles
 
 
-@command("sample", 'RUN PHOTO "a prompt" ["another prompt" ... out=FILE|DIR fit=stretch|crop|pad seed=0 key=value ...]')
+@command(
+    "sample",
+    'RUN PHOTO "a prompt" ["another prompt" ... style=PHOTO seeds=4 out=FILE|DIR fit=stretch|crop|pad seed=0 key=value '
+    "...]",
+)
 def sample(positionals: list[str], options: dict[str, str]) -> int:
     """Generate images from prompts with the layout of a photo; out=DIR writes each image as a file.
 
+    A run of the task rearranger takes no prompt. Its photo may be a label map that was drawn by hand, if the run learnt
+    from label maps: class ids, or the colours that a wrong one makes it list.
+
     Options:
+        style: Of a run without prompts, the photo that is rearranged, in place of generated samples.
+        seeds: Of a run without prompts, the number of generated samples that are rearranged; 4 by default.
         out: Path of a sheet of all images, or of a directory for one file of each.
         fit: How a photo that is no square becomes one: stretched, cropped or padded.
 
@@ -30,6 +41,8 @@ def sample(positionals: list[str], options: dict[str, str]) -> int:
     """
     from lumen.runs.directory import load_run_config
 
+    if len(positionals) == 2 and not _is_prompted(load_run_config(user_path(positionals[0]))):
+        return _sample_rearranged(positionals, options)
     if len(positionals) < 3:
         raise UnknownName(f"a run, a photo and a prompt are needed; write: {sample.usage}.")
     run, photo, prompts = user_path(positionals[0]), user_path(positionals[1]), positionals[2:]
@@ -43,6 +56,30 @@ def sample(positionals: list[str], options: dict[str, str]) -> int:
     save_samples(run, config, photo, prompts, files, fit)
     print(f"{'images' if files.is_directory else 'image'}: {files.path}")
     return 0
+
+
+def _sample_rearranged(positionals: list[str], options: dict[str, str]) -> int:
+    """Write images that a run without prompts generates for a layout."""
+    from lumen.runs.directory import load_run_config
+
+    run, drawing = map(user_path, positionals)
+    digest = sha256(" ".join([*positionals, *as_overrides(options)]).encode()).hexdigest()[:8]
+    default = run / "samples" / f"{drawing.stem}-{digest}.png"
+    recipe, out, fit = _recipe(sample, positionals, options), options.pop("out", str(default)), _pop_fit(options)
+    style = user_path(options.pop("style")) if "style" in options else None
+    count = positive_int("seeds", options.pop("seeds", "4"), 1000)
+    config = reload(load_run_config(run), as_overrides(options))
+    files = _picture_files(out, [drawing, *([style] if style else [])], recipe, config)
+    from lumen.runs.rearrangement import save_rearrangements
+
+    save_rearrangements(run, config, drawing, style, count, files, fit)
+    print(f"{'images' if files.is_directory else 'image'}: {files.path}")
+    return 0
+
+
+def _is_prompted(tree: dict[str, Any]) -> bool:
+    """Return whether samples of a run follow prompts."""
+    return read_literal(tasks, tree.get("task", {}).get("name", DEFAULT_TASK), "is_prompted", True)
 
 
 @command("layout", "RUN|PHOTO ... [base=EXPERIMENT out=FILE|DIR fit=stretch|crop|pad key=value ...]")

@@ -70,7 +70,8 @@ def train(config: Config, observers: Sequence[Callback] = ()) -> dict[str, Any]:
             results = evaluate_task(trainer, data, task, metrics, config, directory)
         if trainer.is_global_zero and task.output_kind == "images":
             run = shlex.quote(str(directory))
-            announce(f'next: lumen sample {run} photo.jpg "a red house under a night sky"')
+            words = '"a red house under a night sky"' if task.is_prompted else "seeds=4"
+            announce(f"next: lumen sample {run} photo.jpg {words}")
         return results
 
 
@@ -103,7 +104,7 @@ def _announce(config: Config, data: LightningDataModule, task: Task, directory: 
     start = f"resumes at step {checkpoint_io.step_of(resume)}" if resume else "starts"
     announce(
         f"{directory} {start}: {describe(config)}, {_millions(parameters)} trainable parameters, {images} images a "
-        f"step, {config.steps} steps, {len(data.source.records('train'))} training images."
+        f"step, {config.steps} steps, {len(data.source.train_records())} training images."
     )
 
 

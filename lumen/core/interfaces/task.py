@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
@@ -14,8 +14,10 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lumen.core.errors import BadCheckpoint
+from lumen.core.errors import BadCheckpoint, BadConfig
 from lumen.core.interfaces.batch import Batch
+from lumen.core.interfaces.script import WeightsExpression
+from lumen.core.interfaces.stage import Preview, Stage
 from lumen.core.random import stable_seed
 from lumen.core.tensor_hashing import fingerprint
 
@@ -39,37 +41,6 @@ class Optimization:
     images: int = 1
 
 
-class Preview(NamedTuple):
-    """Pictures of a task's progress, and values to log beside them.
-
-    Attributes:
-        columns: Images (b, 3, h, w) in [-1, 1] by title, such as the layouts of b validation images.
-        captions: Caption of each row.
-    """
-
-    columns: dict[str, Tensor]
-    captions: list[str]
-    scalars: dict[str, Tensor]
-
-
-class Stage(NamedTuple):
-    """Part of a training step whose FLOPs and peak memory are estimated.
-
-    Attributes:
-        name: Part in the table of FLOPs.
-        phase: Phase whose peak memory ends with this stage; None joins it to the next one.
-        cached_values: Values per batch that a cache holds instead of computing the stage.
-        loss: Loss of the last stage.
-        trained: Network of the last stage that is trained, counted apart from the frozen ones around it.
-    """
-
-    name: str
-    phase: str | None = None
-    cached_values: int = 0
-    loss: Tensor | None = None
-    trained: nn.Module | None = None
-
-
 class Task(LightningModule):
     """Learning problem of a run, with the outputs that are scored.
 
@@ -88,6 +59,7 @@ class Task(LightningModule):
         output_kind: Kind of the outputs, such as images in [-1, 1]; metrics of the same kind score them. A task with
             several kinds names them all, and its outputs are a dict by kind.
         min_steps: Fewest optimiser steps of a run; 0 if the task learns what it learns without any.
+        is_prompted: Whether a sample follows a prompt, or a layout alone.
         metrics: Metrics of this task, or a dict of their arguments; they replace those that an experiment names for the
             default task.
         reference_rows: Reference rows by key, each with its label in tables: outputs that a metric is compared with.
@@ -100,6 +72,7 @@ class Task(LightningModule):
 
     output_kind: str | tuple[str, ...] = "images"
     min_steps = 1
+    is_prompted = True
     metrics: tuple[str, ...] | dict[str, dict[str, Any]] = ()
     reference_rows: dict[str, str] = {}
     shared_rows: tuple[str, ...] = ()
@@ -151,6 +124,13 @@ class Task(LightningModule):
 
         Args:
             arguments: Arguments of each component of the config that differ from their defaults.
+        """
+        return {}
+
+    def precomputed_keys(self) -> dict[str, dict[str, Any]]:
+        """Return the inputs of training that are computed before it starts, in the form of `cache_keys`.
+
+        They take too long to be computed in a step, so they are cached whatever the config says about the cache.
         """
         return {}
 
@@ -216,6 +196,18 @@ class Task(LightningModule):
 
     def save(self, directory: Path) -> None:
         """Write what was learnt, beside checkpoints, to a run directory."""
+
+    def export(self, directory: Path, size: int, locate: WeightsExpression) -> dict[str, Any]:
+        """Write what was learnt in formats that other programs open, and return what they need to know.
+
+        Args:
+            size: Side of the image in pixels.
+            locate: Function that says where the weights of a frozen network lie.
+
+        Raises:
+            BadConfig: No other program opens it.
+        """
+        raise BadConfig("what this run has learnt is opened by LUMEN alone; name a run of the task layout_to_image.")
 
     # ---- cost
 

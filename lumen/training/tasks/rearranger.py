@@ -52,6 +52,7 @@ class Rearranger(Task):
         size: Side of an image in pixels.
     """
 
+    is_prompted = False
     metrics = ("miou", "si_depth", "kid", "lpips", "colour")
     settings = {"generator": "unconditional", "lr": 1e-3, "batch": 16, "steps": 2000, "warmup": 20}
     reference_rows = {
