@@ -149,7 +149,7 @@ def _print_problems(rows: "Table") -> None:
 
 
 def _read_table(positionals: list[str], options: dict[str, str], caller: Command) -> "Table":
-    from lumen.sweeps.table import read_table
+    from lumen.sweeps.table_reader import read_table
 
     base, seeds = options.pop("base", None), positive_int("seeds", options.pop("seeds", "1"), 10_000)
     row_names = read_names("rows", options.pop("rows", ""))

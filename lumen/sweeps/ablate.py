@@ -2,21 +2,22 @@
 
 from collections.abc import Callable
 from functools import partial
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
+from lumen.config.schema import Config
 from lumen.core.arguments import Argument
 from lumen.core.console import announce
 from lumen.core.errors import BadConfig, UnknownName, suggestion
 from lumen.core.plain_text import PlainText, find_refusal
 from lumen.core.registry import launchers
 from lumen.sweeps.table import Table
-from lumen.sweeps.trial import Trial
+from lumen.sweeps.trial import Length, Trial
 
 
 def list_trials(table: Table, only: str | None = None) -> list[Trial]:
-    """Return the runs of a table, each with all of its evaluations. Rows that evaluate one run share a trial.
+    """Return the runs of a table as chains. Rows that evaluate one run, or learn from its images, share a trial.
 
     Args:
         only: Name of a trial; the others are left out.
@@ -25,16 +26,21 @@ def list_trials(table: Table, only: str | None = None) -> list[Trial]:
         UnknownName: No trial has this name.
     """
     by_directory: dict[Path, Trial] = {}
+    seeds: dict[Path, set[int]] = {}
     for row, seed in product(table.rows, range(table.seeds)):
-        commands, config = table.commands(row, seed), table.config(row, seed)
-        images_per_step = config.batch * config.accumulate * config.devices * config.nodes
-        trial = by_directory.setdefault(next(iter(commands)), Trial("", {}, config.steps, images_per_step))
-        trial.name += f", {row.name}" if trial.name else row.name
+        commands = table.commands(row, seed)
+        trial = by_directory.setdefault(run_dir := next(iter(commands)), Trial("", {}, {}))
+        seeds.setdefault(run_dir, set()).add(seed)
         trial.tags = list(dict.fromkeys([table.name, *trial.tags, row.name]))
         trial.commands |= commands
+        trial.lengths |= {path: _length(config) for path, config in table.trainings(row, seed).items()}
+        for part in table.parts:
+            trial.needs |= dict(pairwise(reversed(part.commands(row, seed))))
+    by_name = {}
     for run_dir, trial in by_directory.items():
-        trial.name += f" {run_dir.name}" if table.seeds > 1 else ""
-    by_name = {trial.name: trial for trial in by_directory.values()}
+        seed = f" seed{min(seeds[run_dir])}" if table.seeds > len(seeds[run_dir]) else ""
+        trial.name = ", ".join(trial.tags[1:]) + seed
+        by_name[trial.name] = trial
     if only is None:
         return list(by_name.values())
     if only not in by_name:
@@ -83,6 +89,10 @@ def ablate(table: Table, launcher: Callable[..., None], only: str | None = None)
     if pending:
         launcher(table=table, trials=pending)
     return trials
+
+
+def _length(config: Config) -> Length:
+    return Length(config.steps, config.batch * config.accumulate * config.devices * config.nodes)
 
 
 def _parse_value(key: str, text: str, argument: Argument) -> Any:

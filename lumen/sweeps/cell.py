@@ -17,6 +17,7 @@ class Cell:
         range: Smallest and largest value of a reference row that differs between runs.
         best: Whether this is the best row of the column.
         significant: Whether the value differs from the best with 95 % confidence.
+        difference: 95 % confidence interval of the value minus that of the table's baseline, on the same images.
     """
 
     value: float | None = None
@@ -25,8 +26,10 @@ class Cell:
     range: tuple[float, float] | None = None
     best: bool = False
     significant: bool = False
+    difference: tuple[float, float] | None = None
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "Cell":
         """Return the cell whose fields JSON holds."""
-        return cls(**fields | {"interval": fields["interval"] and tuple(fields["interval"])})
+        intervals = {key: fields[key] and tuple(fields[key]) for key in ("interval", "difference")}
+        return cls(**fields | intervals)

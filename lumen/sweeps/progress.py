@@ -87,9 +87,11 @@ def _format_progress(trial: Trial) -> str:
     if trial.state != "running":
         return _format_state(trial)
     step, loss, seconds = trial.progress()
-    if step >= trial.steps:
-        return "running  evaluating"
-    parts = ["running", f"step {step}/{trial.steps}" if step else "starting"]
+    steps, number = trial.lengths[trial.current_run].steps, [*trial.lengths].index(trial.current_run)
+    link = f" {number + 1} of {len(trial.lengths)}" if len(trial.lengths) > 1 else ""
+    if step >= steps:
+        return f"running{link}  evaluating"
+    parts = [f"running{link}", f"step {step}/{steps}" if step else "starting"]
     parts += [f"loss {loss:.4f}"] if loss is not None else []
     parts += [f"{format_duration(seconds)} of training left"] if seconds is not None else []
     return "  ".join(parts)
@@ -101,7 +103,7 @@ def _format_state(trial: Trial) -> str:
     if trial.state == "done":
         return "  ".join(["done", *format_metrics(trial.results())])
     return {
-        "running": f"running, log: {trial.log}",
+        "running": f"running, log: {trial.log(trial.current_run)}",
         "busy": "skipped, another process is running it",
         "stopped": "stopped; repeat the command to resume it",
     }.get(trial.state, trial.state)

@@ -6,13 +6,14 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
+from lumen.config.identity import sanitize
 from lumen.core.errors import BadFile, Mistake
-from lumen.core.registry import tasks
 from lumen.evaluation.headings import display_name, heading
 from lumen.evaluation.keys import MetricKey, higher_is_better, metric_keys
 from lumen.runs.directory import load_provenance, load_results
 from lumen.sweeps.cell import Cell
 from lumen.sweeps.protocol import describe_protocol, verify_comparable, verify_data
+from lumen.sweeps.reference_values import published_columns, reference_rows
 from lumen.sweeps.table import Row, Table
 from lumen.sweeps.table_cache import CachedJSON, hash_inputs
 
@@ -112,6 +113,8 @@ def collect(table: Table, parts: str | None = None) -> Results:
     Raises:
         Mistake: Rows that should be comparable were evaluated under different protocols or trained on different data.
     """
+    if len(table.parts) > 1:
+        return _join_columns([collect(part, parts) for part in table.parts if _has_metric(part, parts)], table)
     directories = {row.name: table.finished_runs(row) for row in table.rows}
     cache = _cell_cache(table, parts, directories)  # before the files are read: they may change meanwhile
     content = cache.load() if cache else None
@@ -128,11 +131,45 @@ def collect(table: Table, parts: str | None = None) -> Results:
     return Results(
         table=table,
         keys=keys,
-        rows=_compute_cells(runs, keys, scores, cache) if content is None else _parse_cells(content, runs),
+        rows=_compute_cells(table, runs, keys, scores, cache) if content is None else _parse_cells(content, runs),
         num_finished={name: len(row_runs) for name, row_runs in runs.items()},
-        reference_rows=_reference_rows(all_runs, keys, table),
-        published=_published_columns(table),
+        reference_rows=reference_rows([(run.eval, run.values) for run in all_runs], keys, table),
+        published=published_columns(table),
         protocol=describe_protocol(_protocols(all_runs)),
+    )
+
+
+def _has_metric(table: Table, name: str | None) -> bool:
+    """Return whether the runs of a table are scored by a metric, if one is named."""
+    return name is None or name in table.config(table.rows[0], 0).metrics
+
+
+def _join_columns(results: list[Results], table: Table) -> Results:
+    """Return the columns of metrics of several tables of the same rows, side by side.
+
+    Raises:
+        Mistake: There are none.
+    """
+    if not results:
+        raise Mistake(f"no run of {table.name} has such a metric; its metrics stand in the head of the table.")
+    columns = [[i for i, key in enumerate(part.keys) if key.kind == "test"] for part in results]
+    labels = dict.fromkeys(label for part in results for label in part.reference_rows)
+
+    def join(cells_by_part: list[list[Cell]]) -> list[Cell]:
+        return [cells[i] for cells, indices in zip(cells_by_part, columns, strict=True) for i in indices]
+
+    blank = [[Cell() for _ in part.keys] for part in results]
+    return Results(
+        table=table,
+        keys=[part.keys[i] for part, indices in zip(results, columns, strict=True) for i in indices],
+        rows={row.name: join([part.rows[row.name] for part in results]) for row in table.rows},
+        num_finished={row.name: min(part.num_finished[row.name] for part in results) for row in table.rows},
+        reference_rows={
+            label: join([part.reference_rows.get(label, none) for part, none in zip(results, blank, strict=True)])
+            for label in labels
+        },
+        published=published_columns(table),
+        protocol=" ".join(dict.fromkeys(filter(None, (part.protocol for part in results)))),
     )
 
 
@@ -176,8 +213,9 @@ def _cell_cache(table: Table, parts: str | None, directories: dict[str, list[Pat
     if not any(file.name == "samples.parquet" and file.exists() for file in files):
         return None
     rows = [asdict(row) | {"runs": len(directories[row.name])} for row in table.rows]
+    rows += [{"baseline": table.baseline}] if table.baseline else []
     metric_order = list(table.config(table.rows[0], 0).metrics)
-    suffix = ".json" if parts is None else f"-{parts}.json"
+    suffix = "".join(f"-{sanitize(name)}" for name in (*table.runs, parts) if name) + ".json"
     return CachedJSON(table.cache_path(suffix), hash_inputs([rows, metric_order, parts], files))
 
 
@@ -200,7 +238,11 @@ def _parse_cells(content: dict[str, list[dict[str, Any]]], runs: dict[str, list[
 
 
 def _compute_cells(
-    runs: dict[str, list[Run]], keys: list[MetricKey], scores: "Scores | None", cache: CachedJSON | None
+    table: Table,
+    runs: dict[str, list[Run]],
+    keys: list[MetricKey],
+    scores: "Scores | None",
+    cache: CachedJSON | None,
 ) -> dict[str, list[Cell]]:
     """Return the cells of all rows, with intervals and significance where a run has per-image scores."""
     cells = {
@@ -208,11 +250,11 @@ def _compute_cells(
     }
     if len({run.eval for row_runs in runs.values() for run in row_runs}) == 1:
         for column, key in enumerate(keys):
-            _mark_best([row[column] for row in cells.values()], key)
+            _mark_best([cells[row.name][column] for row in table.rows if not row.is_reference], key)
     if scores is not None:
         from lumen.sweeps.statistics import add_statistics  # it imports torch
 
-        add_statistics(cells, keys, scores)
+        add_statistics(cells, keys, scores, table.baseline)
     if cache:
         cache.save({name: [asdict(cell) for cell in row] for name, row in cells.items()})
     return cells
@@ -235,49 +277,6 @@ def _mark_best(cells: list[Cell], key: MetricKey) -> None:
     if key.kind == "test" and key.part is None and len(measured) > 1:
         sign = 1 if higher_is_better(key) else -1
         max(measured, key=lambda cell: sign * cell.value).best = True
-
-
-def _reference_rows(runs: list[Run], keys: list[MetricKey], table: Table) -> dict[str, list[Cell]]:
-    """Return the reference rows by label; where rows are evaluated in several ways, those of each way."""
-    first_rows = {row.eval: row.name for row in reversed(table.rows)}
-    labels: dict[str, str] = {}
-    for row in table.rows:
-        labels |= tasks.literal(table.config(row, 0).task["name"], "reference_rows", {})
-    rows = {}
-    for overrides in dict.fromkeys(row.eval for row in table.rows):
-        values = [run.values for run in runs if run.eval == overrides]
-        for kind, label in labels.items():
-            cells = [_reference_cell(values, replace(key, kind=kind)) if key.kind == "test" else Cell() for key in keys]
-            if any(cell.value is not None for cell in cells):
-                rows[f"{label}, {first_rows[overrides]}" if len(first_rows) > 1 else label] = cells
-    return rows
-
-
-def _reference_cell(values: list[dict[str, Any]], key: MetricKey) -> Cell:
-    """Return the value that all runs have of a reference row, or the mean and range of different ones."""
-    numbers = [run[str(key)] for run in values if str(key) in run]
-    if not numbers:
-        return Cell()
-    if len(set(numbers)) > 1:
-        return Cell(mean(numbers), range=(min(numbers), max(numbers)))
-    name = str(replace(key, interval=True))
-    interval = next((run[name] for run in values if name in run), None) if key.part is None else None
-    return Cell(numbers[0], interval=interval and tuple(interval))
-
-
-def _published_columns(table: Table) -> dict[str, dict[str, float]]:
-    """Return the paper's values for the table's data set, or else for the first data set that the paper reports."""
-    data = table.config(table.rows[0], 0).data["name"]
-    published = list(dict.fromkeys(name for row in table.rows for name in row.published))
-    if not published:
-        return {}
-    name = data if data in published else published[0]
-    values = {row.name: row.published.get(name, {}) for row in table.rows}
-    metric_names = dict.fromkeys(metric for row in values.values() for metric in row)
-    return {
-        f"{metric} (paper, {name})": {row: numbers[metric] for row, numbers in values.items() if metric in numbers}
-        for metric in metric_names
-    }
 
 
 def _is_number(value: Any) -> bool:

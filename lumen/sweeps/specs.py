@@ -1,17 +1,20 @@
 """Definitions of tables: the rows of a YAML file in experiments/tables, or of a grid on the command line."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from lumen.config.experiment import list_experiments
+from lumen.config.experiment import list_experiments, load
 from lumen.core.errors import BadConfig, UnknownName, suggestion
 from lumen.core.readers import Shape, explain_damage, read_text, read_yaml, require_shape
 from lumen.sweeps.grid import read_grid
 
-ROW_SHAPE: Shape = {"flag": str, "eval": str, "published": dict}
+ROW_SHAPE: Shape = {"flag": str, "eval": str, "published": dict, "synthetic": str, "reference": bool}
+TABLE_SHAPE: Shape = {"runs": list, "baseline": str, "data": dict}
+DATA_SHAPE: Shape = {"flag": str, "rows": dict}
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,9 @@ class TableSpec:
         curve: Two metrics to plot against each other, or none.
         overrides: Overrides of all rows, of their evaluation, and of single rows.
         typed: Overrides of a grid, lists included; None for a table of a YAML file.
+        runs: Overrides of each of the runs whose metrics stand side by side in a row.
+        baseline: Row that the others are compared with; None where that is the best one.
+        defaults: Overrides of all rows that the table itself names.
     """
 
     name: str
@@ -32,6 +38,9 @@ class TableSpec:
     curve: list[str]
     overrides: list[str]
     typed: list[str] | None = None
+    runs: tuple[str, ...] = ("",)
+    baseline: str | None = None
+    defaults: tuple[str, ...] = ()
 
 
 def table_names() -> list[str]:
@@ -72,13 +81,45 @@ def _read_file(name: str, base: str | None, overrides: Sequence[str]) -> TableSp
     path, remedy = Path(str(files("experiments"))) / "tables" / f"{name}.yaml", "correct it"
     spec = read_yaml(path, remedy, {"base": str, "rows": dict})
     with explain_damage(path, remedy):
-        rows, curve = spec["rows"], spec.get("curve", [])
-        require_shape(rows, dict.fromkeys(rows, dict))
-        for fields in rows.values():
-            require_shape(fields, {key: kind for key, kind in ROW_SHAPE.items() if key in fields})
-            require_shape(fields.get("published", {}), dict.fromkeys(fields.get("published", {}), dict))
+        _verify(spec)
+        base, curve = base or spec["base"], spec.get("curve", [])
+        own = spec["data"].get(_data_name(base, overrides), {}) if "data" in spec else {}
+        rows = {str(row): fields for row, fields in (spec["rows"] | own.get("rows", {})).items()}
         if not rows or not isinstance(curve, list):
             raise ValueError("it has no rows" if not rows else "its 'curve' is no list of two metrics")
+        if spec.get("baseline") not in (None, *rows):
+            raise ValueError(f"its 'baseline' is no row: {spec['baseline']}")
     title = read_text(path, remedy).partition("\n")[0].lstrip("# ")
-    rows = {str(row): fields for row, fields in rows.items()}
-    return TableSpec(name, title, base or spec["base"], rows, curve, list(overrides))
+    return TableSpec(
+        name, title, base, rows, curve, list(overrides), None, tuple(spec.get("runs", [""])), spec.get("baseline"),
+        tuple(shlex.split(own.get("flag", ""))),
+    )  # fmt: skip
+
+
+def _verify(spec: dict[str, Any]) -> None:
+    """Verify the types of a table's fields.
+
+    Raises:
+        ValueError: One has another type.
+    """
+    _verify_present(spec, TABLE_SHAPE)
+    require_shape(dict(enumerate(spec.get("runs", []))), dict.fromkeys(range(len(spec.get("runs", []))), str))
+    blocks = spec.get("data", {})
+    require_shape(blocks, dict.fromkeys(blocks, dict))
+    for block in blocks.values():
+        _verify_present(block, DATA_SHAPE)
+    for rows in (spec["rows"], *(block.get("rows", {}) for block in blocks.values())):
+        require_shape(rows, dict.fromkeys(rows, dict))
+        for fields in rows.values():
+            _verify_present(fields, ROW_SHAPE)
+            require_shape(fields.get("published", {}), dict.fromkeys(fields.get("published", {}), dict))
+
+
+def _verify_present(fields: dict[str, Any], shape: Shape) -> None:
+    require_shape(fields, {key: kind for key, kind in shape.items() if key in fields})
+
+
+def _data_name(base: str, overrides: Sequence[str]) -> str:
+    """Return the name of the data set that an experiment has under these overrides."""
+    named = [override for override in overrides if override.partition("=")[0] in ("data", "data.name")]
+    return load(base, named, complete=False).data["name"]

@@ -15,11 +15,14 @@ from lumen.sweeps.cell import MIN_TESTED_IMAGES, Cell
 Scores = dict[str, list[dict[str, Tensor]]]  # per-image scores by metric, of each seed of each row
 
 
-def add_statistics(cells: dict[str, list[Cell]], keys: list[MetricKey], scores: Scores) -> None:
-    """Set the interval of each cell, and mark those that differ from the best of their column.
+def add_statistics(
+    cells: dict[str, list[Cell]], keys: list[MetricKey], scores: Scores, baseline: str | None = None
+) -> None:
+    """Set the interval of each cell, and compare it with the best of its column and with that of the baseline.
 
     Args:
         cells: Cells of each row, in the order of `keys`.
+        baseline: Row that the others are compared with.
     """
     bootstrap = Bootstrap(scores)
     for column, key in enumerate(keys):
@@ -30,6 +33,8 @@ def add_statistics(cells: dict[str, list[Cell]], keys: list[MetricKey], scores: 
                 continue
             cell.interval = bootstrap.interval(row, key) or cell.interval
             cell.significant = best not in (None, row) and bootstrap.differ(best, row, key)
+            if baseline not in (None, row) and baseline in cells and bootstrap.has_enough_images(row, baseline, key):
+                cell.difference = bootstrap.difference(row, baseline, key)
 
 
 class Bootstrap:
@@ -50,13 +55,15 @@ class Bootstrap:
         The test is paired: both are resampled on the same images, so the difficulty of an image cancels. Of few images
         it finds no difference.
         """
-        if (
-            min(len(seed.get(key.column, ())) for name in (row, other) for seed in self.scores[name])
-            < MIN_TESTED_IMAGES
-        ):
+        if not self.has_enough_images(row, other, key):
             return False
         low, high = self.difference(row, other, key) or (0.0, 0.0)
         return low > 0 or high < 0
+
+    def has_enough_images(self, row: str, other: str, key: MetricKey) -> bool:
+        """Return whether two rows were scored on so many images that their difference can be tested."""
+        counts = [len(seed.get(key.column, ())) for name in (row, other) for seed in self.scores[name]]
+        return min(counts, default=0) >= MIN_TESTED_IMAGES
 
     def difference(self, row: str, other: str, key: MetricKey) -> tuple[float, float] | None:
         """Return the 95 % confidence interval of the value of a row minus that of another, on the same images."""

@@ -1,22 +1,21 @@
 """Tables: rows that differ in one override, from YAML or a grid, with the run and the commands of each row."""
 
-import json
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from lumen.config.experiment import dump, load, reload
-from lumen.config.identity import is_evaluation_key, sanitize
+from lumen.config.identity import sanitize
 from lumen.config.lists import sort_values
-from lumen.config.schema import EVALUATION_KEYS, NON_RESULT_KEYS, Config
-from lumen.core.errors import BadConfig, Mistake, UnknownName, suggestion
+from lumen.config.schema import NON_RESULT_KEYS, Config
+from lumen.core.errors import Mistake
 from lumen.core.hashing import hash_json
+from lumen.core.registry import generators
 from lumen.runs.directory import eval_directory, is_finished, load_results, run_directory
+from lumen.sweeps.chains import key_of, merge, select_generating, select_learning
 from lumen.sweeps.grid import EVAL_PREFIX
-from lumen.sweeps.specs import read_spec
 
 MAX_FILE_LETTERS = 60  # of the overrides in the name of a grid's files
 
@@ -30,12 +29,16 @@ class Row:
         flag: Overrides of its training, as they are typed.
         eval: Overrides of `lumen eval`, where the row is not evaluated as it was trained.
         published: Values that the paper reports, by data set and metric.
+        synthetic: Overrides of the run whose generated images the row learns from; None if it learns from none.
+        is_reference: Whether the row is a reference, which is never the best of a column.
     """
 
     name: str
     flag: str
     eval: str
     published: dict[str, dict[str, float]]
+    synthetic: str | None = None
+    is_reference: bool = False
 
 
 @dataclass
@@ -48,6 +51,9 @@ class Table:
         curve: Two metrics to plot against each other, or none.
         row_filter: Arguments that leave out rows or change single rows, as they were typed.
         grid: Overrides of a grid, lists included; None for a table of a YAML file.
+        runs: Overrides of each of the runs whose metrics stand side by side in a row.
+        baseline: Row that the others are compared with; None where that is the best one.
+        defaults: Overrides of all rows that the table itself names; those of the user come first.
         problems: Sentences about damaged files, by file or run directory; the table is made without them.
     """
 
@@ -61,35 +67,64 @@ class Table:
     curve: list[str]
     row_filter: list[str] = field(default_factory=list)
     grid: list[str] | None = None
+    runs: tuple[str, ...] = ("",)
+    baseline: str | None = None
+    defaults: tuple[str, ...] = ()
     problems: dict[Path, str] = field(default_factory=dict, repr=False, compare=False)
     # Reports ask for the config and the commands of each row a dozen times, and reading a config takes 25 ms.
     _configs: dict[tuple[str, ...], Config] = field(default_factory=dict, repr=False, compare=False)
+    _directories: dict[tuple[str, ...], Path] = field(default_factory=dict, repr=False, compare=False)
     _commands: dict[tuple[str, ...], dict[Path, str]] = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def parts(self) -> list["Table"]:
+        """Tables of one run per row and seed, whose columns stand side by side: this one, if it is such a table."""
+        return [self] if len(self.runs) == 1 else [replace(self, runs=(run,)) for run in self.runs]
+
+    @property
+    def learns_from_images(self) -> bool:
+        """True if rows learn from generated images, or are compared with such rows."""
+        return self.runs != ("",)
+
     def config(self, row: Row, seed: int, eval_overrides: Sequence[str] = ()) -> Config:
-        """Return the config of a row, or of its evaluation under overrides. Callers share it and must not change it."""
-        overrides = self._train_overrides(row, seed)
+        """Return the config of a row, or of its evaluation under overrides. Callers share it and must not change it.
+
+        Of several runs per row, it is that of the first.
+        """
+        config = self._load(overrides := self._train_overrides(row, seed))
         key = (self.base, *overrides, EVAL_PREFIX, *eval_overrides)
-        if key not in self._configs:
-            if eval_overrides:
-                self._configs[key] = reload(dump(self.config(row, seed)), eval_overrides)
-            else:
-                self._configs[key] = load(self.base, overrides)
-        return self._configs[key]
+        if eval_overrides and key not in self._configs:
+            self._configs[key] = reload(dump(config), eval_overrides)
+        return self._configs[key] if eval_overrides else config
 
     def commands(self, row: Row, seed: int) -> dict[Path, str]:
         """Return the commands that make a row, in order, by the directory that each one fills."""
+        if len(self.runs) > 1:
+            return {path: text for part in self.parts for path, text in part.commands(row, seed).items()}
         train_overrides = self._train_overrides(row, seed)
         overrides = [*shlex.split(row.eval), *self.eval_overrides]
         key = (self.base, *train_overrides, EVAL_PREFIX, *overrides)
         if key not in self._commands:
-            run_dir = run_directory(self.config(row, seed))
-            commands = {run_dir: shlex.join(["lumen", "train", self.base, *train_overrides])}
+            run_dir, commands = self._directory(train_overrides), {}
+            if row.synthetic is not None:
+                generating = self._generating_overrides(row)
+                commands[self.generating_run(row)] = shlex.join(["lumen", "train", self.base, *generating])
+            commands[run_dir] = shlex.join(["lumen", "train", self.base, *train_overrides])
             if overrides:
                 eval_dir = eval_directory(run_dir, self.config(row, seed, overrides))
                 commands[eval_dir] = shlex.join(["lumen", "eval", str(run_dir), *overrides])
             self._commands[key] = commands
         return self._commands[key]
+
+    def generating_run(self, row: Row) -> Path | None:
+        """Return the directory of the run whose images a row learns from: of seed 0, whatever the seed of the row."""
+        return None if row.synthetic is None else self._directory(self._generating_overrides(row))
+
+    def trainings(self, row: Row, seed: int) -> dict[Path, Config]:
+        """Return the config of each training of a row by its directory, in order."""
+        overrides = [] if row.synthetic is None else [self._generating_overrides(row)]
+        overrides += [part._train_overrides(row, seed) for part in self.parts]
+        return {self._directory(words): self._load(words) for words in overrides}
 
     def pending_commands(self, row: Row, seed: int) -> list[str]:
         """Return the commands of a row that have not finished."""
@@ -97,11 +132,11 @@ class Table:
         return [command for directory, command in commands.items() if not is_finished(directory)]
 
     def finished_runs(self, row: Row) -> list[Path]:
-        """Return the directories of a row's finished runs, as evaluated for the table: one per seed.
+        """Return the directories of a row's finished runs, as evaluated for the table: one per seed, and per run.
 
         A run with damaged files is left out, and noted in `problems`.
         """
-        evaluated = [list(self.commands(row, seed))[-1] for seed in range(self.seeds)]
+        evaluated = [list(part.commands(row, seed))[-1] for part in self.parts for seed in range(self.seeds)]
         return [directory for directory in evaluated if self._has_results(directory)]
 
     @property
@@ -144,138 +179,34 @@ class Table:
             results = load_results(directory)
         return results is not None and directory not in self.problems
 
+    def _load(self, overrides: list[str]) -> Config:
+        key = (self.base, *overrides)
+        if key not in self._configs:
+            self._configs[key] = load(self.base, overrides)
+        return self._configs[key]
+
+    def _directory(self, overrides: list[str]) -> Path:
+        key = (self.base, *overrides)
+        if key not in self._directories:
+            self._directories[key] = run_directory(self._load(overrides))
+        return self._directories[key]
+
     def _train_overrides(self, row: Row, seed: int) -> list[str]:
-        return [*shlex.split(row.flag), *self.overrides, f"seed={seed}"]
+        """Return the overrides of the first run of a row."""
+        own = shlex.split(row.flag)
+        if not self.learns_from_images:
+            return [*own, *self.overrides, f"seed={seed}"]
+        source = [f"task.synthetic={self.generating_run(row)}"] if row.synthetic is not None else []
+        shared = select_learning(merge(self.overrides, self.defaults), is_mixed=row.synthetic is not None)
+        return merge([*shlex.split(self.runs[0]), *source], own, shared, [f"seed={seed}"])
+
+    def _generating_overrides(self, row: Row) -> list[str]:
+        """Return the overrides of the run whose images a row learns from."""
+        own, shared = shlex.split(row.synthetic), select_generating(merge(self.overrides, self.defaults))
+        names = [override.partition("=")[2] for override in own if key_of(override) == "generator"]
+        required = {key for name in names for key in generators.literal(name, "requires", {})}
+        return merge(own, [override for override in shared if key_of(override) not in required], ["seed=0"])
 
     @property
     def _shared_overrides(self) -> list[str]:
         return [*self.overrides, *(EVAL_PREFIX + override for override in self.eval_overrides)]
-
-
-def read_table(
-    name: str, base: str | None = None, seeds: int = 1, overrides: Sequence[str] = (), only: Sequence[str] = ()
-) -> Table:
-    """Return a table by name, or the grid of an experiment.
-
-    Args:
-        name: Table, or experiment whose overrides hold lists of values.
-        base: Experiment to run a table on instead of its own.
-        seeds: Runs per row.
-        overrides: Overrides of all rows. Those that begin with "eval." apply to the evaluation of all rows, those that
-            begin with a row's name to that row.
-        only: Names of rows; the others are left out.
-
-    Raises:
-        UnknownName: No table, no experiment, or no row has this name.
-        BadConfig: A row cannot run; the message holds every mistake, with the rows that have it.
-    """
-    spec = read_spec(name, base, seeds, overrides)
-    overrides, row_names = spec.overrides, list(spec.rows)
-    for row in only:
-        if row not in row_names:
-            raise UnknownName(f"{name} has no row '{row}'; {suggestion(row, row_names)}")
-    rows = [_build_row(row, fields, overrides) for row, fields in spec.rows.items()]
-    rows = [row for row in rows if row.name in (only or row_names)]
-    row_filter = [_format_filter(only)] if only else []
-    if spec.typed is None:
-        row_filter += [override for override in overrides if override.partition(".")[0] in row_names]
-    common = [override for override in overrides if override.partition(".")[0] not in row_names]
-    shared = [override for override in common if not override.startswith(EVAL_PREFIX)]
-    eval_overrides = [o.removeprefix(EVAL_PREFIX) for o in common if o.startswith(EVAL_PREFIX)]
-    table = Table(
-        spec.name, spec.title, spec.base, rows, shared, eval_overrides, seeds, spec.curve, row_filter, spec.typed
-    )
-    _verify_overrides(table)
-    _verify_rows(table)
-    _verify_evaluations(table)
-    _verify_folders(table)
-    return table
-
-
-def _format_filter(names: Sequence[str]) -> str:
-    """Return the argument that selects rows; names with commas stand in quotes."""
-    if any("," in name for name in names):
-        return f"rows={json.dumps(list(names), ensure_ascii=False)}"
-    return f"rows={','.join(names)}"
-
-
-def _build_row(name: str, fields: dict[str, Any], overrides: Sequence[str]) -> Row:
-    """Return a row; overrides of its own, as in ade20k.data.root=DIR, apply to its evaluation where it has one."""
-    row = Row(name, fields.get("flag", ""), fields.get("eval", ""), fields.get("published", {}))
-    own = shlex.join(text.removeprefix(f"{name}.") for text in overrides if text.startswith(f"{name}."))
-    if own and row.eval:
-        row.eval = f"{row.eval} {own}"
-    elif own:
-        row.flag = f"{row.flag} {own}".strip()
-    return row
-
-
-def _verify_overrides(table: Table) -> None:
-    """Verify that no override of all rows sets the key in which the rows differ.
-
-    Raises:
-        BadConfig: One does.
-    """
-    keys = {"seed", *(_key(row.flag) for row in table.rows if row.flag)} & set(map(_key, table.overrides))
-    keys |= {_key(row.eval) for row in table.rows if row.eval} & set(map(_key, table.eval_overrides))
-    if keys:
-        raise BadConfig(
-            f"{min(keys)} is the key in which the rows of {table.name} differ, so it cannot be set for all of them; "
-            "leave it out, or write seeds=3 for several seeds."
-        )
-
-
-def _verify_rows(table: Table) -> None:
-    """Verify that the config of every row can be built.
-
-    Raises:
-        BadConfig: Some cannot; the message holds each mistake once, with the rows that have it.
-    """
-    mistakes: dict[str, list[str]] = {}
-    for row in table.rows:
-        try:
-            table.commands(row, 0)
-        except BadConfig as error:
-            mistakes.setdefault(str(error), []).append(row.name)
-    if mistakes:
-        lines = [
-            mistake if len(rows) == len(table.rows) else f"row {', '.join(rows)}: {mistake}"
-            for mistake, rows in mistakes.items()
-        ]
-        raise BadConfig("\n".join(lines))
-
-
-def _verify_evaluations(table: Table) -> None:
-    """Verify that the evaluation of every row changes only what `lumen eval` may change.
-
-    Raises:
-        BadConfig: One does not; every row would be trained before its evaluation is refused.
-    """
-    overrides = [*(word for row in table.rows for word in shlex.split(row.eval)), *table.eval_overrides]
-    if fixed := next((key for key in map(_key, overrides) if not is_evaluation_key(key)), None):
-        raise BadConfig(
-            f"{EVAL_PREFIX}{fixed} cannot be set, because {fixed} is decided by training; leave out {EVAL_PREFIX!r} to "
-            f"train other runs. Evaluations change {', '.join(EVALUATION_KEYS)}."
-        )
-
-
-def _verify_folders(table: Table) -> None:
-    """Verify that each row has a run directory, or an evaluation, of its own.
-
-    Raises:
-        BadConfig: A folder is named, which all rows would share, or two rows of a grid are one run.
-    """
-    if any(table.config(row, 0).name for row in table.rows):
-        raise BadConfig(
-            f"name= is the folder of a single run, and these are {len(table.rows)} rows; leave it out: each row has a "
-            "folder of its own."
-        )
-    rows: dict[Path, str] = {}
-    for row in table.rows if table.grid is not None else []:
-        other = rows.setdefault(list(table.commands(row, 0))[-1], row.name)
-        if other != row.name:
-            raise BadConfig(f"the rows {other} and {row.name} are the same run; leave one of them out.")
-
-
-def _key(override: str) -> str:
-    return override.partition("=")[0]

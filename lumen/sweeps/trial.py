@@ -9,7 +9,7 @@ from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from lumen.core import locks
 from lumen.core.console import LOG_NAME, log_header
@@ -28,14 +28,21 @@ ATTEMPTS = 2  # of a command that fails
 State = Literal["waiting", "running", "done", "failed", "busy", "stopped", "submitted"]
 
 
+class Length(NamedTuple):
+    """Length of a training: its optimiser steps, and the images of each, on all devices together."""
+
+    steps: int
+    images_per_step: int
+
+
 @dataclass
 class Trial:
-    """Run of a table: the commands that make it, and their outcome.
+    """Chain of runs of a table: the commands that make it, and their outcome.
 
     Attributes:
         commands: Commands in order, by the directory that each one fills; the first one trains.
-        steps: Optimiser steps of the training.
-        images_per_step: Images of an optimiser step, on all devices together.
+        lengths: Length of each training by its directory, in the same order.
+        needs: Directory that must be finished before a command, by the command's own directory.
         tags: Tags of its runs on W&B: the table and the rows.
         failures: Error message of each command that failed.
         exit_code: Exit code of the last command.
@@ -43,8 +50,8 @@ class Trial:
 
     name: str
     commands: dict[Path, str]
-    steps: int
-    images_per_step: int
+    lengths: dict[Path, Length]
+    needs: dict[Path, Path] = field(default_factory=dict)
     tags: list[str] = field(default_factory=list)
     state: State = "waiting"
     failures: dict[str, str] = field(default_factory=dict)
@@ -52,13 +59,18 @@ class Trial:
 
     @property
     def run_dir(self) -> Path:
-        """Directory of the training."""
+        """Directory of the first training."""
         return next(iter(self.commands))
 
     @property
-    def log(self) -> Path:
-        """File with the output of all commands."""
-        return self.run_dir / LOG_NAME
+    def current_run(self) -> Path:
+        """Directory of the training that is under way, or will be next; the last one, once all are finished."""
+        return next((path for path in self.lengths if not is_finished(path)), [*self.lengths][-1])
+
+    def log(self, directory: Path) -> Path:
+        """Return the file with the output of the command that fills a directory: the log of its training."""
+        training = directory if directory in self.lengths else self.needs.get(directory, self.run_dir)
+        return training / LOG_NAME
 
     def pending_commands(self) -> dict[Path, str]:
         """Return the commands that have not finished, by directory."""
@@ -78,8 +90,8 @@ class Trial:
         """Run the pending commands, each in a process of its own, and yield each process to be waited for.
 
         The trial is locked meanwhile. If another launcher holds it, nothing runs and the state becomes "busy". A
-        command that fails is repeated once, unless the user made a mistake. A run that cannot be trained is not
-        evaluated.
+        command that fails is repeated once, unless the user made a mistake. Commands that need what a failed one should
+        have made do not run.
         """
         try:
             with locks.lock_directory(self.run_dir, ".trial"):
@@ -97,10 +109,14 @@ class Trial:
         """Run the pending commands and return the state that the trial ends in."""
         tags = [*os.environ.get("WANDB_TAGS", "").split(","), *(tag.replace(",", " ") for tag in self.tags)]
         environment = environment | {"WANDB_TAGS": ",".join(filter(None, tags))}
+        failed: set[Path] = set()
         for directory, command in self.pending_commands().items():
-            training = directory == self.run_dir
+            if self.needs.get(directory) in failed:
+                failed.add(directory)
+                continue
+            others = {} if directory == self.run_dir else dict.fromkeys(AGENT_VARIABLES)
             for _ in range(ATTEMPTS):
-                process = start(command, self.log, environment | ({} if training else dict.fromkeys(AGENT_VARIABLES)))
+                process = start(command, self.log(directory), environment | others)
                 yield process
                 self.exit_code = process.returncode
                 if self.exit_code in (0, EXIT_MISTAKE, SIGNAL_EXIT_CODE, EXIT_INTERRUPTED):
@@ -110,22 +126,22 @@ class Trial:
             if self.exit_code == EXIT_MISTAKE and locks.is_locked(directory):
                 return "busy"  # a user has started the command by hand
             if self.exit_code != 0:
-                self.failures[command] = _error_message(self.log, self.exit_code)
-                if training:
-                    break
+                self.failures[command] = _error_message(self.log(directory), self.exit_code)
+                failed.add(directory)
         return "failed" if self.failures else "done"
 
     def failure_report(self) -> str:
         """Return a message that says which commands failed, why, and how to repeat them."""
-        messages = [f"{why}\n  log: {self.log}\n  to repeat: {command}" for command, why in self.failures.items()]
+        logs = {command: self.log(directory) for directory, command in self.commands.items()}
+        messages = [f"{why}\n  log: {logs[text]}\n  to repeat: {text}" for text, why in self.failures.items()]
         messages = messages or [f"exit code {self.exit_code}"]
         return "\n".join(f"{self.name} {self.state}: {message}" for message in messages)
 
     def progress(self) -> tuple[int, float | None, float | None]:
-        """Return the optimiser steps made, the newest loss, and the seconds of training that are left."""
-        newest = read_newest_values(self.run_dir / "metrics.jsonl")
+        """Return the optimiser steps of the current run, its newest loss, and the seconds of it that are left."""
+        newest, length = read_newest_values(self.current_run / "metrics.jsonl"), self.lengths[self.current_run]
         step, speed = int(newest.get("step", -1)) + 1, newest.get("train/images_per_s")
-        seconds = (self.steps - step) * self.images_per_step / speed if speed else None
+        seconds = (length.steps - step) * length.images_per_step / speed if speed else None
         return step, newest.get("train/loss"), seconds
 
     def results(self) -> dict[str, Any]:
@@ -143,6 +159,7 @@ def start(command: str, log: Path, environment: dict[str, str | None]) -> subpro
     """
     # SLURM_JOB_NAME: Lightning starts the run's ranks itself unless srun did, which it reads from this name.
     verify_place(log)
+    log.parent.mkdir(parents=True, exist_ok=True)
     variables = os.environ | {"SLURM_JOB_NAME": "interactive", "PYTHONIOENCODING": "utf-8"} | environment
     with open(log, "a", encoding="utf-8") as file:
         file.write(log_header(command))

@@ -16,7 +16,7 @@ from lumen.config.schema import RANGES, Config
 from lumen.core.errors import UnknownName
 from lumen.core.type_words import format_value
 from lumen.sweeps.specs import table_names
-from lumen.sweeps.table import read_table
+from lumen.sweeps.table_reader import read_table
 
 COMPONENTS = [(kind, name) for kind, registry in KINDS.items() for name in registry.names()]
 

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from lumen.core.files import write_json
 from lumen.evaluation.scores import PerImageScores, save_scores
-from lumen.sweeps.table import Row, Table, read_table
+from lumen.sweeps.table import Row, Table
+from lumen.sweeps.table_reader import read_table
 
 PROTOCOL = {
     "images": 200,

@@ -11,8 +11,9 @@ from lumen.core.files import write_json
 from lumen.core.visualize import make_grid, preview_columns, save_grid
 from lumen.sweeps import specs
 from lumen.sweeps.results import collect
-from lumen.sweeps.table import Table, read_table
-from lumen.sweeps.trial import Trial
+from lumen.sweeps.table import Table
+from lumen.sweeps.table_reader import read_table
+from lumen.sweeps.trial import Length, Trial
 
 OPTIONS = ["table1", "base=scenes"]
 PROVENANCE = {"command": "lumen train scenes", "commit": None, "versions": {}, "data": "a"}
@@ -107,7 +108,7 @@ def test_damaged_run_is_left_out_of_a_report(name, content, directory, capsys):
 
 @pytest.mark.parametrize("content", RESULTS)
 def test_trial_with_damaged_results_is_pending(content, tmp_path):
-    trial = Trial("a", {tmp_path: "lumen train scenes"}, 4, 2)
+    trial = Trial("a", {tmp_path: "lumen train scenes"}, {tmp_path: Length(4, 2)})
     (tmp_path / "metrics.json").write_bytes(content)
     assert list(trial.pending_commands()) == [tmp_path] and str(tmp_path) in trial.find_problems()[0]
     (tmp_path / "metrics.json").write_text('{"val/loss": 1}')
@@ -117,7 +118,7 @@ def test_trial_with_damaged_results_is_pending(content, tmp_path):
 @pytest.mark.parametrize("line", ["3", "[]", "[[1, 2]]", "\0\0", "[" * 9_000, '{"step": "x", "train/loss": []}'])
 def test_trial_progress_passes_damaged_lines_over(line, tmp_path):
     (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1, "train/loss": 0.5}}\n{line}\n')
-    assert Trial("a", {tmp_path: "lumen train scenes"}, 4, 2).progress() == (2, 0.5, None)
+    assert Trial("a", {tmp_path: "lumen train scenes"}, {tmp_path: Length(4, 2)}).progress() == (2, 0.5, None)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from lumen.sweeps.reports.files import save
 from lumen.sweeps.reports.html import to_html
 from lumen.sweeps.reports.text import to_markdown
 from lumen.sweeps.results import collect
-from lumen.sweeps.table import read_table
+from lumen.sweeps.table_reader import read_table
 
 LISTS = ["backbone=dino,clip", "conditioning.components=[5,20]"]
 

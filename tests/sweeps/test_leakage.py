@@ -17,7 +17,8 @@ from lumen.evaluation.probe_dataset import collect_cells
 from lumen.runs.directory import run_directory
 from lumen.sweeps import leakage
 from lumen.sweeps.leakage import coarsest_grid, probe, reference_layouts
-from lumen.sweeps.table import Row, read_table
+from lumen.sweeps.table import Row
+from lumen.sweeps.table_reader import read_table
 from lumen.training.fit_conditioning import fit_conditioning
 
 SMALL = ["size=32", "data.images=16", "measure.images=6", "conditioning.vectors=400", "conditioning.per_image=25"]

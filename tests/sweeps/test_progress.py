@@ -2,12 +2,13 @@
 
 import os
 import re
+from pathlib import Path
 
 import pytest
 
 from lumen.sweeps import progress
 from lumen.sweeps.progress import ProgressTable, format_metrics
-from lumen.sweeps.trial import Trial
+from lumen.sweeps.trial import Length, Trial
 
 
 @pytest.mark.parametrize(
@@ -26,11 +27,15 @@ def test_finished_run_shows_its_metrics(results, words):
     assert format_metrics(results) == words
 
 
+def trial_of(name: str, directory: Path) -> Trial:
+    return Trial(name, {directory: "lumen train scenes"}, {directory: Length(100, 4)})
+
+
 @pytest.fixture
 def trials(tmp_path) -> list[Trial]:
     """Six trials that wait; the first name is wide, and the second holds what would move a cursor."""
     names = ["狗" * 40, "a\x1b[2Jb", "C", "D", "E", "F"]
-    return [Trial(name, {tmp_path / str(i): "lumen train scenes"}, 100, 4) for i, name in enumerate(names)]
+    return [trial_of(name, tmp_path / str(i)) for i, name in enumerate(names)]
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from lumen.sweeps.reports import plots
 from lumen.sweeps.reports import wandb as wandb_report
 from lumen.sweeps.reports.html import to_html
 from lumen.sweeps.results import collect
-from lumen.sweeps.table import read_table
+from lumen.sweeps.table_reader import read_table
 
 IMAGES = 8
 SAMPLING = {"sampler": "dpm", "steps": 15, "guidance": 2.0}

@@ -14,7 +14,7 @@ from lumen.evaluation.metrics.lpips import Diversity
 from lumen.runs.directory import load_results
 from lumen.sweeps.reports import text as formats
 from lumen.sweeps.results import Results, collect
-from lumen.sweeps.table import read_table
+from lumen.sweeps.table_reader import read_table
 
 
 def noise(seed, n=200):

@@ -11,8 +11,8 @@ import torch
 from lumen.__main__ import main
 from lumen.sweeps import table_cache
 from lumen.sweeps.results import collect
-from lumen.sweeps.table import read_table
 from lumen.sweeps.table_cache import CachedJSON, hash_inputs
+from lumen.sweeps.table_reader import read_table
 
 # A process that cannot import torch; it prints the modules that it must not need.
 WITHOUT_TORCH = """

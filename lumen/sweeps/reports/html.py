@@ -5,7 +5,7 @@ import io
 import os
 from collections.abc import Iterator
 from importlib.resources import files
-from itertools import zip_longest
+from itertools import product, zip_longest
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -73,9 +73,23 @@ def _links(table: Table, row: Row) -> Iterator[dict[str, str]]:
     page = table.output_path(".html").parent
     for seed in range(table.seeds):
         for directory, command in table.commands(row, seed).items():
-            name = f"seed {seed}" + ", evaluated again" * (directory.parent.name == "eval")
+            name = _link_name(table, row, seed, directory)
             href = quote(os.path.relpath(directory, page)) + "/" if directory.is_dir() else ""
             yield {"name": name, "href": href, "command": command}
+
+
+def _link_name(table: Table, row: Row, seed: int, directory: Path) -> str:
+    """Return words for one of the directories that make a row."""
+    if directory == table.generating_run(row):
+        return "generated images"
+    run_dir = directory.parent.parent if directory.parent.name == "eval" else directory
+    tasks = [config.task["name"] for path, config in table.trainings(row, seed).items() if path == run_dir]
+    words = [
+        f"seed {seed}",
+        *(tasks if len(table.runs) > 1 else []),
+        *(["evaluated again"] if directory != run_dir else []),
+    ]
+    return ", ".join(words)
 
 
 def _interval_plots(results: Results) -> Iterator[Markup]:
@@ -113,18 +127,18 @@ def _data_uri(picture: Image.Image) -> str:
 
 def _learning_curves(results: Results) -> Iterator[Markup]:
     """Yield a plot of each value of training by step; unfinished runs are included."""
-    table, logs = results.table, {}
-    for row in table.rows:
-        for seed in range(table.seeds):
-            run_dir = next(iter(table.commands(row, seed)))  # rows that evaluate one run share its training
-            logs.setdefault(run_dir, (row.name, _read_history(table, run_dir / "metrics.jsonl")))
-    for number, key in enumerate(LEARNING_CURVES):
+    for number, (part, key) in enumerate(product(results.table.parts, LEARNING_CURVES)):
+        logs = {}
+        for row, seed in product(part.rows, range(part.seeds)):
+            run_dir = [*part.trainings(row, seed)][-1]  # rows that evaluate one run share its training
+            logs.setdefault(run_dir, (row.name, _read_history(part, run_dir / "metrics.jsonl")))
         curves: dict[str, list[dict[int, float]]] = {}
         for name, records in logs.values():
             if curve := {record["step"]: record[key] for record in records if {"step", key} <= record.keys()}:
                 curves.setdefault(name, []).append(curve)
         if curves:
-            plot = plots.plot_learning_curves(curves, results, TRAINING_VALUES[key])
+            task = f", {part.config(part.rows[0], 0).task['name']}" if len(results.table.runs) > 1 else ""
+            plot = plots.plot_learning_curves(curves, results, TRAINING_VALUES[key] + task)
             yield Markup(plots.to_svg(plot, f"course{number}"))
 
 
@@ -148,11 +162,13 @@ def _metrics_with_parts(table: Table) -> list[str]:
 
 def _provenance(table: Table) -> Iterator[dict[str, Any]]:
     """Yield the provenance of each training and each evaluation of the table."""
+    listed: set[Path] = set()  # of runs whose images several rows learn from
     for row in table.rows:
         for seed in range(table.seeds):
             for directory in table.commands(row, seed):
-                if not (directory / "provenance.json").exists():
+                if directory in listed or not (directory / "provenance.json").exists():
                     continue
+                listed |= {directory} & {table.generating_run(row)}
                 with table.noting(directory / "provenance.json"):
                     facts = _facts(load_provenance(directory)) | {"directory": str(directory)}
                     verb = "eval" if directory.parent.name == "eval" else "train"

@@ -12,6 +12,10 @@ LEGEND = (
     "Brackets: 95 % confidence interval over images. Bold: the best of a column. *: differs from the best with 95 % "
     "confidence {scope} (paired bootstrap; every column and row is tested by itself, from {images} images on)."
 )
+DIFFERENCE_LEGEND = (
+    "Δ: 95 % confidence interval of the difference to {baseline} (paired bootstrap); where it holds 0, there is no "
+    "difference."
+)
 SEEDS_LEGEND = "Several seeds: mean ± standard deviation between seeds; intervals are over images and seeds."
 LATEX_ESCAPES = str.maketrans(
     {letter: rf"\{letter}" for letter in "_%&#${}"}
@@ -60,10 +64,11 @@ def to_csv(results: Results) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     suffixes = ("", "_deviation", "_low", "_high", "_apart")
+    suffixes += ("_difference_low", "_difference_high") if results.table.baseline else ()
     columns = [column + suffix for column in results.columns for suffix in suffixes]
     writer.writerow(map(_escape_formula, ["row", "seeds", *columns, *results.published]))
     for name, cells in (results.rows | results.reference_rows).items():
-        numbers = [number for cell in cells for number in _csv_numbers(cell)]
+        numbers = [number for cell in cells for number in _csv_numbers(cell)[: len(suffixes)]]
         published = [_escape_formula(values.get(name, "")) for values in results.published.values()]
         writer.writerow([_escape_formula(name), results.num_finished.get(name, ""), *numbers, *published])
     return out.getvalue()
@@ -73,7 +78,10 @@ def format_notes(results: Results) -> list[str]:
     """Return sentences about the evaluation and the marks of the table; nothing if no row has finished."""
     if not any(results.num_finished.values()):
         return []
-    return [results.protocol, format_legend(results), *([SEEDS_LEGEND] if results.table.seeds > 1 else [])]
+    table = results.table
+    seeds = [SEEDS_LEGEND] if table.seeds > 1 else []
+    baseline = [DIFFERENCE_LEGEND.format(baseline=table.baseline)] if table.baseline else []
+    return [results.protocol, format_legend(results), *seeds, *baseline]
 
 
 def format_legend(results: Results) -> str:
@@ -84,9 +92,8 @@ def format_legend(results: Results) -> str:
 def format_pending(results: Results) -> list[str]:
     """Return a sentence about the commands that are left, and the one that runs them; nothing if none is left."""
     table = results.table
-    commands = [
-        command for row in table.rows for seed in range(table.seeds) for command in table.pending_commands(row, seed)
-    ]
+    pending = (table.pending_commands(row, seed) for row in table.rows for seed in range(table.seeds))
+    commands = list(dict.fromkeys(command for commands in pending for command in commands))
     if not commands:
         return []
     count = "1 command is left" if len(commands) == 1 else f"{len(commands)} commands are left"
@@ -94,12 +101,15 @@ def format_pending(results: Results) -> list[str]:
 
 
 def format_uncertainty(cell: Cell) -> str:
-    """Return what stands behind a value: its deviation between seeds, its interval, its range."""
+    """Return what stands behind a value: its deviation between seeds, its interval, its range, its difference."""
     text = "" if cell.deviation is None else f" ± {cell.deviation:.2g}"
     if cell.interval:
         text += " [{:.4g}, {:.4g}]".format(*cell.interval)
     if cell.range:
         text += " ({:.4g} to {:.4g})".format(*cell.range)
+    if cell.difference:
+        low, high = cell.difference
+        text += ", no difference" if low <= 0 <= high else f", Δ [{low:+.3g}, {high:+.3g}]"
     return text
 
 
@@ -112,11 +122,12 @@ def _body(
     results: Results, format_cell: Callable[[Cell], str], missing: str, escape: Callable[[str], str]
 ) -> list[list[str]]:
     """Return the lines of a table as text cells; reference rows are between asterisks."""
-    lines = []
+    lines, reference_names = [], {row.name for row in results.table.rows if row.is_reference}
     for name, cells in results.rows.items():
         seeds = f"{results.num_finished[name]}/{results.table.seeds}"
         published = [escape(str(values.get(name, missing))) for values in results.published.values()]
-        lines.append([escape(name), seeds, *map(format_cell, cells), *published])
+        label = f"*{name}*" if name in reference_names else name
+        lines.append([escape(label), seeds, *map(format_cell, cells), *published])
     for name, cells in results.reference_rows.items():
         lines.append([escape(f"*{name}*"), "", *map(format_cell, cells), *[""] * len(results.published)])
     return lines
@@ -133,11 +144,12 @@ def _latex_cell(cell: Cell) -> str:
     if cell.value is None:
         return "--"
     value = rf"\textbf{{{cell.value:.4g}}}" if cell.best else f"{cell.value:.4g}" + ("$^*$" if cell.significant else "")
-    return value + format_uncertainty(cell).replace("±", r"$\pm$")
+    return value + format_uncertainty(cell).replace("±", r"$\pm$").replace("Δ", r"$\Delta$")
 
 
 def _csv_numbers(cell: Cell) -> list[float | str]:
     numbers = [cell.value, cell.deviation, *(cell.interval or cell.range or ("", "")), int(cell.significant)]
+    numbers += cell.difference or ("", "")
     return ["" if number is None else number for number in numbers]
 
 

@@ -1,12 +1,13 @@
 """Weights & Biases report of a table: its values, curve, learning curves and images, with rows side by side."""
 
 import shlex
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import wandb
 
-from lumen.config.schema import SLOTS
+from lumen.config.schema import RUN_KEYS, SLOTS
 from lumen.core.errors import Mistake
 from lumen.core.files import write
 from lumen.core.readers import read_text
@@ -125,6 +126,7 @@ def _panel_grid(
 def _group_keys(table: Table) -> list[str]:
     """Return the keys in which the rows differ, as W&B names those of a run's config."""
     overrides = [override for row in table.rows for override in shlex.split(f"{row.flag} {row.eval}")]
+    overrides += RUN_KEYS if any(row.synthetic is not None for row in table.rows) else []
     keys = dict.fromkeys(override.partition("=")[0] for override in overrides)
     return [f"config.{key}.name" if key in SLOTS else f"config.{key}" for key in keys]
 
@@ -136,5 +138,9 @@ def _finished_runs(table: Table) -> list[Path]:
 
 def _training_runs(table: Table) -> list[Path]:
     """Return the directories in which the finished runs were trained."""
-    commands = [list(table.commands(row, seed)) for row in table.rows for seed in range(table.seeds)]
-    return list(dict.fromkeys(paths[0] for paths in commands if is_finished(paths[-1])))
+    directories: dict[Path, None] = {}
+    for part in table.parts:
+        for row, seed in product(part.rows, range(part.seeds)):
+            if is_finished([*part.commands(row, seed)][-1]):
+                directories[[*part.trainings(row, seed)][-1]] = None
+    return list(directories)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from lumen.sweeps.table import read_table
-from lumen.sweeps.trial import Trial
+from lumen.sweeps.table_reader import read_table
+from lumen.sweeps.trial import Length, Trial
 
 QUICK = """
 import json, os, pathlib, signal, sys, time
@@ -65,7 +65,7 @@ def quick(workdir, scripts, monkeypatch):
         eval_dir = run_dir / "eval" / f"{name}-eval"
         commands = {run_dir: f"quick {run_dir} {' '.join(actions)}"}
         commands |= {eval_dir: f"quick {eval_dir} {evaluation}"} if evaluation else {}
-        return Trial(name, commands, steps=4, images_per_step=2)
+        return Trial(name, commands, {run_dir: Length(steps=4, images_per_step=2)})
 
     return make
 

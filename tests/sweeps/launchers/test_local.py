@@ -69,7 +69,7 @@ def test_trial_that_fails_is_repeated_once_and_a_mistake_is_not(quick, table, wo
     assert "twice failed: RuntimeError: out of luck" in report and "runs/twice/log.txt" in report
     assert report.endswith("to repeat: quick runs/twice 1 1 finish")
     assert "lumen: no such name." in trials[2].failure_report()
-    assert trials[1].log.read_text().count("$ quick runs/twice 1 1 finish") == 2
+    assert trials[1].log(trials[1].run_dir).read_text().count("$ quick runs/twice 1 1 finish") == 2
 
 
 def test_metrics_of_each_finished_trial_are_printed(quick, table, capsys):
@@ -157,7 +157,8 @@ import sys
 from pathlib import Path
 from lumen.sweeps.trial import Trial
 for words in sys.argv[1:]:
-    for process in Trial("", {Path(words.split()[0]): f"quick {words}"}, 4, 2).run():
+    run_dir = Path(words.split()[0])
+    for process in Trial("", {run_dir: f"quick {words}"}, {run_dir: (4, 2)}).run():
         process.wait()
 """
 

@@ -12,7 +12,7 @@ import submitit
 from lumen.__main__ import main
 from lumen.sweeps.ablate import list_trials
 from lumen.sweeps.launchers import slurm
-from lumen.sweeps.table import read_table
+from lumen.sweeps.table_reader import read_table
 
 
 @pytest.fixture
