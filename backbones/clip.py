@@ -11,15 +11,17 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from open_clip.transform import PreprocessCfg
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from open_clip.transformer import QuickGELU, ResidualAttentionBlock, VisionTransformer
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 from lumen.core.interfaces import Backbone
+from lumen.core.interfaces.script import FeatureScript, WeightsExpression
 from lumen.core.ranges import LayerRange
 from lumen.core.registry import backbones
 from lumen.core.tensor_hashing import fingerprint
 from lumen.features.extraction import Normalization, capture_outputs, resize_to_multiple, select_layers, tokens_to_map
+from lumen.features.layout_script import normalization_code, resize_code
 from lumen.features.pretrained import building_on_meta, loading_errors, resolve_weights
 
 # By size: open_clip's name of the architecture, and the hub id of OpenAI's weights. Pin a commit with `revision`.
@@ -35,6 +37,12 @@ TINY_CONFIG = {
     "text_cfg": {"width": 16, "layers": 1, "heads": 1, "vocab_size": 64, "context_length": 8},
 }
 FILES = ["open_clip_config.json", "open_clip_model.safetensors"]
+# Code of `facet` for a block m, its input x and its output y.
+FACETS = {
+    "token": "NET.ln_post(y)",
+    "key": "F.linear(m.ln_1(x), m.attn.in_proj_weight.chunk(3)[1], m.attn.in_proj_bias.chunk(3)[1])",
+    "value": "F.linear(m.ln_1(x), m.attn.in_proj_weight.chunk(3)[2], m.attn.in_proj_bias.chunk(3)[2])",
+}
 CONTENTS = "open_clip_config.json and open_clip_model.safetensors"
 
 
@@ -101,6 +109,35 @@ class CLIP(Backbone):
         x = x + block.ls_2(block.mlp(block.ln_2(x)))
         return self.net.ln_post(x) @ self.net.proj
 
+    def script(self, size: int, locate: WeightsExpression) -> FeatureScript | None:
+        """Return code with open_clip alone; None without files of weights, and for MaskCLIP's features."""
+        if not self.source or self.facet not in FACETS:
+            return None
+        image = resize_to_multiple(torch.zeros(1, 3, size, size), self.stride, self.fit, "clip")
+        grid = image.shape[-2] // self.stride, image.shape[-1] // self.stride
+        quick = ", force_quick_gelu=True" if any(isinstance(m, QuickGELU) for m in self.net.modules()) else ""
+        setup = [
+            f"WEIGHTS = {locate(self.source, 'backbone')}",
+            f'NET = open_clip.create_model(f"local-dir:{{WEIGHTS}}"{quick}).visual.eval()',
+            normalization_code(self.normalise),
+            "OUTPUTS = []",
+            f"for layer in {self.layers}:",
+            "    hook = lambda m, x, y: OUTPUTS.append((m, x[0], y))",
+            "    NET.transformer.resblocks[layer].register_forward_hook(hook)",
+        ]
+        body = [
+            *([] if image.shape[-1] == size else [resize_code(tuple(image.shape[-2:]))]),
+            "OUTPUTS.clear()",
+            "tokens = NET.conv1(((image + 1) / 2 - MEAN) / STD).flatten(2).mT",
+            "tokens = torch.cat([NET.class_embedding.expand(1, 1, -1), tokens], dim=1)",
+            f"positions = resample_abs_pos_embed(NET.positional_embedding[None], {grid}, NET.grid_size)",
+            "NET.transformer(NET.ln_pre(tokens + positions))",
+            f"tokens = [{FACETS[self.facet]} for m, x, y in OUTPUTS]",
+            f"return [x[:, 1:].mT.unflatten(2, {grid}) for x in tokens]",
+        ]
+        imports = "import open_clip\nfrom timm.layers import resample_abs_pos_embed"
+        return FeatureScript("open_clip", imports, "\n".join(setup), "\n".join(body))
+
     @cached_property
     def identity(self) -> dict[str, str]:
         """Name, architecture, layers, facet and hash of the weights."""
@@ -156,7 +193,9 @@ def clip(
             tower = _load_tower(path, weights == "published")
         else:
             tower = _untrained_tower(architecture, TINY_CONFIG if size == "tiny" else {})
-    return CLIP(tower, layer, facet, fit)
+    backbone = CLIP(tower, layer, facet, fit)
+    backbone.source = str(path or "")
+    return backbone
 
 
 def _load_tower(path: Path, published: bool) -> VisionTransformer:

@@ -1,6 +1,7 @@
 """Stable Diffusion 1.5 and 2.1: features of the U-Net's decoder for a slightly noisy image (layers of sd-dino)."""
 
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from lumen.core.errors import BadConfig
 from lumen.core.interfaces import Backbone
+from lumen.core.interfaces.script import FeatureScript, WeightsExpression
 from lumen.core.patching import ConstantOutput, replace_submodules
 from lumen.core.ranges import LayerRange, Range, Seed
 from lumen.core.registry import backbones
@@ -58,6 +60,7 @@ class SD(Backbone):
         super().__init__()
         self.vae, self.unet, self.scheduler = base.vae, base.unet, base.scheduler
         self.downscale, self.reading, self.fit = base.downscale, reading, fit
+        self.source = "" if base.source.startswith("untrained") else base.source
         self.timestep, self.prompt, self.seed = timestep, prompt, seed
         self.layers = select_layers(layers, sum(len(block.resnets) for block in self.unet.up_blocks), "sd")
         last = self.scheduler.config.num_train_timesteps - 1
@@ -110,6 +113,29 @@ class SD(Backbone):
             self._prompt_kv_precision = precision
             self._prompt_kv = cached_cross_attention_kv(self.unet, self.text.to(z))
         return self._prompt_kv
+
+    def script(self, size: int, locate: WeightsExpression) -> FeatureScript | None:
+        """Return code with diffusers alone; None without a diffusers folder of weights."""
+        if not self.source or not Path(self.source).is_dir():
+            return None
+        shape = (1, self.vae.config.latent_channels, size // self.downscale, size // self.downscale)
+        setup = [
+            f"PIPE = StableDiffusionPipeline.from_pretrained({locate(self.source, 'base')})",
+            f"NOISE, T = torch.randn({shape}, generator=torch.Generator().manual_seed({self.seed})), {self.timestep}",
+            "OUTPUTS = []",
+            f"for name in {list(self.tap_names)}:",
+            "    hook = lambda module, x, y: OUTPUTS.append(y[0] if isinstance(y, tuple) else y)",
+            "    PIPE.unet.get_submodule(name).register_forward_hook(hook)",
+        ]
+        body = [
+            "OUTPUTS.clear()",
+            "z = PIPE.vae.encode(image).latent_dist.mean * PIPE.vae.config.scaling_factor",
+            "noisy = DDPMScheduler.from_config(PIPE.scheduler.config).add_noise(z, NOISE, torch.tensor([T]))",
+            f'PIPE.unet(noisy, T, encoder_hidden_states=PIPE.encode_prompt({self.prompt!r}, "cpu", 1, False)[0])',
+            "return OUTPUTS",
+        ]
+        imports = "from diffusers import DDPMScheduler, StableDiffusionPipeline"
+        return FeatureScript("diffusers", imports, "\n".join(setup), "\n".join(body))
 
     @cached_property
     def identity(self) -> dict[str, str]:

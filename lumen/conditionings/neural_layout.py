@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from lumen.core.errors import BadConfig, BasisMismatch
 from lumen.core.interfaces import Backbone, Batch, Conditioning
+from lumen.core.interfaces.script import WeightsExpression
 from lumen.core.patching import replace_submodules
 from lumen.core.random import generator
 from lumen.core.ranges import Count, Range
 from lumen.core.registry import conditionings
 from lumen.core.visualize import layout_to_rgb
 from lumen.features.joint_moments import joint_moments
+from lumen.features.layout_script import compose_layout_script
 from lumen.features.moments import Moments
 from lumen.features.pca import BASIS_TENSORS, Basis, gather_vectors, principal_axes, project
 
@@ -235,6 +237,11 @@ class NeuralLayout(Conditioning):
     def save(self, directory: Path) -> None:
         """Write the basis to basis.safetensors."""
         self.basis.save(directory / "basis.safetensors")
+
+    def script(self, size: int, latents: int | None, locate: WeightsExpression) -> str | None:
+        """Return a program that computes the layout with the backbone's library alone, if the backbone has one."""
+        script = self.backbone.script(size, locate)
+        return script and compose_layout_script(script, self.channels, self.scaling, size, latents)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the metadata of the basis, which hold the backbone's identity."""

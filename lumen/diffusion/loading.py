@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, DDPMScheduler, UNet2DConditionModel
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -75,6 +75,27 @@ def _resolve_folder(weights: str, hub_id: str | None, revision: str | None) -> P
     with loading_errors(path, "sd", CONTENTS):
         verify_family(path)
     return resolve_weights(weights, "sd", hub_id, revision, FILES)
+
+
+def load_controlnet(weights: str) -> ControlNetModel | None:
+    """Load a published ControlNet in float32; None while only architectures are built.
+
+    Args:
+        weights: Folder that diffusers wrote, a folder that `lumen export` wrote, or a hub id.
+
+    Raises:
+        WeightsMissing: A file is missing or cannot be read, or belongs to another family of models.
+    """
+    name = "the ControlNet"
+    path = resolve_weights(weights, name, None, None, ["config.json", "*.safetensors"], "controlnet")
+    if path is None or building_on_meta():
+        return None
+    path = path / "controlnet" if (path / "controlnet").is_dir() else path
+    with loading_errors(path, name, "config.json and diffusion_pytorch_model.safetensors of a ControlNet"):
+        kind = read_config(path, "config.json").get("_class_name", "no network of diffusers")
+        if kind != ControlNetModel.__name__:
+            raise ValueError(f"it holds {kind}, not {ControlNetModel.__name__}")
+        return _load_safetensors(ControlNetModel, path)
 
 
 @cache

@@ -67,7 +67,8 @@ def _find_hub_id(architecture: str, weights: str) -> str:
     Raises:
         WeightsMissing: They are asked for, and timm knows none on the hub.
     """
-    if not (hub_id := timm.get_pretrained_cfg(architecture).hf_hub_id) and weights == "published":
+    card = timm.get_pretrained_cfg(architecture)
+    if not (hub_id := card and card.hf_hub_id) and weights == "published":
         raise WeightsMissing(
             f"timm knows no weights of {architecture} on the hub; give a file, a timm folder or a hub id as "
             "weights=PATH, or weights=none (untrained)."

@@ -4,17 +4,16 @@ from collections.abc import Iterable
 from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
-from lumen.core.errors import BadConfig, BadSize
+from lumen.core.errors import BadConfig
 from lumen.core.interfaces import Backbone
 from lumen.core.interfaces.script import FeatureScript, WeightsExpression
 from lumen.core.tensor_hashing import fingerprint
 from lumen.features.attention_facets import QKV_INDEX, SOURCES, capture_facet
-from lumen.features.extraction import Normalization, resize_to_multiple, select_layers, tokens_to_map
+from lumen.features.extraction import Normalization, resize_to_multiple, resize_to_size, select_layers, tokens_to_map
 from lumen.features.layout_script import normalization_code, resize_code
 
 
@@ -83,22 +82,10 @@ class TimmNetwork(Backbone):
         return [maps[i] for i in self.order]
 
     def _resize(self, image: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 h w"]:
-        """Return the image at sides that the network takes.
-
-        Raises:
-            BadSize: It has others, and `fit` is False.
-        """
+        """Return the image at sides that the network takes."""
         if self.fixed_size is None:
             return resize_to_multiple(image, self.step, self.fit, self.name)
-        if tuple(image.shape[-2:]) == self.fixed_size:
-            return image
-        if not self.fit:
-            (height, width), (own_height, own_width) = image.shape[-2:], self.fixed_size
-            raise BadSize(
-                f"{self.name} takes images of {own_height} x {own_width} pixels alone, not {height} x {width}; choose "
-                "that size, or backbone.fit=true to have images resized for the backbone."
-            )
-        return F.interpolate(image, size=self.fixed_size, mode="bilinear", antialias=True, align_corners=False)
+        return resize_to_size(image, self.fixed_size, self.fit, self.name)
 
     def script(self, size: int, locate: WeightsExpression) -> FeatureScript | None:
         """Return code with timm alone; None without files of weights, and for keys and values of unusual attentions."""

@@ -25,13 +25,14 @@ def select_checkpoint(run: Path, config: Config) -> Path:
     return newest
 
 
-def restore(task: Task, path: Path) -> None:
-    """Load a checkpoint's weights into a task: the averaged ones if the run had an EMA."""
+def restore(task: Task, path: Path, averaged: bool = True) -> bool:
+    """Load a checkpoint's weights into a task, and return whether they are averaged: only where the run had an EMA."""
     checkpoint = checkpoint_io.read(path)
     task.on_load_checkpoint(checkpoint)
     task.load_state_dict(checkpoint["state_dict"])
     average = checkpoint.get("callbacks", {}).get(EMA.state_key)
-    if average:
+    if average and averaged:
         with torch.no_grad():
-            for weight, averaged in zip(trainable_parameters(task), average["shadow_params"], strict=True):
-                weight.copy_(averaged)
+            for weight, mean in zip(trainable_parameters(task), average["shadow_params"], strict=True):
+                weight.copy_(mean)
+    return bool(average and averaged)

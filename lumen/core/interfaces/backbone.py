@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lumen.core.interfaces.script import FeatureScript, WeightsExpression
 from lumen.core.resize import resize
 
 
@@ -19,12 +20,14 @@ class Backbone(nn.Module):
         identity: Name, arguments and hash of the weights; a PCA basis belongs to one identity.
         final_conv: Name of the convolution that yields the finest map, if there is one; a projection may be fused
             into it.
+        source: Folder of the weights; "" if they are untrained.
     """
 
     map_channels: tuple[int, ...]
     stride: int
     identity: dict[str, str]
     final_conv: str | None = None
+    source: str = ""
 
     def feature_maps(self, image: Float[Tensor, "b 3 H W"]) -> list[Tensor]:
         """Return feature maps (b, c_i, h_i, w_i) of an image in [-1, 1], the finest last.
@@ -33,6 +36,10 @@ class Backbone(nn.Module):
             BadSize: The network cannot take this size; the message names sizes that it can.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement feature_maps()")
+
+    def script(self, size: int, locate: WeightsExpression) -> FeatureScript | None:
+        """Return code that computes the features of images of a size without LUMEN; None if there is none."""
+        return None
 
     @property
     def channels(self) -> int:

@@ -41,13 +41,6 @@ class Batch:
             batch.image = batch.image.float() / 127.5 - 1
         return batch
 
-    def take(self, rows: Int[Tensor, " n"]) -> "Batch":
-        """Return the batch of some rows."""
-        indices = rows.tolist()
-        extra = {kind: [values[i] for i in indices] for kind, values in self.extra.items()}
-        batch = self._map_tensors(lambda tensor: tensor[rows])
-        return replace(batch, caption=[self.caption[i] for i in indices], id=[self.id[i] for i in indices], extra=extra)
-
     def pin_memory(self) -> "Batch":
         """Return a copy in page-locked memory, from which a GPU reads asynchronously. The loader calls it."""
         return self._map_tensors(Tensor.pin_memory)

@@ -3,13 +3,15 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lumen.core.interfaces.task import Stage
+from lumen.core.errors import BadConfig
+from lumen.core.interfaces.stage import Stage
 from lumen.core.tensor_hashing import fingerprint
 
 
@@ -98,6 +100,20 @@ class Generator(nn.Module):
     def reconstruct(self, image: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 H W"]:
         """Return the decoded latents of an image: the best image that this generator can make."""
         raise NotImplementedError(f"{type(self).__name__} must implement reconstruct()")
+
+    def export(self, directory: Path) -> dict[str, Any]:
+        """Write what was learnt to a folder that other programs open.
+
+        Returns:
+            `channels` of the layout, and its `hint`: "latent" or "image".
+
+        Raises:
+            BadConfig: There is no program that opens it.
+        """
+        raise BadConfig(
+            f"no other program opens the generator {type(self).__name__}; lumen export takes runs of "
+            "generator=controlnet."
+        )
 
     @property
     def latents_key(self) -> dict[str, str]:

@@ -9,7 +9,9 @@ from jaxtyping import Float
 from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 
+from lumen.core.files import write
 from lumen.core.interfaces import Batch, Conditioning, Generator, Optimization, Preview, Stage, Task
+from lumen.core.interfaces.script import WeightsExpression
 from lumen.core.random import keyed_uniform, stable_seed
 from lumen.core.registry import tasks
 from lumen.core.visualize import preview_columns
@@ -213,6 +215,16 @@ class LayoutToImage(Task):
     def save(self, directory: Path) -> None:
         """Write what the conditioning estimated, such as a PCA basis."""
         self.conditioning.save(directory)
+
+    def export(self, directory: Path, size: int, locate: WeightsExpression) -> dict[str, Any]:
+        """Write controlnet/, the basis of the layouts, and layout.py, where there is a program that makes them."""
+        facts = self.generator.export(directory / "controlnet")
+        self.conditioning.save(directory)
+        latents = size // self.generator.downscale if facts["hint"] == "latent" else None
+        program = self.conditioning.script(size, latents, locate)
+        if program is not None:
+            write(directory / "layout.py", program)
+        return facts | {"latents": latents, "base": locate(self.source, "base"), "has_layout": program is not None}
 
     # ---- cost
 
