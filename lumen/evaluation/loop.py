@@ -18,6 +18,7 @@ from lumen.core.visualize import thumbnails
 from lumen.evaluation.keys import MetricKey
 from lumen.evaluation.scores import PartialScores, PerImageScores, describe_samples
 
+PICTURE_KINDS = ("images", "edits")  # kinds of outputs that are rounded as a PNG file rounds
 PICTURES = "pictures"  # beside the scores of a batch, in the file of an interrupted evaluation
 
 
@@ -80,8 +81,9 @@ class EvaluationLoop(LightningModule):
                 key: metric.score_samples(batch, outputs[metric.output_kind] if isinstance(outputs, dict) else outputs)
                 for key, metric in self.metrics.items()
             }
-            if len(self.pictures) < self.num_pictures and self.task.output_kind == "images":
-                scores[PICTURES] = self._picture(batch, outputs)
+            if len(self.pictures) < self.num_pictures and "images" in self.task.output_kind:
+                images = outputs["images"] if isinstance(outputs, dict) else outputs
+                scores[PICTURES] = self._picture(batch, images)
             self.partial.save(batch.id, scores)
         if PICTURES in scores:
             self.pictures |= zip(batch.id, scores[PICTURES].cpu(), strict=True)
@@ -132,7 +134,9 @@ class EvaluationLoop(LightningModule):
         )
         for tensor in outputs.values() if isinstance(outputs, dict) else [outputs]:
             self._verify_finite(batch, tensor)
-        return round_to_bytes(outputs) if self.task.output_kind == "images" else outputs
+        if isinstance(outputs, dict):
+            return {kind: round_to_bytes(x) if kind in PICTURE_KINDS else x for kind, x in outputs.items()}
+        return round_to_bytes(outputs) if self.task.output_kind in PICTURE_KINDS else outputs
 
     def _verify_finite(self, batch: Batch, outputs: Tensor) -> None:
         """Raise Diverged if outputs are not finite."""

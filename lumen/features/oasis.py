@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
+from lumen.core.errors import WeightsMissing
 from lumen.core.files import write, write_json
-from lumen.features.pretrained import loading_errors, resolve_weights
+from lumen.features.pretrained import SCENES_WEIGHTS, loading_errors, resolve_weights
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 PUBLISHED_WIDTHS = (1024, 1024, 1024, 512, 256, 128, 64)  # 64 times 16, 16, 16, 8, 4, 2, 1
@@ -169,16 +170,21 @@ def save_oasis(directory: Path, generator: OasisGenerator) -> None:
     write_json(directory / CONFIG_FILE, asdict(generator.config))
 
 
-def load_oasis(weights: str, config: OasisConfig) -> OasisGenerator:
+def load_oasis(weights: str, config: OasisConfig | None = None) -> OasisGenerator:
     """Return a frozen generator, as `resolve_weights` finds it.
 
     Args:
         weights: "scenes", a folder that the recipe wrote, or "none".
-        config: Shape of the untrained generator of "none".
+        config: Shape of the untrained generator of "none"; a folder holds its own.
 
     Raises:
         WeightsMissing: The weights do not exist, or belong to another network.
     """
+    if weights == "scenes" and not (SCENES_WEIGHTS / "oasis").is_dir():
+        raise WeightsMissing(
+            "the weights of scenes' oasis are not part of this installation; train them by `python -m "
+            "lumen.scenes.recipes oasis`, or give the folder of others as weights=FOLDER."
+        )
     path = resolve_weights(weights, "oasis", None, None, [CONFIG_FILE, WEIGHTS_FILE])
     with loading_errors(path, "oasis", f"{CONFIG_FILE} and {WEIGHTS_FILE} of the recipe oasis"):
         if path is not None:

@@ -27,6 +27,7 @@ def test_run_resumes_to_the_bit_and_is_evaluated_and_sampled(name, workdir, monk
     flags = [*TINY, f"generator={name}", *([] if "steps" in required else ["steps=4"])]
     flags += [] if "conditioning" in required else ["conditioning=blank"]
     flags += [f"generator.{key}=2" for key in generators.arguments(name) if key.endswith("_steps")]
+    flags += ["generator.weights=none"] if "weights" in generators.arguments(name) else []
     assert main(["show", "scenes", *flags, "--cost"]) == 0 and name in capsys.readouterr().out.lower()
     assert main(["train", "scenes", *flags, "runs=whole"]) == 0
     step = LayoutToImage.training_step
@@ -46,7 +47,7 @@ def test_run_resumes_to_the_bit_and_is_evaluated_and_sampled(name, workdir, monk
     newest = max((whole / "checkpoints").glob("*.ckpt"))
     keys = torch.load(newest, weights_only=True)["state_dict"].keys()
     trained = {key.split(".")[1] for key in keys if key.startswith("diffusion.")}
-    assert trained == {"freestyle": {"unet"}, "pnp": set()}.get(name, trained)
+    assert trained == {"freestyle": {"unet"}, "pnp": set(), "oasis": set()}.get(name, trained)
     assert main(["eval", str(whole), "sampling.steps=1"]) == 0
     if required.get("conditioning") != "segmap":  # a photo has no labels
         Image.new("RGB", (40, 40), "red").save("photo.png")

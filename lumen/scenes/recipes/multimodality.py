@@ -40,7 +40,7 @@ def generate(
 
 def evaluate(directory: Path, work: Path, split: str = "test", count: int = 512) -> dict[str, float]:
     """Return the metrics of a saved generator: mIoU, Fréchet distance, and those of `noise_metrics`."""
-    generator = load_oasis(str(directory), None)
+    generator = load_oasis(str(directory))
     vae = AutoencoderKL.from_pretrained(AUTOENCODER, torch_dtype=torch.float32).eval()
     scenes = render_dataset(work, split, count, SIZE)
     images = generate(generator, vae, scenes.semantic)

@@ -7,17 +7,17 @@ from torchmetrics.functional.image.lpips import _LPIPS
 
 from lumen.core.interfaces import Batch
 from lumen.core.registry import metrics
-from lumen.evaluation.metrics import lpips
+from lumen.evaluation import perceptual
 
 
-@pytest.mark.parametrize("trunk", lpips.TRUNKS)
+@pytest.mark.parametrize("trunk", perceptual.TRUNKS)
 def test_lpips_equals_the_published_package(trunk, monkeypatch):
     """Both have the published linear layers on one untrained trunk, whose weights would have to be fetched."""
     reference = published.LPIPS(net=trunk, pnet_rand=True, verbose=False)
     network = _LPIPS(pretrained=True, net=trunk, pnet_rand=True)
     trunk_weights = zip(network.net.state_dict(), reference.net.state_dict().values(), strict=True)
     network.net.load_state_dict(dict(trunk_weights))
-    monkeypatch.setattr(lpips, "_load_published", lambda _: network)
+    monkeypatch.setattr(perceptual, "_load_published", lambda _: network)
     metric = metrics.build("lpips", trunk=trunk)
     a, b, c = torch.rand(3, 2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():

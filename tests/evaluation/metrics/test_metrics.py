@@ -52,7 +52,17 @@ def reference(metric, batch):
         boxes = [boxes_to_array(content["objects"], KINDS) for content in batch.extra["boxes"]]
         tensors = [torch.from_numpy(array).float() for array in boxes]
         return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=NO_BOX)
+    if metric.output_kind == "edits":
+        return recolour_sky(batch)
     return batch.image if metric.output_kind == "images" else torch.stack(batch.extra[metric.output_kind])
+
+
+def recolour_sky(batch):
+    """Return edits of the sky alone: it is as it was, then light blue, grey, orange and nearly black."""
+    sky = (batch.mask == 0)[:, None].float()
+    colours = torch.tensor([[0.2, 0.5, 1.0], [0.7, 0.7, 0.7], [1.0, 0.3, -0.4], [-0.95, -0.95, -0.8]])
+    edits = [batch.image, *(torch.lerp(batch.image, colour[:, None, None], sky) for colour in colours)]
+    return torch.stack([torch.cat([image, sky], 1) for image in edits], 1)
 
 
 def value(metric, batch, *samples):
@@ -65,9 +75,9 @@ def value(metric, batch, *samples):
 def test_metric_prefers_the_reference_to_noise(name, built, scenes):
     metric = built[name]
     output = reference(metric, scenes)
-    # A metric of diversity prefers samples that differ.
-    good = (output, output.flip(0)) if metric.samples_per_image > 1 else (output,)
-    bad = (output, output) if metric.samples_per_image > 1 else (noise(output),)
+    good, bad = (output,), (noise(output),)
+    if metric.samples_per_image > 1:  # a metric of diversity prefers samples that differ, one of consistency does not
+        good, bad = [(output, output.flip(0)), (output, output)][:: 1 if metric.higher_is_better else -1]
     sign = 1 if metric.higher_is_better else -1
     assert sign * value(metric, scenes, *good) > sign * value(metric, scenes, *bad)
 
