@@ -8,8 +8,9 @@ from lumen.core.labels import IGNORE
 from lumen.core.ranges import Share
 from lumen.core.registry import datamodules
 from lumen.data.class_names import CITYSCAPES
+from lumen.data.copies import Files
 from lumen.data.fake import write_json, write_pair
-from lumen.data.index import DatasetIndex
+from lumen.data.index import DatasetIndex, ImageRecord
 from lumen.data.readers import consecutive_classes, lookup_table, read_image, read_label_map
 from lumen.data.source import DataSource, LoaderConfig
 from lumen.data.transforms import CropTransform, bernoulli, crop_to_square, sample_window
@@ -57,6 +58,11 @@ class Bdd100k(DataSource):
         resized = crop_to_square(size, side).resized
         window = sample_window(resized, (side, side), generator)
         return CropTransform(size, resized, window, bernoulli(self.flip, generator))
+
+    def copy_files(self, record: ImageRecord, name: str, root: Path) -> Files:
+        """Return the files of a copy of an image, which is JPEG as all images of this data set."""
+        files = super().copy_files(record, name, root)
+        return files | {"image": (files["image"][0].with_suffix(".jpg"), b"")}
 
     @staticmethod
     def fake(root: str | Path) -> None:

@@ -7,8 +7,9 @@ from typing import Literal
 from lumen.core.ranges import Share
 from lumen.core.registry import datamodules
 from lumen.data.class_names import COCO_STUFF
+from lumen.data.copies import Files, copy_files
 from lumen.data.fake import write_json, write_pair
-from lumen.data.index import DatasetIndex
+from lumen.data.index import DatasetIndex, ImageRecord
 from lumen.data.readers import IMAGE_SUFFIXES, consecutive_classes, lookup_table, read_image, read_label_map
 from lumen.data.source import DataSource, LoaderConfig
 
@@ -54,6 +55,10 @@ class CocoStuff(DataSource):
         index.add_files("mask", (".png",), *directories, exclude=("_labelTrainIds.png",))
         index.add_captions(self.captions, f"annotations/captions_{part}.json")
         return index
+
+    def copy_files(self, record: ImageRecord, name: str, root: Path) -> Files:
+        """Return the files of a copy of a training image; those of val2017 have captions of their own."""
+        return copy_files(record, name, root, "annotations/captions_train2017.json")
 
     @staticmethod
     def fake(root: str | Path) -> None:

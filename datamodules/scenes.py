@@ -2,6 +2,7 @@
 
 import hashlib
 from functools import cache
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,6 +13,7 @@ from PIL import Image
 from lumen.core.errors import BadConfig
 from lumen.core.ranges import Range
 from lumen.core.registry import datamodules
+from lumen.data.copies import Files
 from lumen.data.index import ImageRecord
 from lumen.data.integrity import IntegrityReport
 from lumen.data.questions import Question
@@ -19,7 +21,7 @@ from lumen.data.source import DataSource, LoaderConfig
 from lumen.scenes import world
 from lumen.scenes.caption_edits import edit_graph
 from lumen.scenes.captions import compose_captions
-from lumen.scenes.export import describe_boxes
+from lumen.scenes.export import describe_boxes, map_labels
 from lumen.scenes.objects import KINDS
 from lumen.scenes.questions import compose_questions
 from lumen.scenes.render import Scene, render
@@ -104,6 +106,16 @@ class Scenes(DataSource):
         """
         graph = self.read(record)["graph"] | {"sky": self.require_domain(domain)}
         return self.select_caption(compose_captions(graph))
+
+    def copy_files(self, record: ImageRecord, name: str, root: Path) -> Files:
+        """Return the files of a copy of a scene in the format of COCO-Stuff, as `lumen data render` writes scenes."""
+        labels = Image.fromarray(map_labels(render(_seed_of(record), self.loader_config.size), "coco_stuff"))
+        labels.save(content := BytesIO(), "PNG")
+        return {
+            "captions": (Path("annotations/captions_train2017.json"), b""),
+            "mask": (Path(f"stuffthingmaps/train2017/{name}.png"), content.getvalue()),
+            "image": (Path(f"images/train2017/{name}.png"), b""),
+        }
 
     def questions(self, batch: "Batch") -> list[tuple[Question, ...]]:
         """Return questions from the scene graphs: about all of the first caption, or only about its edited words."""

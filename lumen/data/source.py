@@ -15,6 +15,7 @@ from lumen.core.hashing import hash_json
 from lumen.core.paths import user_path
 from lumen.core.text import escape_line
 from lumen.data.cache import hash_files
+from lumen.data.copies import Files, copy_files
 from lumen.data.index import DatasetIndex, ImageRecord, read_record
 from lumen.data.integrity import IntegrityReport, check_dataset
 from lumen.data.problems import summarize
@@ -218,6 +219,10 @@ class DataSource:
     def num_annotated(self, kind: str) -> int:
         """Return the number of evaluation images with a kind of annotation, such as "disparity"."""
         return sum(kind in record.files for record in self.eval_records())
+
+    def copy_files(self, record: ImageRecord, name: str, root: Path) -> Files:
+        """Return path and content of each file of a copy of an image under another name, in the official layout."""
+        return copy_files(record, name, root)
 
     # ---- identity
 
