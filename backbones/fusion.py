@@ -72,7 +72,7 @@ def fusion(
         fit: Resize images for every backbone; None is its default.
         weights: "published", "none" or "scenes" for all, or a list with the weights of each.
     """
-    shares = shares or [1 / len(of)] * len(of)
+    shares = shares or [1 / len(of) for _ in of]
     sources = [weights] * len(of) if isinstance(weights, str) else weights
     if not of or not len(of) == len(shares) == len(sources):
         raise BadConfig(

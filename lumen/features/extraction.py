@@ -37,6 +37,30 @@ def resize_to_multiple(image: Float[Tensor, "b 3 H W"], step: int, fit: bool, na
     return F.interpolate(image, size=size, mode="bilinear", antialias=True, align_corners=False)
 
 
+def resize_to_size(
+    image: Float[Tensor, "b 3 H W"], size: tuple[int, int], fit: bool, name: str
+) -> Float[Tensor, "b 3 h w"]:
+    """Return an image at the one size that a network takes; such an image is returned unchanged.
+
+    Args:
+        size: Height and width in pixels.
+        fit: Resize other images, bilinear and antialiased. If False, they are an error.
+        name: Name of the backbone, for the message.
+
+    Raises:
+        BadSize: The image has another size, and `fit` is False.
+    """
+    height, width = image.shape[-2:]
+    if (height, width) == size:
+        return image
+    if not fit:
+        raise BadSize(
+            f"{name} takes images of {size[0]} x {size[1]} pixels alone, not {height} x {width}; choose that size, or "
+            "backbone.fit=true to have images resized for the backbone."
+        )
+    return F.interpolate(image, size=size, mode="bilinear", antialias=True, align_corners=False)
+
+
 def select_layers(layer: int | Iterable[int], depth: int, name: str) -> list[int]:
     """Return layer numbers from 0, ascending and without repetition.
 
