@@ -1,5 +1,6 @@
 """Export of a trained run: a folder that diffusers opens without LUMEN, with programs and a model card."""
 
+import json
 import os
 import re
 import secrets
@@ -110,7 +111,7 @@ def _settings(config: Config) -> dict[str, Any]:
     vae = config.diffusion.vae
     classes = ["ControlNetModel", scheduler, "StableDiffusionControlNetPipeline", *(["AutoModel"] if vae else [])]
     return {
-        "defaults": repr(defaults),
+        "defaults": json.dumps(defaults),  # text and numbers are written alike in Python
         "scheduler": scheduler,
         "spacing": ', timestep_spacing="trailing"' if options.steps == 1000 else "",  # as the sampler of LUMEN has it
         "vae": f", vae=AutoModel.from_pretrained({vae!r})" if vae else "",

@@ -15,8 +15,12 @@ from PIL import Image
 
 import lumen
 from lumen.__main__ import main
+from lumen.conditionings.neural_layout import NeuralLayout
+from lumen.core.interfaces.script import FeatureScript
+from lumen.features.layout_script import compose_layout_script
 from lumen.features.pretrained import SCENES_WEIGHTS
 from lumen.runs.directory import load_results
+from lumen.runs.export import WeightsFolder
 from lumen.training import checkpoint_io
 
 PIPELINE = next(Path(__file__).parents[1].glob("runs/fixtures/*/pipeline"))  # of the finished run
@@ -71,6 +75,18 @@ def test_export_takes_averaged_weights_or_raw_ones(exported, finished, tmp_path)
     assert "raw weights" in (tmp_path / "raw" / "README.md").read_text()
 
 
+def test_export_is_evaluated_as_the_run_that_it_is_of(exported, finished, tiny, tmp_path):
+    flags = [
+        f"diffusion.controlnet={exported}",
+        "steps=0",
+        f"runs={tmp_path}",
+        f"conditioning.basis={exported}/basis.safetensors",
+    ]
+    assert main(["train", "scenes", *tiny, *flags]) == 0
+    results = load_results(next(tmp_path.glob("scenes/*/seed0")))
+    assert results["val/loss"] == load_results(finished)["val/loss"] and results["steps"] == 0
+
+
 def test_export_has_a_card_with_the_metrics_of_the_run(exported, finished):
     card, results = ModelCard.load(exported / "README.md"), load_results(finished)
     assert card.data.library_name == "diffusers" and card.data.model_name == "ControlNet on neural_layout of dino"
@@ -82,6 +98,29 @@ def test_export_has_a_card_with_the_metrics_of_the_run(exported, finished):
     assert results["protocol"]["hash"] in card.text and "{{" not in card.text
     seeds = run_program(exported / "pipeline.py")["sample_seed"]
     assert f"[{seeds(0, 0)}]" in card.text
+
+
+def test_export_without_a_program_for_the_layout_says_so(finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(NeuralLayout, "script", lambda *_: None)  # as that of segmap
+    out = tmp_path / "out"
+    assert main(["export", str(finished), str(out), "sampling.steps=7"]) == 0
+    assert "layout.py is left out" in capsys.readouterr().out and not (out / "layout.py").exists()
+    pipeline = (out / "pipeline.py").read_text()
+    compile(pipeline, "pipeline.py", "exec")
+    assert "photo" not in pipeline and '"num_inference_steps": 7' in pipeline
+    assert "python layout.py" not in (out / "README.md").read_text()
+
+
+def test_export_names_weights_of_scenes_by_a_copy_of_the_hub_by_commit_and_others_by_path(tmp_path):
+    locate, snapshot = WeightsFolder(tmp_path), "/cache/hub/models--timm--vit_small.dino/snapshots/c0ffee"
+    assert locate(str(SCENES_WEIGHTS / "dino"), "backbone") == 'HERE / "backbone"'
+    assert (tmp_path / "backbone" / "config.json").read_bytes() == (SCENES_WEIGHTS / "dino/config.json").read_bytes()
+    assert locate(snapshot, "base") == '"timm/vit_small.dino", revision="c0ffee"'
+    assert locate("/data/dino", "backbone") == "'/data/dino'"
+    script = FeatureScript("timm", "import timm", f"WEIGHTS = {locate(snapshot, 'backbone')}", "return image")
+    program = compose_layout_script(script, 3, "none", 64, None)
+    compile(program, "layout.py", "exec")
+    assert "import snapshot_download" in program
 
 
 class Hub:

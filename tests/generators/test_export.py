@@ -7,11 +7,12 @@ import torch.nn.functional as F
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
 
-from lumen.core.errors import BadConfig, Note
+from lumen.core.errors import BadConfig, Note, WeightsMissing
 from lumen.core.random import stable_seed
 from lumen.core.resize import resize
 from lumen.core.visualize import to_uint8
 from lumen.diffusion.hint_encoder import enlarge_hint_encoder, reduce_hint_encoder
+from lumen.diffusion.latent_diffusion import LatentDiffusion
 from lumen.diffusion.loading import load, load_controlnet
 from lumen.diffusion.sampling import SAMPLERS
 from lumen.generators.controlnet import ControlNet
@@ -168,3 +169,23 @@ def test_controlnet_of_another_unet_is_refused(pipeline):
     published = ControlNet(base=load("scenes", "tiny"), channels=3, hint="image").controlnet
     with pytest.raises(BadConfig, match="another U-Net"):
         ControlNet(base=pipeline, channels=3, hint="image", controlnet=published)
+
+
+def test_generator_without_a_controlnet_is_not_exported(pipeline, tmp_path):
+    with pytest.raises(BadConfig, match="generator=controlnet"):
+        LatentDiffusion(pipeline).export(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "controlnet=FOLDER"),
+        ("{}", "no network of diffusers"),
+        ('{"_class_name": "AutoencoderKL"}', "AutoencoderKL"),
+    ],
+)
+def test_controlnet_of_a_folder_that_holds_something_else_is_refused(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(WeightsMissing, match=message):
+        load_controlnet(str(tmp_path if content else tmp_path / "nowhere"))
