@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from lumen.core.errors import BadConfig
 from lumen.core.labels import IGNORE
@@ -13,10 +13,6 @@ from lumen.data.fake import write_json, write_pair
 from lumen.data.index import DatasetIndex, ImageRecord
 from lumen.data.readers import consecutive_classes, lookup_table, read_image, read_label_map
 from lumen.data.source import DataSource, LoaderConfig
-from lumen.data.transforms import CropTransform, bernoulli, crop_to_square, sample_window
-
-if TYPE_CHECKING:
-    import torch
 
 CONDITIONS = ("fog", "night", "rain", "snow")
 # The second ones are where an archive is unpacked into a folder of its name.
@@ -38,12 +34,14 @@ class Acdc(DataSource):
 
     Args:
         conditions: Conditions whose images are used.
+        fit: stretch or pad: whole frames made square, in place of random crops.
 
     Source: acdc.vision.ee.ethz.ch, and the loader of w1oves/Rein, configs/_base_/datasets/fog-acdc_1024x1024.py.
     """
 
     classes = tuple(CITYSCAPES.values())
     random_crop = True
+    licence = "ACDC has a licence of its own; read it where you download the data."
     published_images = {"train": 1_600, "val": 406}
 
     def __init__(
@@ -53,13 +51,15 @@ class Acdc(DataSource):
         conditions: list[Literal["fog", "night", "rain", "snow"]] = ("fog", "night", "rain", "snow"),
         full: bool = False,
         flip: Share = 0.5,
+        fit: Literal["stretch", "crop", "pad"] | None = None,
         *,
         loader_config: LoaderConfig,
     ):
         if not conditions:
             raise BadConfig(f"data.conditions is empty; name some of: {', '.join(CONDITIONS)}.")
         super().__init__(root, loader_config)
-        self.captions, self.conditions, self.full, self.flip = captions, conditions, full, flip
+        self.captions, self.conditions, self.flip = captions, conditions, flip
+        self.use_fit(fit, full)
         table = lookup_table(consecutive_classes(list(range(len(self.classes)))))
         self.readers = {"image": read_image, "mask": partial(read_label_map, table=table)}
 
@@ -84,14 +84,6 @@ class Acdc(DataSource):
     def domain(self, record: ImageRecord) -> str:
         """Return the condition, a folder above the image."""
         return next(part for part in reversed(record.files["image"].parts) if part in CONDITIONS)
-
-    def transform_for(self, size: tuple[int, int], generator: "torch.Generator | None") -> CropTransform:
-        """Return a random square if there is a generator, else the central one or the whole frame."""
-        side = self.loader_config.size
-        resized = crop_to_square(size, side).resized
-        is_whole = generator is None and self.full
-        window = sample_window(resized, resized if is_whole else (side, side), generator)
-        return CropTransform(size, resized, window, bernoulli(self.flip, generator))
 
     @staticmethod
     def fake(root: str | Path) -> None:

@@ -26,13 +26,14 @@ class Ade20k(DataSource):
     """
 
     classes = ADE20K
+    licence = "ADE20K is for non-commercial research; what is derived from it may not be passed on."
     published_images = {"train": 20_210, "val": 2_000}
 
     def __init__(
         self,
         root: str,
         captions: str | None = None,
-        fit: Literal["stretch", "crop"] = "stretch",
+        fit: Literal["stretch", "crop", "pad"] = "stretch",
         flip: Share = 0.5,
         *,
         loader_config: LoaderConfig,

@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal
 
 from lumen.core.labels import IGNORE
 from lumen.core.ranges import Share
@@ -13,10 +13,6 @@ from lumen.data.fake import write_json, write_pair
 from lumen.data.index import DatasetIndex, ImageRecord
 from lumen.data.readers import consecutive_classes, lookup_table, read_image, read_label_map
 from lumen.data.source import DataSource, LoaderConfig
-from lumen.data.transforms import CropTransform, bernoulli, crop_to_square, sample_window
-
-if TYPE_CHECKING:
-    import torch
 
 
 @datamodules.register
@@ -30,16 +26,29 @@ class Bdd100k(DataSource):
     An image is resized to the height `size`, in proportion. Training uses a random square of it, evaluation the
     central square.
 
+    Args:
+        fit: stretch or pad: whole images made square, in place of random crops.
+
     Source: doc.bdd100k.com, download and format.
     """
 
     classes = tuple(CITYSCAPES.values())
     random_crop = True
+    licence = "BDD100K is for education, research and not-for-profit purposes."
     published_images = {"train": 7_000, "val": 1_000}
 
-    def __init__(self, root: str, captions: str | None = None, flip: Share = 0.5, *, loader_config: LoaderConfig):
+    def __init__(
+        self,
+        root: str,
+        captions: str | None = None,
+        flip: Share = 0.5,
+        fit: Literal["stretch", "crop", "pad"] | None = None,
+        *,
+        loader_config: LoaderConfig,
+    ):
         super().__init__(root, loader_config)
         self.captions, self.flip = captions, flip
+        self.use_fit(fit)
         table = lookup_table(consecutive_classes(list(range(len(self.classes)))))
         self.readers = {"image": read_image, "mask": partial(read_label_map, table=table)}
 
@@ -51,13 +60,6 @@ class Bdd100k(DataSource):
         index.add_files("mask", (".png",), f"labels/sem_seg/masks/{split}")
         index.add_captions(self.captions, "captions.json")
         return index
-
-    def transform_for(self, size: tuple[int, int], generator: "torch.Generator | None") -> CropTransform:
-        """Return a random square if there is a generator, else the central one."""
-        side = self.loader_config.size
-        resized = crop_to_square(size, side).resized
-        window = sample_window(resized, (side, side), generator)
-        return CropTransform(size, resized, window, bernoulli(self.flip, generator))
 
     def copy_files(self, record: ImageRecord, name: str, root: Path) -> Files:
         """Return the files of a copy of an image, which is JPEG as all images of this data set."""

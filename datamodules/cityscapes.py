@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,10 +14,7 @@ from lumen.data.fake import save_image, write_json, write_pair
 from lumen.data.index import DatasetIndex
 from lumen.data.readers import lookup_table, read_boxes, read_disparity, read_image, read_json, read_label_map
 from lumen.data.source import DataSource, LoaderConfig
-from lumen.data.transforms import CropTransform, bernoulli, sample_window
-
-if TYPE_CHECKING:
-    import torch
+from lumen.data.transforms import CropTransform
 
 # Ids end at 33. The licence plate has id -1, which is 255 in one byte.
 CLASS_OF_ID = dict.fromkeys((*range(34), 255), IGNORE) | {id: train_id for train_id, id in enumerate(CITYSCAPES)}
@@ -36,6 +33,9 @@ class Cityscapes(DataSource):
       detections do not count. Both are unchanged, for the original pixels;
     - frame, the `CropTransform` from original pixels to this image. A disparity over `frame.scale` is one in original
       pixels.
+
+    Args:
+        fit: stretch or pad: whole frames made square, in place of random crops.
     """
 
     classes = tuple(CITYSCAPES.values())
@@ -43,6 +43,7 @@ class Cityscapes(DataSource):
     box_classes = ("car", "truck", "bus", "train", "motorcycle", "bicycle")
     # Those of ALDM (boschresearch/ALDM, generate_cityscapes_domain_train_set_DA.py).
     domain_phrases = {"night": "night scene", "snow": "snowy scene", "fog": "foggy scene", "rain": "rainy scene"}
+    licence = "Cityscapes is for non-commercial research; what is derived from it may not be passed on."
     published_images = {"train": 2_975, "val": 500}
 
     def __init__(
@@ -51,11 +52,13 @@ class Cityscapes(DataSource):
         captions: str | None = None,
         full: bool = False,
         flip: Share = 0.5,
+        fit: Literal["stretch", "crop", "pad"] | None = None,
         *,
         loader_config: LoaderConfig,
     ):
         super().__init__(root, loader_config)
-        self.captions, self.full, self.flip = captions, full, flip
+        self.captions, self.flip = captions, flip
+        self.use_fit(fit, full)
         self.readers = {
             "image": read_image,
             "mask": partial(read_label_map, table=lookup_table(CLASS_OF_ID)),
@@ -75,13 +78,9 @@ class Cityscapes(DataSource):
         index.add_captions(self.captions, "captions.json")
         return index
 
-    def transform_for(self, size: tuple[int, int], generator: "torch.Generator | None") -> CropTransform:
-        """Return a random square if there is a generator, else the central one or the whole frame."""
-        side = self.loader_config.size
-        resized = (2 * side, side)
-        is_whole = generator is None and self.full
-        window = sample_window(resized, resized if is_whole else (side, side), generator)
-        return CropTransform(size, resized, window, bernoulli(self.flip, generator))
+    def resize(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the size of a frame that random crops are taken from."""
+        return 2 * self.loader_config.size, self.loader_config.size
 
     def to_tensors(self, parts: dict[str, Any], transform: CropTransform) -> dict[str, Any]:
         """Return the parts as tensors, with disparity in pixels of the resized image."""

@@ -26,6 +26,7 @@ class CocoStuff(DataSource):
     unlabelled pixels; labels=182 counts the 11 unused ids as classes.
     """
 
+    licence = "COCO's annotations are CC BY 4.0; its photos belong to their Flickr users."
     published_images = {"train": 118_287, "val": 5_000}
 
     def __init__(
@@ -33,7 +34,7 @@ class CocoStuff(DataSource):
         root: str,
         captions: str | None = None,
         labels: Literal[171, 182] = 171,
-        fit: Literal["stretch", "crop"] = "stretch",
+        fit: Literal["stretch", "crop", "pad"] = "stretch",
         flip: Share = 0.5,
         *,
         loader_config: LoaderConfig,

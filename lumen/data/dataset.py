@@ -85,7 +85,7 @@ class ImageDataset(Dataset):
         return int(torch.randint(max(1, len(captions)), (), generator=keyed)), keyed
 
     def _to_sample(self, index: int, tensors: dict[str, Any], caption: str) -> dict[str, Any]:
-        sample = {"image": tensors.pop("image"), "mask": tensors.pop("mask")}
+        sample = {"image": tensors.pop("image"), "mask": tensors.pop("mask", None)}
         return sample | {"caption": caption, "id": self.records[index].id, "extra": tensors}
 
 

@@ -100,12 +100,13 @@ def collate(samples: list[dict[str, Any]] | Batch | Mistake) -> Batch | Mistake:
     """Return samples of one size as a batch, with images as bytes and one list per kind of `extra`."""
     if isinstance(samples, Batch | Mistake):
         return samples
+    masks = [sample["mask"] for sample in samples if sample["mask"] is not None]
     kinds = sorted({kind for sample in samples for kind in sample["extra"]})
     return Batch(
         image=torch.stack([sample["image"] for sample in samples]),
         caption=[sample["caption"] for sample in samples],
         id=[sample["id"] for sample in samples],
-        mask=torch.stack([sample["mask"] for sample in samples]).long(),
+        mask=torch.stack(masks).long() if masks else None,
         extra={kind: [sample["extra"].get(kind) for sample in samples] for kind in kinds},
     )
 

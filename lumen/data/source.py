@@ -3,14 +3,14 @@
 import hashlib
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from lumen.core.errors import BadSample, DatasetMissing, Note, UnknownName, suggestion
+from lumen.core.errors import BadConfig, BadSample, DatasetMissing, Note, UnknownName, suggestion
 from lumen.core.hashing import hash_json
 from lumen.core.paths import user_path
 from lumen.core.text import escape_line
@@ -18,41 +18,15 @@ from lumen.data.cache import hash_files
 from lumen.data.copies import Files, copy_files
 from lumen.data.index import DatasetIndex, ImageRecord, read_record
 from lumen.data.integrity import IntegrityReport, check_dataset
+from lumen.data.loader_config import LoaderConfig
 from lumen.data.problems import summarize
 from lumen.data.questions import Question, group_by_caption, normalize_caption, read_entries
-from lumen.data.transforms import Augmentation, CropTransform, bernoulli, crop_to_square, stretch_to_square, to_tensor
+from lumen.data.transforms import FITS, Augmentation, CropTransform, Fit, bernoulli, sample_window, to_tensor
 
 if TYPE_CHECKING:
     import torch
 
     from lumen.core.interfaces import Batch
-
-
-@dataclass(frozen=True)
-class LoaderConfig:
-    """Settings by which a run reads its data set.
-
-    Attributes:
-        size: Side of a training image in pixels.
-        batch_size: Images of a micro-batch on one rank.
-        num_batches: Micro-batches of the whole run, which is one epoch to Lightning.
-        workers: Processes that read ahead.
-        seed: Seed of the order and of augmentation.
-        val_images: Images of the validation split to use, spread evenly over it.
-        eval_images: Images of the evaluation split to use, spread evenly over it.
-        questions: File of questions about captions.
-        views: Random crops per image, used in turn; None draws a new crop in every epoch.
-    """
-
-    size: int = 512
-    batch_size: int = 4
-    num_batches: int = 1
-    workers: int = 0
-    seed: int = 0
-    val_images: int = 64
-    eval_images: int = 64
-    questions: str | None = None
-    views: int | None = None
 
 
 class DataSource:
@@ -67,10 +41,13 @@ class DataSource:
     Attributes:
         classes: Class names in the order of their ids.
         readers: Reader of each kind of file; images and maps are returned as PIL images.
-        fit: How an image becomes a square: "stretch" or "crop".
+        has_labels: Whether images have label maps. Without them `classes` is empty, and what needs labels is left out.
+        fit: How an image becomes a square, unless training crops it.
         flip: Probability of a horizontal flip in training.
         random_crop: Whether training crops images at random positions.
+        full: Whether evaluation uses whole images where training crops them.
         published_images: Images of each split as its authors publish them; empty where nobody has counted them.
+        licence: Sentence about the licence of the data, for the card of a model that learnt from it.
         eval_split: Split that generated images are scored on; few data sets publish the labels of a test split.
         box_classes: Classes of objects with 3D boxes, which batches have as `extra["boxes"]`.
         domain_phrases: Words that move a caption into a domain, by the name of the domain.
@@ -80,10 +57,13 @@ class DataSource:
 
     classes: tuple[str, ...]
     readers: dict[str, Callable[[Path], Any]]
-    fit = "stretch"
+    has_labels = True
+    fit: Fit = "stretch"
     flip = 0.0
     random_crop = False
+    full = False
     published_images: dict[str, int] = {}
+    licence = ""
     eval_split = "val"
     box_classes: tuple[str, ...] = ()
     domain_phrases: dict[str, str] = {}
@@ -128,6 +108,22 @@ class DataSource:
             self._records[split] = records
         return self._records[split]
 
+    def train_records(self) -> list[ImageRecord]:
+        """Return the images that a run learns from.
+
+        Raises:
+            BadConfig: There are fewer than the run asks for.
+        """
+        records, count = self.records("train"), self.loader_config.train_images
+        if count is None:
+            return records
+        if count > len(records):
+            raise BadConfig(
+                f"task.images={count:,} is more than the {len(records):,} training images of {self.name}; name "
+                "fewer, or none to take all."
+            )
+        return [records[position] for position in evenly_spaced(len(records), count)]
+
     def eval_records(self) -> list[ImageRecord]:
         """Return the images that generated images are scored on."""
         records = self.records(self.eval_split)
@@ -144,10 +140,37 @@ class DataSource:
             raise BadSample(f"{escape_line(problems[0])} `{self.check_command}` names every such file.")
         return parts | {"domain": self.domain(record)}
 
+    def use_fit(self, fit: Fit | None, full: bool = False) -> None:
+        """Have whole images made square in place of random crops, which "crop" and None stand for.
+
+        Args:
+            full: Whether evaluation uses whole images beside random crops.
+
+        Raises:
+            BadConfig: There are no random crops beside which evaluation could use whole images.
+        """
+        if fit in (None, "crop"):
+            self.full = full
+        elif full:
+            raise BadConfig(f"data.full=true is for random crops, and data.fit={fit} crops nothing; leave either out.")
+        else:
+            self.fit, self.random_crop = fit, False
+
+    def resize(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the size of an image that random crops are taken from."""
+        return FITS["crop"](size, self.loader_config.size).resized
+
     def transform_for(self, size: tuple[int, int], generator: "torch.Generator | None") -> CropTransform:
-        """Return the transform of an image of size (width, height), a random one if there is a generator."""
-        to_square = stretch_to_square if self.fit == "stretch" else crop_to_square
-        return replace(to_square(size, self.loader_config.size), flipped=bernoulli(self.flip, generator))
+        """Return the transform of an image of size (width, height), a random one if there is a generator.
+
+        Of random crops, evaluation takes the central one, or the whole image.
+        """
+        side = self.loader_config.size
+        if not self.random_crop:
+            return replace(FITS[self.fit](size, side), flipped=bernoulli(self.flip, generator))
+        resized = self.resize(size)
+        window = sample_window(resized, resized if self.full and generator is None else (side, side), generator)
+        return CropTransform(size, resized, window, bernoulli(self.flip, generator))
 
     def to_tensors(self, parts: dict[str, Any], transform: CropTransform) -> dict[str, Any]:
         """Return transformed images and maps as tensors: image (3, H, W) uint8, maps (H, W); keep all other parts."""
@@ -216,9 +239,9 @@ class DataSource:
         captions = (self.select_caption(record.captions) for record in self.eval_records())
         return sum(normalize_caption(caption) in self.questions_by_caption for caption in captions)
 
-    def num_annotated(self, kind: str) -> int:
-        """Return the number of evaluation images with a kind of annotation, such as "disparity"."""
-        return sum(kind in record.files for record in self.eval_records())
+    def num_annotated(self, kind: str, records: list[ImageRecord]) -> int:
+        """Return the number of these images with a kind of annotation, such as "disparity"."""
+        return sum(kind in record.files for record in records)
 
     def copy_files(self, record: ImageRecord, name: str, root: Path) -> Files:
         """Return path and content of each file of a copy of an image under another name, in the official layout."""

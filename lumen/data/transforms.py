@@ -1,24 +1,33 @@
-"""Resizing, cropping and flipping of an image, identical for every map that is aligned with it."""
+"""Resizing, cropping, padding and flipping of an image, identical for every map that is aligned with it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image
+
+from lumen.core.labels import IGNORE
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 
+Fit = Literal["stretch", "crop", "pad"]
+GREY = (127, 127, 127)  # of the bars beside a photo; the networks' zero
+# Beside maps, by PIL's mode: label maps have no class there, and distances are invalid.
+BARS = {"RGB": GREY, "L": IGNORE, "F": float("nan")}
+
+
 @dataclass(frozen=True)
 class CropTransform:
-    """Resize, then crop, then flip horizontally. Sizes are (width, height) in pixels, as in PIL.
+    """Resize, then crop or pad, then flip horizontally. Sizes are (width, height) in pixels, as in PIL.
 
     Attributes:
         original_size: Size of the file.
         resized: Size after resizing.
-        window: Crop (left, upper, right, lower) of the resized image.
+        window: Crop (left, upper, right, lower) of the resized image; what lies outside of the image becomes bars.
         flipped: Whether the crop is mirrored.
     """
 
@@ -38,8 +47,20 @@ class CropTransform:
             is_photo = image.mode == "RGB"
             image = image.resize(self.resized, Image.Resampling.LANCZOS if is_photo else Image.Resampling.NEAREST)
         if self.window != (0, 0, *self.resized):
-            image = image.crop(self.window)
+            image = image.crop(self.window) if self._is_inside else self._pad(image)
         return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.flipped else image
+
+    @property
+    def _is_inside(self) -> bool:
+        left, upper, right, lower = self.window
+        return min(left, upper) >= 0 and right <= self.resized[0] and lower <= self.resized[1]
+
+    def _pad(self, image: Image.Image) -> Image.Image:
+        """Return an image within bars."""
+        left, upper, right, lower = self.window
+        canvas = Image.new(image.mode, (right - left, lower - upper), BARS.get(image.mode, 0))
+        canvas.paste(image, (-left, -upper))
+        return canvas
 
 
 @dataclass(frozen=True)
@@ -77,6 +98,21 @@ def crop_to_square(size: tuple[int, int], side: int) -> CropTransform:
     short = min(size)
     resized = tuple(max(side, round(length * side / short)) for length in size)
     return CropTransform(size, resized, sample_window(resized, (side, side)))
+
+
+def pad_to_square(size: tuple[int, int], side: int) -> CropTransform:
+    """Return a transform that resizes the long side to `side`, in proportion, and adds bars, as ImageOps.pad does."""
+    long = max(size)
+    resized = tuple(max(1, round(length / long * side)) for length in size)
+    left, upper = (-round((side - length) / 2) for length in resized)
+    return CropTransform(size, resized, (left, upper, left + side, upper + side))
+
+
+FITS: dict[Fit, Callable[[tuple[int, int], int], CropTransform]] = {
+    "stretch": stretch_to_square,
+    "crop": crop_to_square,
+    "pad": pad_to_square,
+}
 
 
 def sample_window(

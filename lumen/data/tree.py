@@ -14,6 +14,13 @@ TOOL_DIRECTORIES = frozenset(
 )  # fmt: skip
 
 
+def find_files(directory: Path, suffixes: tuple[str, ...]) -> tuple[list[Path], list[str]]:
+    """Return the files below a directory whose names end in given suffixes, and a sentence about each fault."""
+    problems: list[str] = []
+    files = [path for path in _walk(directory, suffixes, problems) if path.name.lower().endswith(suffixes)]
+    return files, problems
+
+
 def files_by_stem(
     directory: Path, suffixes: tuple[str, ...], exclude: tuple[str, ...] = ()
 ) -> tuple[dict[str, Path], list[str]]:

@@ -1,25 +1,15 @@
 """Photos of users: read, and made square as the generator needs them."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
-import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from lumen.config.schema import Config
 from lumen.core.interfaces import Batch
 from lumen.core.paths import user_path
 from lumen.data.readers import read_photo
+from lumen.data.transforms import FITS, Fit, to_tensor
 
-Fit = Literal["stretch", "crop", "pad"]
-GREY = (127, 127, 127)  # of the bars; the networks' zero
-FITS: dict[Fit, Callable[[Image.Image, tuple[int, int]], Image.Image]] = {
-    "stretch": lambda image, size: image.resize(size, Image.Resampling.LANCZOS),
-    "crop": lambda image, size: ImageOps.fit(image, size, Image.Resampling.LANCZOS),
-    "pad": lambda image, size: ImageOps.pad(image, size, Image.Resampling.LANCZOS, color=GREY),
-}
 EFFECTS: dict[Fit, str] = {
     "stretch": "stretched to a square; fit=crop takes its middle, and fit=pad adds grey bars",
     "crop": "cropped to the square in its middle",
@@ -44,8 +34,8 @@ def load_validation_photos(config: Config) -> list[Batch]:
 
 def to_batch(photo: Image.Image, path: Path, size: int, prompt: str, fit: Fit) -> Batch:
     """Return a photo that was read from a path as a batch of one."""
-    pixels = torch.from_numpy(np.array(FITS[fit](photo, (size, size))))
-    return Batch(image=pixels.permute(2, 0, 1)[None].float() / 127.5 - 1, caption=[prompt], id=[path.stem])
+    pixels = to_tensor(FITS[fit](photo.size, size).apply(photo))
+    return Batch(image=pixels[None].float() / 127.5 - 1, caption=[prompt], id=[path.stem])
 
 
 def describe_fit(photo: Image.Image, path: Path, fit: Fit) -> str | None:

@@ -6,17 +6,24 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from lumen.core.errors import BadConfig
 from lumen.core.labels import IGNORE
+from lumen.data.transforms import GREY
 
 COLOURS = torch.from_numpy(np.random.default_rng(3).integers(0, 256, (256, 3))).float()
+COLOURS[IGNORE] = torch.tensor(GREY)  # of bars, which have no class
 VARIANTS = [
     ("coco_stuff", {}),
     ("coco_stuff", {"fit": "crop"}),
+    ("coco_stuff", {"fit": "pad"}),
     ("ade20k", {}),
     ("ade20k", {"fit": "crop"}),
     ("cityscapes", {}),
     ("cityscapes", {"full": True}),
+    ("cityscapes", {"fit": "pad"}),
+    ("cityscapes", {"fit": "stretch"}),
     ("bdd100k", {}),
+    ("bdd100k", {"fit": "pad"}),
     ("acdc", {}),
     ("acdc", {"full": True}),
 ]
@@ -68,13 +75,14 @@ def test_flip_mirrors_image_and_labels(name, arguments, build):
     assert torch.equal(flipped["mask"], plain["mask"].flip(-1))
 
 
-def test_disparity_is_aligned_with_labels_and_scales_with_the_width(build):
-    dataset = colour_by_class(build("cityscapes", loader={"size": 96}), size=(300, 150))
+@pytest.mark.parametrize(("fit", "width"), [(None, 192), ("crop", 192), ("stretch", 96), ("pad", 96)])
+def test_disparity_is_aligned_with_labels_and_scales_with_the_width(fit, width, build):
+    dataset = colour_by_class(build("cityscapes", loader={"size": 96}, fit=fit), size=(300, 150))
     for sample in [dataset[0, epoch] for epoch in range(8)] + [dataset[0]]:
         disparity, mask = sample["extra"]["disparity"], sample["mask"]
         valid = mask != IGNORE
         assert disparity.dtype == torch.float32 and torch.equal(disparity.isnan(), ~valid)
-        assert torch.allclose(disparity[valid], (mask[valid] + 1.0) * 192 / 300)
+        assert torch.allclose(disparity[valid], (mask[valid] + 1.0) * width / 300)
 
 
 def test_cityscapes_transform_maps_original_pixels(build):
@@ -90,6 +98,20 @@ def test_cityscapes_transform_maps_original_pixels(build):
         columns = [int(x * transform.scale) - left for x in (70, 71)]
         expected = sorted(63 - x for x in columns if 0 <= x < right - left)
         assert sample["image"][0, 0].nonzero().flatten().tolist() == expected
+
+
+def test_padded_frame_keeps_its_proportions_within_bars(build):
+    sample = build("cityscapes", loader={"size": 64}, fit="pad").dataset("train")[0]
+    bars, frame = torch.cat([sample["mask"][:16], sample["mask"][48:]]), sample["extra"]["frame"]
+    assert (bars == IGNORE).all() and sample["extra"]["disparity"][:16].isnan().all()
+    assert (frame.resized, frame.window) == ((64, 32), (0, -16, 64, 48))  # row 0 of the frame is row 16 of the image
+
+
+def test_random_crops_are_what_fit_replaces(build):
+    (plain, crop, padded) = (build("acdc", fit=fit).source for fit in (None, "crop", "pad"))
+    assert plain.cache_key() == crop.cache_key() != padded.cache_key() and padded.num_views() == 2
+    with pytest.raises(BadConfig, match=r"data\.full=true"):
+        build("cityscapes", full=True, fit="pad")
 
 
 def test_cityscapes_crops_the_centre_or_nothing_in_evaluation(build):

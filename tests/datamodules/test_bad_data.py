@@ -13,6 +13,7 @@ from lumen.core.registry import datamodules
 from lumen.data.readers import read_disparity
 
 ON_DISK = [name for name in datamodules.names() if "root" in datamodules.arguments(name)]
+LABELLED = [name for name in ON_DISK if datamodules.literal(name, "has_labels", True)]
 UNKNOWN_IDS = {"coco_stuff": 11, "ade20k": 200, "cityscapes": 40, "bdd100k": 19, "acdc": 19}
 
 
@@ -24,7 +25,7 @@ def files_of(source, index=0, split="train"):
     return source.records(split)[index].files
 
 
-@pytest.mark.parametrize("name", ON_DISK)
+@pytest.mark.parametrize("name", LABELLED)
 def test_check_names_all_faults(name, build_source, tmp_path):
     source = build_source(name)
     train, val = source.records("train"), source.records("val")
@@ -79,7 +80,7 @@ def test_loader_raises_one_sentence_for_a_broken_file(name, workers, build):
     assert "Traceback" not in message and "\n" not in message
 
 
-@pytest.mark.parametrize("name", ON_DISK)
+@pytest.mark.parametrize("name", LABELLED)
 @pytest.mark.parametrize("kind", ["image", "mask"])
 def test_missing_directory_is_one_problem(name, kind, build_source, tmp_path):
     source = build_source(name)
@@ -93,7 +94,7 @@ def test_missing_directory_is_one_problem(name, kind, build_source, tmp_path):
     assert len(build_source(name).check().problems) in (1, 2)
 
 
-@pytest.mark.parametrize("name", ON_DISK)
+@pytest.mark.parametrize("name", LABELLED)
 def test_image_without_label_map_is_an_error_before_training(name, build):
     files_of(build(name).source, 1)["mask"].unlink()
     with pytest.raises(DatasetMissing, match="has no label map"):
@@ -101,7 +102,7 @@ def test_image_without_label_map_is_an_error_before_training(name, build):
     assert build(name).val_dataloader()
 
 
-@pytest.mark.parametrize("name", ON_DISK)
+@pytest.mark.parametrize("name", LABELLED)
 def test_missing_captions_become_a_single_sentence_with_their_number(name, build_source, tmp_path):
     records = build_source(name).records("train")
     captions = tmp_path / "few.json"

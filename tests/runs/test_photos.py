@@ -15,7 +15,8 @@ from lumen.config.experiment import dump, load
 from lumen.config.identity import config_digest, run_name
 from lumen.core.visualize import load_grid, to_uint8
 from lumen.data.readers import read_photo
-from lumen.runs.photos import FITS, GREY, describe_fit, load_photo
+from lumen.data.transforms import FITS, GREY
+from lumen.runs.photos import describe_fit, load_photo
 from lumen.training.loggers import log_picture
 
 WORDS = ["validation_images=[a.png,b.png]", 'validation_prompts=["a red house, at night",a tree]']
