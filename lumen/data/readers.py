@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,36 @@ def read_photo(path: Path) -> Image.Image:
         return _to_rgb(image, path)
 
 
+def decode_photo(content: bytes, name: str) -> Image.Image:
+    """Decode the bytes of an image file as `read_photo` reads a file; the name is for messages."""
+    with _explain_content(content, name) as image:
+        ImageOps.exif_transpose(image, in_place=True)
+        return _to_rgb(image, Path(name))
+
+
+def decode_image(content: bytes, name: str) -> Image.Image:
+    """Decode the bytes of an image file as `read_image` reads a file; the name is for messages."""
+    with _explain_content(content, name) as image:
+        return _to_rgb(image, Path(name))
+
+
+def decode_label_map(content: bytes, name: str, table: np.ndarray) -> Image.Image:
+    """Decode the bytes of a label map as `read_label_map` reads a file; the name is for messages."""
+    with _explain_content(content, name) as image:
+        return _to_classes(image, Path(name), table)
+
+
+@contextmanager
+def _explain_content(content: bytes, name: str) -> Iterator[Image.Image]:
+    try:
+        with explain_damage(Path(name), REMEDY), Image.open(BytesIO(content)) as image:
+            yield image
+    except BadSample:
+        raise
+    except Mistake as error:
+        raise BadSample(str(error)) from error
+
+
 def is_turned(image: Image.Image) -> bool:
     """Return whether viewers show an image otherwise than it is stored."""
     return image.getexif().get(0x0112, 1) in range(2, 9)
@@ -108,6 +139,20 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
     return image.convert("RGB")
 
 
+def _to_classes(image: Image.Image, path: Path, table: np.ndarray) -> Image.Image:
+    """Return an image of label ids as one of classes."""
+    if image.mode not in ("L", "P"):
+        raise BadSample(f"{path} is no label map: its pixels are {image.mode}, not one byte; put the map of ids there.")
+    ids = np.asarray(image)
+    classes = table[ids]
+    if classes.min() < 0:
+        unknown = ", ".join(map(str, np.unique(ids[classes < 0])[:5]))
+        raise BadSample(
+            f"{path} holds label id {unknown}, which the data set does not have; check that it is the original map."
+        )
+    return Image.fromarray(classes.astype(np.uint8))
+
+
 def _upper_bits(image: Image.Image) -> Image.Image:
     """Return a grey image of 16 bits as RGB; the grey that stands for transparency becomes white."""
     stored = np.asarray(image)
@@ -125,18 +170,7 @@ def read_label_map(path: Path, table: np.ndarray) -> Image.Image:
         table: Class of each label id in the file (see `lookup_table`).
     """
     with _open_image(path) as image:
-        if image.mode not in ("L", "P"):
-            raise BadSample(
-                f"{path} is no label map: its pixels are {image.mode}, not one byte; put the map of ids there."
-            )
-        ids = np.asarray(image)
-    classes = table[ids]
-    if classes.min() < 0:
-        unknown = ", ".join(map(str, np.unique(ids[classes < 0])[:5]))
-        raise BadSample(
-            f"{path} holds label id {unknown}, which the data set does not have; check that it is the original map."
-        )
-    return Image.fromarray(classes.astype(np.uint8))
+        return _to_classes(image, path, table)
 
 
 @_explain_errors(REMEDY)

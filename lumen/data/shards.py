@@ -1,0 +1,157 @@
+"""Shards of a WebDataset: tar archives whose members of one name, up to its first dot, belong to one image."""
+
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lumen.core.errors import BadSample, DatasetMissing
+from lumen.core.paths import user_path
+from lumen.data.encoded import EncodedImage
+
+IMAGE_ENDS = ("jpg", "jpeg", "png", "webp")
+CAPTION_ENDS = ("txt", "json")
+CAPTION_KEYS = ("caption", "captions", "text")  # of a JSON member
+RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+MAX_SHARDS = 100_000
+
+
+class Member(NamedTuple):
+    """Place of a file within the shards."""
+
+    shard: Path
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """Return the content of the file.
+
+        Raises:
+            BadSample: The shard is gone, or has been cut.
+        """
+        try:
+            with open(self.shard, "rb") as file:
+                file.seek(self.offset)
+                content = file.read(self.size)
+        except OSError as error:
+            raise BadSample(f"{self.shard} cannot be read: {error.strerror}; restore the shard.") from None
+        if len(content) < self.size:
+            raise BadSample(f"{self.shard} ends within a file; copy the shard again.")
+        return content
+
+
+@dataclass
+class ShardIndex:
+    """Images of local shards by id, which is SHARD/NAME. Headers alone are read, so any image is read at once.
+
+    Args:
+        shards: Paths of the shards.
+        mask_end: End of the names of label maps, such as "seg.png"; None without label maps.
+    """
+
+    shards: list[Path]
+    mask_end: str | None = None
+    images: dict[str, dict[str, Member]] = field(default_factory=dict)
+
+    def __post_init__(self):
+        for shard in self.shards:
+            self._add(shard)
+
+    def load(self, id: str) -> EncodedImage:
+        """Return the content of an image."""
+        members = self.images[id]
+        mask = members[self.mask_end].read() if self.mask_end in members else None
+        image = next(members[end] for end in IMAGE_ENDS if end in members)
+        caption = next((end for end in CAPTION_ENDS if end in members), None)
+        return EncodedImage(image.read(), mask, caption and _captions(id, caption, members[caption].read()))
+
+    def _add(self, shard: Path) -> None:
+        """Add the images of a shard.
+
+        Raises:
+            DatasetMissing: It is no tar archive that can be read at any place, or two shards have one name.
+        """
+        try:
+            with tarfile.TarFile(shard) as archive:
+                members = list(_iterate_members(archive))
+        except FileNotFoundError:
+            raise DatasetMissing(f"{shard} does not exist; correct data.shards.") from None
+        except (OSError, tarfile.TarError, ValueError) as error:
+            raise DatasetMissing(
+                f"{shard} cannot be read as a tar archive ({error}); copy it again, or unpack its compression."
+            ) from None
+        images: dict[str, dict[str, Member]] = {}
+        for name, offset, size in members:
+            folder, _, file = name.rpartition("/")
+            stem, _, end = file.partition(".")
+            if stem:
+                key = f"{folder}/{stem}" if folder else stem
+                images.setdefault(f"{shard.name}/{key}", {})[end.lower()] = Member(shard, offset, size)
+        images = {id: ends for id, ends in images.items() if any(end in ends for end in IMAGE_ENDS)}
+        if twice := next((id for id in images if id in self.images), None):
+            raise DatasetMissing(f"two shards are called {shard.name}, and both hold {twice}; rename either shard.")
+        self.images |= images
+
+
+def list_shards(shards: Iterable[str]) -> list[Path]:
+    """Return the paths of shards.
+
+    Args:
+        shards: Paths, which may hold a range such as {000..099}, and directories of .tar files.
+
+    Raises:
+        DatasetMissing: There are none, or one is no local path.
+    """
+    paths: list[Path] = []
+    for text in shards:
+        if ":" in text.partition("/")[0]:
+            raise DatasetMissing(
+                f"data.shards={text} is no local path; copy the shards to a disk, or mount their storage as a folder. "
+                "Commands behind pipe: are never run."
+            )
+        for name in _expand(text):
+            path = user_path(name)
+            paths += sorted(path.glob("*.tar")) if path.is_dir() else [path]
+    if not paths:
+        raise DatasetMissing(f"data.shards={','.join(shards)} holds no .tar file; name a folder of shards.")
+    return paths
+
+
+def _expand(text: str) -> list[str]:
+    """Return the names that a text with ranges stands for, as shells expand {000..099}."""
+    match = RANGE.search(text)
+    if match is None:
+        return [text]
+    first, last = match.groups()
+    if not int(first) <= int(last) < int(first) + MAX_SHARDS:
+        raise DatasetMissing(f"data.shards={text} has a range of no or of more than {MAX_SHARDS:,} shards; correct it.")
+    numbers = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+    return [name for number in numbers for name in _expand(text[: match.start()] + number + text[match.end() :])]
+
+
+def _iterate_members(archive: tarfile.TarFile) -> Iterator[tuple[str, int, int]]:
+    """Yield name, offset and size of each regular file, and have the archive forget it: it holds 1 KB for each."""
+    while (entry := archive.next()) is not None:
+        if entry.isreg():
+            yield entry.name, entry.offset_data, entry.size
+        archive.members.clear()
+
+
+def _captions(id: str, end: str, content: bytes) -> Any:
+    try:
+        text = content.decode("utf-8-sig")
+        if end == "txt":
+            return text.splitlines()
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        raise BadSample(f"the .{end} of {id} is damaged; write text in UTF-8.") from None
+    return next((value[key] for key in CAPTION_KEYS if value.get(key)), None) if isinstance(value, dict) else value
+
+
+def shard_sizes(paths: Iterable[Path]) -> list[tuple[str, int]]:
+    """Return name and bytes of each shard."""
+    return [(path.name, os.path.getsize(path)) for path in paths]
