@@ -126,9 +126,9 @@ class Scenes(DataSource):
         """Return the number of evaluation images, all of which have questions."""
         return len(self.eval_records())
 
-    def num_annotated(self, kind: str) -> int:
-        """Return the number of evaluation images, all of which have all kinds of annotations."""
-        return len(self.eval_records())
+    def num_annotated(self, kind: str, records: list[ImageRecord]) -> int:
+        """Return the number of these images, all of which have all kinds of annotations."""
+        return len(records)
 
     def hash_contents(self, records: list[ImageRecord], memo: Path) -> list[str]:
         """Return a hash for each image. The only files are those of the renderer."""

@@ -53,7 +53,7 @@ def build_generator(config: Config, data: DataModule, build_layouts: Callable[[]
     options = config.diffusion
     supplies = {
         "base": lambda: _load_base(config),
-        "controlnet": lambda: _load_controlnet(options.controlnet),
+        "controlnet": lambda: _load_controlnet(config.diffusion.controlnet),
         "channels": lambda: build_layouts().channels,
         "classes": lambda: require_classes(data.source, f"generator={config.generator['name']}"),
         "hint": lambda: build_layouts().hint if options.hint == "auto" else options.hint,
@@ -149,7 +149,8 @@ def _verify_metric(name: str, metric: Metric, task_name: str, task: Task, source
         )
     if metric.annotation is None:
         return
-    annotated, images = source.num_annotated(metric.annotation), len(source.eval_records())
+    records = source.eval_records()
+    annotated, images = source.num_annotated(metric.annotation, records), len(records)
     if not annotated:
         raise BadConfig(
             f"metrics: {name} compares {metric.annotation}, and {source.name} has none of its {source.eval_split} "

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lumen.config.schema import Config
 from lumen.core.console import announce
-from lumen.core.errors import Mistake
+from lumen.core.errors import BadConfig, Mistake, Note
 from lumen.core.files import remove_drafts, write_json
 from lumen.core.interfaces import Task, trainable_parameters
+from lumen.core.registry import tasks
 from lumen.core.signals import handle_signals
+from lumen.data.source import DataSource
 from lumen.runs import directory as run_dirs
 from lumen.runs.build import build_metrics, build_task
 from lumen.runs.checkpoints import restore
@@ -54,6 +57,7 @@ def train(config: Config, observers: Sequence[Callback] = ()) -> dict[str, Any]:
     ):
         handler.saved = lambda: "the last checkpoint" * any(directory.glob("checkpoints/step*.ckpt"))
         data = verify_splits(build_data(config), config)
+        _verify_annotations(data.source, config.task["name"])
         task = build_task(config, data)
         metrics = build_metrics(config, data, task)
         run_dirs.verify_config(directory, config)  # on all ranks, so that all report the same error
@@ -73,6 +77,23 @@ def train(config: Config, observers: Sequence[Callback] = ()) -> dict[str, Any]:
             words = '"a red house under a night sky"' if task.is_prompted else "seeds=4"
             announce(f"next: lumen sample {run} photo.jpg {words}")
         return results
+
+
+def _verify_annotations(source: DataSource, task: str) -> None:
+    """Verify that the training images have what a task learns from.
+
+    Raises:
+        BadConfig: None of them has.
+    """
+    records = source.records("train")
+    for kind in tasks.literal(task, "annotations", ()):
+        if not (annotated := source.num_annotated(kind, records)):
+            raise BadConfig(
+                f"task={task} learns from {kind}, and {source.name} has none of its train split; unpack those files in "
+                f"{source.root}, or choose a data set that has them, such as scenes."
+            )
+        if annotated < len(records):
+            rank_zero_warn(f"{annotated} of {len(records)} training images have {kind}.", category=Note)
 
 
 def _fit(trainer: Trainer, data: LightningDataModule, task: Task, resume: Path | None, every: int) -> None:
