@@ -79,8 +79,7 @@ class PhotoCaptions:
                 f"{self.ids[0]!r}; write captions under the names of photos."
             )
         elif strangers:
-            count = len(strangers)
-            self.notes.append(f"{path} has captions for {count:,} photos that are not there, such as {strangers[0]!r}.")
+            self.notes.append(f"{path} has captions of {_describe(strangers)} not there, such as {strangers[0]!r}.")
         for name, value in content.items():
             if id := ids.get(_compose(name)):
                 self._add(id, value, f"{path} has {{}} as the caption of {name}; {FORM}")
@@ -100,8 +99,7 @@ class PhotoCaptions:
             elif value := next((line[key] for key in CAPTION_KEYS if line.get(key)), None):
                 self._add(id, value, f"line {number} of {path} has {{}} as its caption; {FORM}")
         if strangers:
-            count = len(strangers)
-            self.notes.append(f"{path} names {count:,} photos that are not there, such as {strangers[0]!r}.")
+            self.notes.append(f"{path} names {_describe(strangers)} not there, such as {strangers[0]!r}.")
 
     def _lines(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         for number, line in enumerate(self._text(path), 1):
@@ -150,6 +148,10 @@ def _ids_by_name(ids: Iterable[str]) -> dict[str, str]:
     counts = Counter(name for pair in names.values() for name in pair)
     unique = {name: id for id, pair in names.items() for name in pair if counts[name] == 1}
     return unique | {posixpath.splitext(id)[0]: id for id in names} | {id: id for id in names}
+
+
+def _describe(strangers: list[str]) -> str:
+    return "1 photo that is" if len(strangers) == 1 else f"{len(strangers):,} photos that are"
 
 
 def _compose(name: str) -> str:

@@ -31,8 +31,9 @@ COMPONENTS = [f"{slot}={name}" for slot, registry in SLOTS.items() for name in r
 @pytest.mark.parametrize("flag", COMPONENTS)
 def test_identity_of_a_run_with_any_component_is_that_of_its_file(flag):
     """Otherwise the run could not be resumed."""
-    root = ["data.root=."] if flag.startswith("data=") and flag != "data=scenes" else []
-    tree = dump(load("scenes", [flag, *root]))
+    slot, _, name = flag.partition("=")
+    required = [f"{slot}.{key}=x" for key, argument in SLOTS[slot].arguments(name).items() if argument.required]
+    tree = dump(load("scenes", [flag, *required]))
     assert differences(yaml.safe_load(yaml.safe_dump(tree)), tree) == {}
 
 
