@@ -71,16 +71,18 @@ def resolve_weights(
     return None if building_on_meta() else _download(identifier, name, revision, files, key)
 
 
-def resolve_transformers_weights(weights: str, name: str, revision: str | None, files: list[str]) -> Path | None:
+def resolve_transformers_weights(
+    weights: str, name: str, revision: str | None, files: list[str], key: str = "weights"
+) -> Path | None:
     """Return the folder of a transformers model, as `resolve_weights` does.
 
     The folder holds .safetensors, or pytorch_model.bin if the hub has no .safetensors. The latter must be loaded with
     weights_only=True, so that no code in it runs.
     """
-    path = resolve_weights(weights, name, None, revision, [*files, "*.safetensors"])
+    path = resolve_weights(weights, name, None, revision, [*files, "*.safetensors"], key)
     if path is None or any(path.glob("*.safetensors")):
         return path
-    return resolve_weights(weights, name, None, revision, [*files, "pytorch_model*.bin*"])
+    return resolve_weights(weights, name, None, revision, [*files, "pytorch_model*.bin*"], key)
 
 
 def _download(identifier: str, name: str, revision: str | None, files: list[str], key: str) -> Path:
