@@ -226,8 +226,8 @@ class ConfigBuilder:
             if argument in self._arguments(parent):
                 self._complete(slot, inner["name"], inner, NESTED_SLOTS[slot], complete)
             self.components[parent][argument] = inner
-        elif rest := [key for key in inner if key != "name"]:
-            self.errors.append(f"{slot}.{rest[0]} needs a {NESTED_SLOTS[slot].noun}; name one, as in {slot}=NAME.")
+        elif others := [key for key in inner if key != "name"]:
+            self.errors.append(f"{slot}.{others[0]} needs a {NESTED_SLOTS[slot].noun}; name one, as in {slot}=NAME.")
 
     def _arguments(self, slot: str) -> dict[str, Argument]:
         """Return the arguments of the component in a slot; of one that cannot be read, none."""

@@ -152,9 +152,10 @@ NON_RESULT_KEYS |= {"project", *KEY_ALIASES, *(f"wandb.{option.name}" for option
 DEFAULT_TASK, DEFAULT_GENERATOR = "layout_to_image", "controlnet"
 LATER_KEYS = {"task.name": DEFAULT_TASK, "generator.name": DEFAULT_GENERATOR, "data.skies": None, "data.fit": None,
               "diffusion.controlnet": None}  # fmt: skip
-RUN_KEYS = {"task.synthetic"}  # of the directory of another run; what that one learnt, a checkpoint verifies
+# Keys of the directory of another run; what that one learnt, a checkpoint verifies.
+RUN_KEYS = {"task.synthetic", "task.filter_run"}
 # Keys of how generated images are mixed with real ones.
-MIXING_KEYS = ("task.domains", "task.share", "task.copies", "task.row", "task.filter")
+MIXING_KEYS = ("task.domains", "task.share", "task.copies", "task.row", "task.filter", "task.filter_run")
 # Keys and groups that a further evaluation of a trained run may change; all others were decided by its training.
 EVALUATION_KEYS = (
     "sampling", "metrics", "measure", "data", "validation", "batch", "workers", "seed", "precision", "accelerator",
@@ -169,8 +170,8 @@ def split_key(key: str) -> tuple[str, str]:
     for slot in NESTED_SLOTS:
         if key == slot or key.startswith(f"{slot}."):
             return slot, key[len(slot) + 1 :]
-    first, _, rest = key.partition(".")
-    return first, rest
+    first, _, argument = key.partition(".")
+    return first, argument
 
 
 def iterate_ranges(schema: type, prefix: str = "") -> Iterator[tuple[str, Range]]:

@@ -47,7 +47,8 @@ class DataModule(LightningDataModule):
 
     def dataset(self, split: str) -> ImageDataset:
         """Return the images of a split."""
-        return self._image_dataset(self.source, self.source.records(split))
+        source = self.source
+        return self._image_dataset(source, source.train_records() if split == "train" else source.records(split))
 
     def from_cache(self, arrays: dict[str, CachedArray], needs_images: bool) -> CachedDataset:
         """Return the training images with cached outputs.
@@ -64,7 +65,7 @@ class DataModule(LightningDataModule):
 
     def sample_records(self, num_images: int) -> list[ImageRecord]:
         """Return a random subset of the training images, the same on all ranks."""
-        records = self.source.records("train")
+        records = self.source.train_records()
         order = torch.randperm(len(records), generator=generator(self.loader_config.seed, "sample"))
         return [records[i] for i in order[:num_images]]
 

@@ -21,6 +21,7 @@ def build_source(config: Config) -> DataSource:
         seed=config.seed,
         val_images=config.validation,
         eval_images=config.measure.images,
+        train_images=config.task.get("images"),
         questions=config.measure.questions,
         views=config.views,
     )

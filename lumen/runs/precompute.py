@@ -3,8 +3,8 @@
 from lumen.config.schema import Config
 from lumen.runs.build import build_cache_options, build_task, device, precision
 from lumen.runs.data import build_data
-from lumen.training.feature_precomputer import FeaturePrecomputer, print_cache
-from lumen.training.precompute import CachedStatistics, common_key
+from lumen.training.feature_precomputer import print_cache
+from lumen.training.precompute import CachedStatistics, build_precomputer
 
 
 def precompute(config: Config) -> None:
@@ -13,6 +13,6 @@ def precompute(config: Config) -> None:
     task = build_task(config, data).to(device(config))
     options = build_cache_options(config)
     task.fit_statistics(data, CachedStatistics(options, data, task))
-    precomputer = FeaturePrecomputer(options, data, task, common_key(options, data, task), precision(config))
+    precomputer = build_precomputer(options, data, task, precision(config))
     precomputer.fill(precomputer.select(None))
     print_cache(f"{precomputer.ranges[-1].stop} images x {precomputer.views} views are in {options.root}.")

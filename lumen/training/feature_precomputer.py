@@ -50,10 +50,10 @@ class Savings:
         return dict(vars(self))
 
     def __str__(self) -> str:
-        origin = f"computed in {_duration(self.seconds)}" if self.seconds else "cached already"
+        origin = f"computed in {format_duration(self.seconds)}" if self.seconds else "cached already"
         return (
             f"{' and '.join(self.cached)} of {self.images} images {origin}; the run reads {self.images_read} images, "
-            f"which saves about {_duration(self.saved_seconds)}."
+            f"which saves about {format_duration(self.saved_seconds)}."
         )
 
 
@@ -66,9 +66,12 @@ class FeaturePrecomputer:
         precision: Lightning's name for the precision of training. In fp32 entries are fp32, else fp16.
 
     Attributes:
+        title: Words for what is computed, beside its progress.
         stores: Cache store by name of the output.
         keys: Names of the shards: for each view one per range of images.
     """
+
+    title = "caching features"
 
     def __init__(
         self, options: CacheOptions, data: LightningDataModule, task: Task, common: dict[str, Any], precision: str
@@ -83,7 +86,7 @@ class FeaturePrecomputer:
             name: CacheStore(options.root, name, recipe | key)
             for name, key in task.cache_keys(options.arguments).items()
         }
-        self.views, self.ranges = data.source.num_views(), shard_ranges(len(data.source.records("train")))
+        self.views, self.ranges = data.source.num_views(), shard_ranges(len(data.source.train_records()))
         self.keys: list[list[str]] = []
         self.reason: str | None = None
         self.fill_seconds, self.compute_seconds = 0.0, 0.0
@@ -105,10 +108,7 @@ class FeaturePrecomputer:
         if self.options.mode == "auto" and num_images is not None and num_images < 2 * images * self.views:
             times = num_images / images / self.views
             return self._refuse([], f"this run reads an image {times:.2g} times; cache=always caches it for other runs")
-        contents = self.data.source.hash_contents(self.data.source.records("train"), self._contents_file)
-        self.keys = [
-            [hash_json([view, [contents[i] for i in span]]) for span in self.ranges] for view in range(self.views)
-        ]
+        self.find_keys()
         costs = self._measure() if any(self.missing(name) for name in self.stores) else {}
         names, seconds, free = [], 0.0, self.options.free_bytes()
         for name, (row_bytes, row_seconds) in costs.items():
@@ -120,9 +120,16 @@ class FeaturePrecomputer:
         if costs:
             need = sum(len(self.ranges[part]) * costs[name][0] for name in names for _, part in self.missing(name))
             print_cache(
-                f"encoding {images} images ({format_bytes(need)}), about {_duration(seconds)}; safe to interrupt."
+                f"encoding {images} images ({format_bytes(need)}), about {format_duration(seconds)}; safe to interrupt."
             )
         return names or list(self.stores)
+
+    def find_keys(self) -> None:
+        """Hash the training images, which the names of all shards depend on."""
+        contents = self.data.source.hash_contents(self.data.source.train_records(), self._contents_file)
+        self.keys = [
+            [hash_json([view, [contents[i] for i in span]]) for span in self.ranges] for view in range(self.views)
+        ]
 
     def missing(self, name: str) -> list[Shard]:
         """Return the shards of an output that are not cached."""
@@ -140,7 +147,7 @@ class FeaturePrecomputer:
         pending = sorted({shard for name in names for shard in self.missing(name)})
         first, images = int(start * len(pending)), sum(len(self.ranges[part]) for _, part in pending)
         pending = pending[first:] + pending[:first]
-        with Phase("caching features", images, "images", is_shown=start == 0) as phase:
+        with Phase(self.title, images, "images", is_shown=start == 0) as phase:
             while pending:
                 busy = []
                 for shard in pending:
@@ -239,5 +246,5 @@ def print_cache(message: str) -> None:
     announce(f"cache: {message}")
 
 
-def _duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if abs(seconds) < 100 else f"{seconds / 60:.0f} minutes"

@@ -16,6 +16,7 @@ from lumen.core.interfaces import Task
 from lumen.data.cache import CachedArray, CacheStore
 from lumen.training.cache_options import CacheOptions
 from lumen.training.feature_precomputer import FeaturePrecomputer, print_cache
+from lumen.training.synthetic_precomputer import SyntheticPrecomputer
 
 
 class PrecomputeCallback(Callback):
@@ -32,11 +33,12 @@ class PrecomputeCallback(Callback):
 
     def on_fit_start(self, trainer: Trainer, task: Task) -> None:
         options, data = self.options, trainer.datamodule
-        if options.mode == "never":
+        if options.mode == "never" and not task.precomputed_keys():
             return
-        task.fit_statistics(data, CachedStatistics(options, data, task, trainer))
+        if options.mode != "never":
+            task.fit_statistics(data, CachedStatistics(options, data, task, trainer))
         num_images = options.num_images * trainer.world_size
-        precomputer = FeaturePrecomputer(options, data, task, common_key(options, data, task), trainer.precision)
+        precomputer = build_precomputer(options, data, task, trainer.precision)
         names = precomputer.select(num_images) if trainer.is_global_zero else []
         names, precomputer.keys = trainer.strategy.broadcast((names, precomputer.keys))
         if names:
@@ -84,6 +86,16 @@ class CachedStatistics:
         if first and statistics.nbytes < options.free_bytes():
             store.write(shard, statistics.cpu().numpy()[None], {"seconds": time.perf_counter() - start})
         return statistics
+
+
+def build_precomputer(
+    options: CacheOptions, data: LightningDataModule, task: Task, precision: str
+) -> FeaturePrecomputer:
+    """Return what computes the cache entries of a task: generated images if it learns from some, else features."""
+    common = common_key(options, data, task)
+    if task.precomputed_keys():
+        return SyntheticPrecomputer(options, data, task, common)
+    return FeaturePrecomputer(options, data, task, common, precision)
 
 
 def common_key(options: CacheOptions, data: LightningDataModule, task: Task) -> dict[str, Any]:

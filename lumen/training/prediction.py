@@ -1,13 +1,16 @@
 """Training of a network that predicts what is labelled in images, from real and from generated images."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, UInt8
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from lumen.core.interfaces import Batch, Optimization, Task
+from lumen.core.errors import Mistake
+from lumen.core.interfaces import Batch, Optimization, Preview, Task
 from lumen.core.random import keyed_uniform
 from lumen.training.photometric import distort
 from lumen.training.synthetic_images import SyntheticImages
@@ -45,7 +48,7 @@ class Prediction(Task):
     ):
         super().__init__(optimization, seed, **({"synthetic": synthetic_images} if synthetic_images else {}))
         self.network, self.flip, self.distortion, self.share = network, flip, distortion, share
-        self.head_rate = HEAD_RATE if is_pretrained else 1
+        self.is_pretrained, self.head_rate = is_pretrained, HEAD_RATE if is_pretrained else 1
         self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
         self.register_buffer("deviation", torch.tensor(DEVIATION)[:, None, None], persistent=False)
 
@@ -56,13 +59,42 @@ class Prediction(Task):
         """Generated images, if the run learns from some."""
         return self.frozen_networks.get("synthetic")
 
-    def cache_keys(self, arguments: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    def precomputed_keys(self) -> dict[str, dict[str, Any]]:
         """Return the sets of generated images, which all runs that learn from the same run share."""
         return self.synthetic_images.cache_keys() if self.synthetic_images else {}
+
+    def precomputed_bytes(self, size: int) -> dict[str, int]:
+        """Return the bytes of a generated image, by set."""
+        return dict.fromkeys(self.synthetic_images.sets, 3 * size**2) if self.synthetic_images else {}
+
+    def fit_statistics(self, data: LightningDataModule, cached: Callable[..., Tensor] | None = None) -> None:
+        """Measure the losses that generated pixels are compared with, if some are filtered out."""
+        if self.synthetic_images and self.synthetic_images.pixel_filter:
+            self.synthetic_images.pixel_filter.fit(data, cached)
 
     def encode(self, name: str, batch: Batch) -> UInt8[Tensor, "b 3 H W"]:
         """Return the generated images of a set."""
         return self.synthetic_images.generate(name, batch)
+
+    def protocol(self) -> dict[str, Any]:
+        """Return the recipe: what was learnt from other images is compared under one recipe alone."""
+        parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        network = {"parameters": parameters, "pretrained": self.is_pretrained}
+        return {"recipe": vars(self.optimization) | network | {"flip": self.flip, "distortion": self.distortion}}
+
+    def preview(self, batch: Batch, num_samples: int, seed: int, **sampling: Any) -> Preview | None:
+        """Return training images beside those generated for them, a column per domain; None if there are none."""
+        dataset = getattr(self.trainer.datamodule, "cached_dataset", None)
+        if self.synthetic_images is None or dataset is None:
+            return None
+        count = min(len(batch.id), len(dataset))
+        samples = dataset.__getitems__([(i * len(dataset) // count, 0) for i in range(count)])
+        if isinstance(samples, Mistake):
+            raise samples
+        columns = {"image": samples.to(torch.device("cpu")).image}
+        for name, title in self.synthetic_images.titles.items():
+            columns[title] = samples.cached[name].float() / 127.5 - 1
+        return Preview(columns, samples.caption, {})
 
     # ---- training
 
@@ -84,9 +116,9 @@ class Prediction(Task):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         keys = [(self.seed, image_id, self.global_step) for image_id in batch.id]
-        mixed = self.synthetic_images.mix(batch, self.share, keys) if self.synthetic_images else batch.image
-        image, is_flipped = self.augment(mixed, keys)
-        parts = self.losses(image, batch, is_flipped)
+        mixed = self.synthetic_images.mix(batch, self.share, keys) if self.synthetic_images else batch
+        image, is_flipped = self.augment(mixed.image, keys)
+        parts = self.losses(image, mixed, is_flipped)
         loss = sum(parts.values())
         self.log("train/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(image))
         self._log_parts("train", parts)
@@ -112,7 +144,7 @@ class Prediction(Task):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return AdamW with SegFormer's groups, and a learning rate that falls linearly to zero after its warmup."""
-        options, last = self.optimization, self.optimization.steps
+        options = self.optimization
         optimizer = torch.optim.AdamW(self.parameter_groups(), lr=options.lr)
 
         def scale(step: int) -> float:

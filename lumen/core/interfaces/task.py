@@ -134,6 +134,10 @@ class Task(LightningModule):
         """
         return {}
 
+    def precomputed_bytes(self, size: int) -> dict[str, int]:
+        """Return the bytes per training image of each of `precomputed_keys`, for images of this side in pixels."""
+        return {}
+
     def encode(self, name: str, batch: Batch) -> Tensor:
         """Return one cacheable output of a batch; those before it in `cache_keys` may be in `batch.cached`."""
         raise NotImplementedError(f"{type(self).__name__} must implement encode()")

@@ -30,6 +30,7 @@ class Cost:
         held: Bytes that stay on the device.
         peaks: Most bytes at once, by phase.
         cache_bytes: Bytes in the cache, of one view of one image.
+        precomputed: Bytes in the cache of what is generated before training, of one view of one image, by set.
         views: Cached views of an image: two if images are mirrored, none if every epoch crops anew.
         images: Images of the training split, as counted on this machine or else as published; None if neither is known.
         is_data_here: Whether the data set is on this machine.
@@ -46,6 +47,7 @@ class Cost:
     held: dict[str, int]
     peaks: dict[str, int]
     cache_bytes: int
+    precomputed: dict[str, int]
     views: int
     images: int | None
     is_data_here: bool
@@ -83,6 +85,7 @@ def estimate_cost(config: Config) -> Cost:
         held=held,
         peaks=peaks,
         cache_bytes=cache_bytes(precision, sum(cached_values.values())),
+        precomputed=task.precomputed_bytes(config.size),
         views=_offline_source(config).num_views() or 0,
         images=images,
         is_data_here=is_data_here,
@@ -246,7 +249,7 @@ def _count_images(config: Config) -> tuple[int | None, bool]:
     """Return the number of training images, and whether the data set is on this machine to be counted."""
     source = _offline_source(config)
     try:
-        return len(source.records("train")), True
+        return len(source.train_records()), True
     except DatasetMissing:
         return source.published_images.get("train"), False
 

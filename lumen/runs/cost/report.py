@@ -70,9 +70,15 @@ def _disk(config: Config, cost: Cost) -> list[list[str]]:
         whose = f"images{published} (the data set is not here)"
     views = f" x {cost.views} views" if cost.views != 1 else ""
     checkpoints = config.keep + 1 + (config.best is not None)  # the new one is there before an old one goes
+    sets, set_bytes = len(cost.precomputed), sum(cost.precomputed.values())
+    generated = [
+        f"generated before training: {number:,} images{views} x {sets} sets",
+        _gb(set_bytes * cost.views * number),
+    ]
     return [
         ["disk", "GB"],
         [f"cache: {number:,} {whose}{views}", _gb(cost.cache_bytes * cost.views * number)],
+        *([generated] if sets else []),
         [f"checkpoints: {checkpoints} of {_gb(cost.checkpoint)}", _gb(checkpoints * cost.checkpoint)],
     ]
 

@@ -31,10 +31,14 @@ class Segmentation(Prediction):
         domains: Domains that their prompts name, such as night; null keeps the captions of the images.
         share: Share of generated images in a batch.
         copies: Generated images for each training image and domain.
+        images: Training images that the run learns from, and that images are generated for; null takes all.
         unseen: A data set with the same classes and other domains, with its arguments as task.unseen.ARGUMENT, which
             the task is scored on as well, by domain, and from which nothing is learnt.
         row: Outputs of that run that are taken: "test"; "vae", round trips through its autoencoder; or "shuffled",
             whose label maps belong to another image.
+        filter: Largest loss of a generated pixel as a multiple of the mean loss of its class on real images, as 1.25;
+            pixels above it lose their label. null filters none.
+        filter_run: Directory of a finished segmentation run on real images, whose network measures these losses.
     """
 
     output_kind = "labels"
@@ -54,6 +58,9 @@ class Segmentation(Prediction):
         share: Share = 0.25,
         copies: Annotated[int, Range(1, 1000)] = 1,
         row: Literal["test", "vae", "shuffled"] = "test",
+        images: Annotated[int, Range(1, 10_000_000)] | None = None,
+        filter: Annotated[float, Range(0, 1000)] | None = None,
+        filter_run: str | None = None,
         unseen: dict[str, Any] | None = None,
         *,
         classes: tuple[str, ...],
