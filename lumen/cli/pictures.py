@@ -41,7 +41,7 @@ def sample(positionals: list[str], options: dict[str, str]) -> int:
     """
     from lumen.runs.directory import load_run_config
 
-    if len(positionals) == 2 and not _is_prompted(load_run_config(user_path(positionals[0]))):
+    if positionals and os.path.isdir(user_path(positionals[0])) and not _is_prompted(user_path(positionals[0])):
         return _sample_rearranged(positionals, options)
     if len(positionals) < 3:
         raise UnknownName(f"a run, a photo and a prompt are needed; write: {sample.usage}.")
@@ -62,6 +62,11 @@ def _sample_rearranged(positionals: list[str], options: dict[str, str]) -> int:
     """Write images that a run without prompts generates for a layout."""
     from lumen.runs.directory import load_run_config
 
+    if len(positionals) != 2:
+        raise UnknownName(
+            f"{positionals[0]} is of a task without prompts, and takes one layout; write: lumen sample RUN MASK|PHOTO "
+            "[style=PHOTO seeds=4]."
+        )
     run, drawing = map(user_path, positionals)
     digest = sha256(" ".join([*positionals, *as_overrides(options)]).encode()).hexdigest()[:8]
     default = run / "samples" / f"{drawing.stem}-{digest}.png"
@@ -77,8 +82,11 @@ def _sample_rearranged(positionals: list[str], options: dict[str, str]) -> int:
     return 0
 
 
-def _is_prompted(tree: dict[str, Any]) -> bool:
+def _is_prompted(run: Path) -> bool:
     """Return whether samples of a run follow prompts."""
+    from lumen.runs.directory import load_run_config
+
+    tree: dict[str, Any] = load_run_config(run)
     return read_literal(tasks, tree.get("task", {}).get("name", DEFAULT_TASK), "is_prompted", True)
 
 

@@ -54,8 +54,8 @@ def _write(task: Task, batch: Batch, photo: Batch | None, seed: int, names: list
         z = task.generator.invert(photo.image.to(task.device))
     else:
         z = task.bank.style_latents([stable_seed(seed, "sample", number) for number in range(len(names))])
-    mask = task.mask_of(batch)
-    images = torch.cat([task.rearrange(latents, mask) for latents in z.split(1)])
+    logits = task.mask_logits(batch)
+    images = torch.cat([task.rearrange(latents, logits) for latents in z.split(1)])
     before = task.generator.render(task.generator.features(z))
     layout = task.visualize(batch).expand(len(z), -1, -1, -1) * 2 - 1
     files.save_sheet(make_grid({"image": before, "layout": layout, "rearranged": images}, names, task.legend), {})

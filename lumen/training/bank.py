@@ -38,6 +38,7 @@ class SampleBank(nn.Module):
 
     Attributes:
         styles: Latents of these samples.
+        shares: Share of each cluster in their cells.
         mean: Mean of each channel of the features.
         scale: Standard deviation of each channel.
     """
@@ -59,6 +60,7 @@ class SampleBank(nn.Module):
         self.clusters = Clusters(num_clusters, generator.dense_channels, centre)
         self.labeller = Labeller(generator.dense_channels, num_classes).requires_grad_(False)
         self.register_buffer("styles", torch.zeros(num_styles, *generator.latent_shape(size)))
+        self.register_buffer("shares", torch.zeros(num_clusters))
         self.register_buffer("mean", torch.zeros(generator.feature_channels))
         self.register_buffer("scale", torch.ones(generator.feature_channels))
         self.data_fingerprint = ""
@@ -91,7 +93,10 @@ class SampleBank(nn.Module):
         features = torch.cat([self.generator.features(z) for z in parts])
         self.mean.copy_(features.mean((0, 2, 3)))
         self.scale.copy_(features.std((0, 2, 3)).clamp(min=1e-6))
-        self.clusters.fit(torch.cat([self.generator.dense_features(z) for z in parts]), seed)
+        dense = torch.cat([self.generator.dense_features(z) for z in parts])
+        self.clusters.fit(dense, seed)
+        mask = self.clusters.assign(dense, tuple(self.styles.shape[-2:]))
+        self.shares.copy_(mask.flatten().bincount(minlength=self.clusters.count) / mask.numel())
         if self.uses_labeller:
             fit_labeller(self.labeller, self._labelled_features(data, seed), self.num_classes)
 

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from lumen.core.resize import resize
 
@@ -149,6 +150,11 @@ def cluster_means(
     """Return the mean feature of each cluster, and the number of its cells."""
     sizes = mask.sum((2, 3))
     return torch.einsum("bkhw,bchw->bkc", mask, features) / sizes.clamp(min=1)[..., None], sizes
+
+
+def apply_frozen(network: nn.Module, x: Tensor) -> Tensor:
+    """Return the output of a network whose parameters get no gradient, so that it only scores."""
+    return functional_call(network, {name: p.detach() for name, p in network.named_parameters()}, x)
 
 
 def _heads(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n t d"]:

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from lumen.core.errors import BadConfig
 from lumen.core.interfaces import Batch, Conditioning, Generator, Optimization, Preview, Stage, Task
@@ -23,10 +22,12 @@ from lumen.training.rearrangement import (
     CrossAttentionRearranger,
     Mapper,
     MaskReader,
+    apply_frozen,
     cluster_means,
     one_hot,
 )
 
+RARE = 0.01  # share that each cluster has at least, where masks are chosen for a style
 RECONSTRUCTION_WEIGHT = 10  # of the L1 distance of features that are moved to their own mask
 
 
@@ -46,6 +47,7 @@ class Rearranger(Task):
         width: Channels inside the rearranger.
         style: Weight of the term that keeps the mean feature of each cluster.
         adversary: Weight of the adversarial term.
+        palette: Weight of a style's own clusters in the choice of its mask; 0 takes what the mapper finds most likely.
         generator: Generator with `latents`, `invert`, `features`, `render` and `dense_features`, such as unconditional.
         conditioning: Map from a batch to its layout.
         classes: Class names of the data set.
@@ -75,6 +77,7 @@ class Rearranger(Task):
         width: Annotated[int, Range(16, 4096)] = 96,
         style: Annotated[float, Range(0, 1000)] = 3.0,
         adversary: Annotated[float, Range(0, 1000)] = 0.2,
+        palette: Annotated[float, Range(0, 100)] = 0.5,
         *,
         generator: Generator,
         conditioning: Conditioning,
@@ -92,7 +95,7 @@ class Rearranger(Task):
         if width % 16:
             raise BadConfig(f"task.width={width} is not possible; choose a multiple of 16.")
         self.generator, self.conditioning = generator, conditioning
-        self.num_clusters, self.style_weight, self.adversary_weight = clusters, style, adversary
+        self.num_clusters, self.palette, self.style_weight, self.adversary_weight = clusters, palette, style, adversary
         self.bank = SampleBank(generator, conditioning, (size, size), clusters, centre, styles, pairs, len(classes))
         channels = generator.feature_channels
         self.reader = MaskReader(channels, clusters, width)
@@ -165,17 +168,16 @@ class Rearranger(Task):
         target, target_ids = own.roll(1, 0), mask.roll(1, 0)
         twice = torch.cat([features, features]), torch.cat([own, own]), torch.cat([own, target])
         same, moved = self.rearranger(*twice).chunk(2)
-        before, _ = cluster_means(features, own)
-        after, sizes = cluster_means(moved, target)
+        (before, _), (after, sizes) = cluster_means(features, own), cluster_means(moved, target)
         shared = ((own.sum((2, 3)) > 0) & (sizes > 0)).float()[..., None]
         style = ((after - before).abs() * shared).sum() / (shared.sum() * features.shape[1]).clamp(min=1)
-        verdict = _apply_frozen(self.critic, moved)
+        verdict = apply_frozen(self.critic, moved)
         real, fake = self.critic(features), self.critic(moved.detach())
         return {
             "reader": F.cross_entropy(self.reader(features), mask),
             "mapper": F.cross_entropy(self.mapper(layout, tuple(mask.shape[-2:])), wanted),
             "same": RECONSTRUCTION_WEIGHT * F.l1_loss(same, features),
-            "mask": F.cross_entropy(_apply_frozen(self.reader, moved), target_ids),
+            "mask": F.cross_entropy(apply_frozen(self.reader, moved), target_ids),
             "style": self.style_weight * style,
             "adversary": -self.adversary_weight * verdict.mean(),
             "critic": F.relu(1 - real).mean() + F.relu(1 + fake).mean(),
@@ -216,26 +218,31 @@ class Rearranger(Task):
         batch.extra["style"] = list(styles)
         if row == "source":
             return styles
-        mask = self.mask_of(batch if row != "shuffled" else other(), row == "proxy")
-        return torch.stack([self.rearrange(z, mask) for z in sources], dim=1)
+        logits = self.mask_logits(batch if row != "shuffled" else other(), row == "proxy")
+        return torch.stack([self.rearrange(z, logits) for z in sources], dim=1)
 
     def num_outputs(self, row: str, samples: int) -> int:
         """Return 1 for rows without randomness."""
         return 1 if row in ("real", "vae") else samples
 
     @torch.no_grad()
-    def mask_of(self, batch: Batch, is_exemplar: bool = False) -> Int[Tensor, "b h w"]:
-        """Return the proxy masks that the mapper finds for the layouts of images, or the images' own."""
+    def mask_logits(self, batch: Batch, is_exemplar: bool = False) -> Float[Tensor, "b k h w"]:
+        """Return the logits of proxy masks that the mapper finds for layouts, or the images' own masks."""
         if is_exemplar:
-            return self.bank.proxy_mask(self.generator.invert(batch.image))
-        return self.mapper(self.conditioning(batch), tuple(self.bank.styles.shape[-2:])).argmax(1)
+            return one_hot(self.bank.proxy_mask(self.generator.invert(batch.image)), self.num_clusters).log()
+        return self.mapper(self.conditioning(batch), tuple(self.bank.styles.shape[-2:]))
 
     @torch.no_grad()
-    def rearrange(self, z: Float[Tensor, "b z h w"], mask: Int[Tensor, "b h w"]) -> Float[Tensor, "b 3 H W"]:
-        """Return the images of latents whose features are moved to match a mask."""
-        own, target = (one_hot(m, self.num_clusters) for m in (self.bank.proxy_mask(z), mask))
-        moved = self.rearranger(self.bank.standardize(z), own, target)
-        return self.bank.render(moved)
+    def rearrange(self, z: Float[Tensor, "b z h w"], logits: Float[Tensor, "b k h w"]) -> Float[Tensor, "b 3 H W"]:
+        """Return the images of latents whose features are moved to match a mask.
+
+        The mapper's logits say what a cell may be in any sample. By Bayes' rule, those of this sample follow from the
+        shares of clusters in its own mask and in all styles, so that its own colours fill what a layout leaves open.
+        """
+        own = one_hot(self.bank.proxy_mask(z), self.num_clusters)
+        odds = ((own.mean((2, 3)) + RARE) / (self.bank.shares + RARE)).log()
+        target = one_hot((logits.float() + self.palette * odds[..., None, None]).argmax(1), self.num_clusters)
+        return self.bank.render(self.rearranger(self.bank.standardize(z), own, target))
 
     @torch.no_grad()
     def preview(self, batch: Batch, num_samples: int, seed: int, **sampling: Any) -> Preview:
@@ -286,8 +293,3 @@ class Rearranger(Task):
         mask = torch.zeros(len(z), *z.shape[-2:], dtype=torch.long)
         yield Stage("features", "latents", cached_values=z.numel() + layout.numel())
         yield Stage("rearranger", "forward", loss=sum(self.losses(features, mask, layout, mask).values()))
-
-
-def _apply_frozen(network: nn.Module, x: Tensor) -> Tensor:
-    """Return the output of a network whose parameters get no gradient, so that it only scores."""
-    return functional_call(network, {name: p.detach() for name, p in network.named_parameters()}, x)
