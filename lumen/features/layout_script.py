@@ -67,6 +67,15 @@ def resize_code(size: tuple[int, int]) -> str:
     return f'image = F.interpolate(image, {size}, mode="bilinear", antialias=True)'
 
 
+def resize_layout_code(latents: int | None) -> str:
+    """Return the end of a function that has the layout as `cells`: it is resized to the side SIZE of the image.
+
+    Args:
+        latents: Side of the latents in cells, where the layout enters at their size; None at that of the image.
+    """
+    return textwrap.indent(TO_IMAGE if latents is None else TO_LATENTS.format(latents=latents), "    ")
+
+
 def compose_layout_script(script: FeatureScript, components: int, scaling: str, size: int, latents: int | None) -> str:
     """Return the program.
 
@@ -85,5 +94,5 @@ def compose_layout_script(script: FeatureScript, components: int, scaling: str, 
         components=components,
         scale=SCALES[scaling],
         size=size,
-        resize=textwrap.indent(TO_IMAGE if latents is None else TO_LATENTS.format(latents=latents), "    "),
+        resize=resize_layout_code(latents),
     )

