@@ -6,7 +6,7 @@ from dataclasses import is_dataclass
 from types import NoneType, UnionType
 from typing import Union, get_args, get_origin, get_type_hints
 
-from lumen.config.schema import ALL_SLOTS, NESTED_SLOTS, SLOTS, Config
+from lumen.config.schema import ALL_SLOTS, SLOTS, Config
 from lumen.core.arguments import Argument, parse_type
 
 
@@ -26,5 +26,4 @@ def iterate_keys(schema: type, prefix: str = "") -> Iterator[tuple[str, Argument
 
 NAME_KEYS = {f"{slot}.name" for slot in ALL_SLOTS}
 KEYS = dict(iterate_keys(Config)) | dict.fromkeys((*SLOTS, *NAME_KEYS), parse_type("str"))
-KEYS |= dict.fromkeys(NESTED_SLOTS, parse_type("str | None"))
 KEYS["metrics"] = parse_type("str | list[str]")

@@ -44,8 +44,9 @@ def evaluation(tmp_path):
         datamodules.build("scenes", skies=skies, loader_config=loader_config) for skies in (["clear"], ["night", "fog"])
     ]
     config, data, task = load("scenes", ["metrics=[disparity_rmse,mds]"]), DataModule(*sources), Oracle(Optimization())
-    config.metrics["miou"] = {"segmenter": None}
-    metrics = build_metrics(config, data, task)
+    metrics = build_metrics(config, DataModule(sources[0]), task)  # others are refused beside unseen data
+    config.metrics = {"miou": {"segmenter": None}}
+    metrics |= build_metrics(config, data, task)
     return data, task, EvaluationLoop("test", task, metrics, 2, {}, 0, data.mismatched_batch, PartialScores(tmp_path))
 
 
