@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from lumen.core.boxes import CENTER, DIMENSIONS, NO_BOX, ROTATION, boxes_to_array
@@ -52,9 +53,10 @@ class Cameras(NamedTuple):
 
 
 def read_boxes(contents: Sequence[dict[str, Any] | None], classes: Sequence[str]) -> Float[Tensor, "b n 16"]:
-    """Return the boxes of the gtBbox3d file of each image, filled up with boxes of the label NO_BOX."""
+    """Return the boxes of the gtBbox3d file of each image, filled up with one or more boxes of the label NO_BOX."""
     rows = [boxes_to_array(content["objects"] if content else [], classes) for content in contents]
-    return pad_sequence([torch.from_numpy(row).float() for row in rows], batch_first=True, padding_value=NO_BOX)
+    boxes = pad_sequence([torch.from_numpy(row).float() for row in rows], batch_first=True, padding_value=NO_BOX)
+    return F.pad(boxes, (0, 0, 0, 1), value=NO_BOX)
 
 
 def read_cameras(

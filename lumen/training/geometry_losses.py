@@ -18,7 +18,8 @@ EPSILON = 1e-7
 def disparity_loss(predicted: Float[Tensor, "b H W"], truth: Float[Tensor, "b H W"]) -> Float[Tensor, ""]:
     """Return the mean absolute error over valid pixels; NaN and negative numbers are invalid measurements."""
     is_valid = truth >= 0
-    return ((predicted - truth).abs().where(is_valid, 0)).sum() / is_valid.sum().clamp(min=1)
+    error = predicted - truth.where(is_valid, predicted.detach())  # NaN would reach the gradient of others
+    return error.abs().sum() / is_valid.sum().clamp(min=1)
 
 
 def box_losses(
