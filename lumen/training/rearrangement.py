@@ -147,9 +147,11 @@ def one_hot(mask: Int[Tensor, "b h w"], clusters: int) -> Float[Tensor, "b k h w
 def cluster_means(
     features: Float[Tensor, "b c h w"], mask: Float[Tensor, "b k h w"]
 ) -> tuple[Float[Tensor, "b k c"], Float[Tensor, "b k"]]:
-    """Return the mean feature of each cluster, and the number of its cells."""
+    """Return the mean feature of each cluster, always in fp32, and the number of its cells."""
     sizes = mask.sum((2, 3))
-    return torch.einsum("bkhw,bchw->bkc", mask, features) / sizes.clamp(min=1)[..., None], sizes
+    with torch.autocast(features.device.type, enabled=False):
+        sums = mask.flatten(2) @ features.float().flatten(2).transpose(1, 2)
+    return sums / sizes.clamp(min=1)[..., None], sizes
 
 
 def apply_frozen(network: nn.Module, x: Tensor) -> Tensor:
