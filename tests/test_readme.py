@@ -67,9 +67,12 @@ def commands(*pages: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
-    """Return a directory with all that the pages take for granted: a photo, a data set, a finished run."""
+    """Return a directory with all that the pages take for granted: photos, a data set, a finished run."""
     directory = tmp_path_factory.mktemp("readme")
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)).save(directory / "photo.jpg")
+    (directory / "photos").mkdir()
+    for number in range(4):
+        shutil.copy(directory / "photo.jpg", directory / "photos" / f"{number}.jpg")
     assert main(["data", "render", "scenes", str(directory / "coco"), "format=coco_stuff", "size=32", "train=6"]) == 0
     scored = ["data.images=6", "measure.images=2", "metrics=[miou]", f"runs={directory / 'trained'}"]
     assert main(["train", "scenes", *SMALL, *scored]) == 0

@@ -4,7 +4,7 @@ import os
 
 from lumen.cli.command import command, positive_int, single_argument
 from lumen.config.experiment import load
-from lumen.core.errors import BadConfig
+from lumen.core.errors import BadConfig, DatasetMissing
 from lumen.core.paths import user_path
 from lumen.core.registry import datamodules
 
@@ -36,6 +36,8 @@ def caption(positionals: list[str], options: dict[str, str]) -> int:
     if os.path.isdir(user_path(name)):
         options = {"root": name} | options
         name = "folder"
+    elif "/" in name:
+        raise DatasetMissing(f"there is no folder {name}; name a folder of photos, or a data set (`lumen list data`).")
     settings = {key: options.pop(key, None) for key in ("model", "prompt", "revision", "out", "overwrite")}
     batch = positive_int("batch", options.pop("batch", "8"))
     tokens = positive_int("tokens", options.pop("tokens", str(MAX_TOKENS)), 4096)

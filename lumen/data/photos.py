@@ -49,7 +49,9 @@ class PhotoFolder:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self):
-        paths, self.problems = find_files(self.root, (*PHOTO_SUFFIXES, *OTHER_SUFFIXES, TEXT_SUFFIX, METADATA_FILE))
+        suffixes = (*PHOTO_SUFFIXES, *OTHER_SUFFIXES, TEXT_SUFFIX, METADATA_FILE)
+        # A directory that is missing is a problem of the index.
+        paths, self.problems = find_files(self.root, suffixes) if self.root.is_dir() else ([], [])
         files = {path.as_posix().removeprefix(f"{self.root.as_posix()}/"): path for path in paths}
         files = dict(sorted(files.items()))
         self._add_photos({name: path for name, path in files.items() if name.lower().endswith(PHOTO_SUFFIXES)})

@@ -120,6 +120,12 @@ def test_folder_of_fewer_than_two_photos_is_refused(names, words, folder):
     assert "data.root=DIR" in str(error.value)
 
 
+def test_folder_that_is_missing_is_one_problem(tmp_path):
+    source = Folder(str(tmp_path / "none"), loader_config=LoaderConfig(size=8))
+    assert len(source.check().problems) == 1 and "data.root=DIR" in str(source.check())
+    assert main(["caption", str(tmp_path / "none"), "model=x"]) == 2
+
+
 def test_photos_in_formats_that_are_not_read_are_noted(folder, tmp_path):
     source = folder("1.jpg", "2.jpg")
     for name in ("3.heic", "4.HEIC"):
@@ -159,8 +165,7 @@ def test_folder_of_photos_trains_and_is_evaluated(folder, tmp_path, monkeypatch,
         "wandb=disabled",
     ]
     small += ["sampling.steps=1", "sampling.images=1", "measure.anchors=[real]", "metrics=[miou,lpips]"]
-    with pytest.warns(Note, match="leaves out miou without label maps"):
-        assert main(["train", "scenes", "data=folder", "data.root=photos", "data.fit=pad", *small]) == 0
+    assert main(["train", "scenes", "data=folder", "data.root=photos", "data.fit=pad", *small]) == 0
     (run,) = tmp_path.glob("runs/scenes/*/seed0")
     results = json.loads((run / "metrics.json").read_text())
     assert "test/lpips-scenes" in results and not any("miou" in key for key in results)
