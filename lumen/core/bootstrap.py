@@ -47,8 +47,12 @@ def resample_counts(images: int, num_resamples: int) -> Float[Tensor, "draws b"]
 
 
 def percentile_interval(resamples: Float[Tensor, " draws"], level: float = 0.95) -> list[float]:
-    """Return the low and high end of the central interval that holds `level` of the resamples."""
-    return resamples.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2]).to(resamples)).tolist()
+    """Return the low and high end of the central interval that holds `level` of the resamples.
+
+    Those without a value are left out, such as those that hold no image of the domain of a metric.
+    """
+    ends, defined = torch.tensor([(1 - level) / 2, (1 + level) / 2]).to(resamples), resamples[~resamples.isnan()]
+    return (defined if len(defined) else resamples).quantile(ends).tolist()
 
 
 def influence_bootstrap(

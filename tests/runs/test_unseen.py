@@ -7,6 +7,7 @@ from lumen.cli.completion import complete
 from lumen.cli.help import explain
 from lumen.config.experiment import dump, load, reload
 from lumen.config.identity import config_digest, is_evaluation_key, run_name
+from lumen.core.bootstrap import percentile_interval
 from lumen.core.errors import BadConfig
 from lumen.core.interfaces import IGNORE, Batch
 from lumen.core.registry import datamodules, metrics
@@ -96,3 +97,8 @@ def test_predicted_label_outside_of_the_classes_is_no_class():
     batch = Batch(torch.zeros(1, 3, 2, 2), [""], ["x"], mask)
     rows = metric.per_image(batch, torch.tensor([[[[0, IGNORE], [1, 1]]]]))
     assert rows.tolist() == [[[1, 1], [2, 1]]] and metric.aggregate(rows) == pytest.approx(0.75)
+
+
+def test_interval_of_a_domain_leaves_out_resamples_without_its_images():
+    values = torch.arange(100.0)
+    assert percentile_interval(torch.cat([values, torch.full((7,), torch.nan)])) == percentile_interval(values)
