@@ -24,7 +24,7 @@ from lumen.runs.checkpoints import restore, select_checkpoint
 from lumen.runs.data import build_data
 from lumen.runs.directory import load_results
 from lumen.runs.hub import upload, verify_repository
-from lumen.runs.model_card import write_card
+from lumen.runs.model_card import data_licence, write_card
 
 Weights = Literal["averaged", "raw"]
 SNAPSHOT = re.compile(r".*/models--([^/]+?)--([^/]+)/snapshots/([^/]+)")  # folder of a hub id in the hub's own cache
@@ -68,7 +68,11 @@ def export_run(run: Path, config: Config, out: Path, weights: Weights = "average
     if not facts["has_layout"]:
         announce(f"layout.py is left out: no single library makes the layouts of {config.conditioning['name']}.")
     if push is not None:
-        print(f"uploaded: {upload(out, push)}")
+        licence = data_licence(config)
+        private = ["samples.png"] if licence else []
+        if licence:
+            announce(f"samples.png is not uploaded, because it shows images of {config.data['name']}. {licence}")
+        print(f"uploaded: {upload(out, push, private)}")
 
 
 class WeightsFolder:

@@ -26,8 +26,11 @@ def verify_repository(name: str) -> None:
         raise Mistake(f"push={name} needs a token of the Hub; run `hf auth login`, or set HF_TOKEN.")
 
 
-def upload(directory: Path, name: str) -> str:
+def upload(directory: Path, name: str, private: list[str]) -> str:
     """Upload a folder to a repository, which is created if it does not exist, and return its address.
+
+    Args:
+        private: Names of files that are not uploaded.
 
     Raises:
         Mistake: The Hub could not be reached, or refused.
@@ -35,7 +38,9 @@ def upload(directory: Path, name: str) -> str:
     api = HfApi()
     try:
         address = api.create_repo(name, exist_ok=True)
-        api.upload_folder(repo_id=name, folder_path=directory, commit_message="Export of LUMEN")
+        api.upload_folder(
+            repo_id=name, folder_path=directory, commit_message="Export of LUMEN", ignore_patterns=private
+        )
     except (OSError, ValueError) as error:  # every error of the Hub is one of the two
         reason = " ".join(str(error).split())[:200]
         raise Mistake(

@@ -50,11 +50,16 @@ def write_card(
         "rows": metric_rows(results),
         "protocol": results.get("protocol", {}),
         "provenance": provenance,
-        "data_licence": datamodules.literal(config.data["name"], "licence", ""),
+        "data_licence": data_licence(config),
     }
     metadata = metadata_of(card["title"], config, base, is_own, results)
     text = templates.get_template("README.md.j2").render(facts, **card)
     write(directory / "README.md", f"---\n{metadata.to_yaml()}\n---\n{text}")
+
+
+def data_licence(config: Config) -> str:
+    """Return a sentence about the licence of the data that a run learnt from; "" for data that is rendered."""
+    return datamodules.literal(config.data["name"], "licence", "")
 
 
 def metric_rows(results: dict[str, Any]) -> list[dict[str, Any]]:

@@ -131,15 +131,19 @@ class Hub:
     def create_repo(self, name, exist_ok):
         return f"https://hub/{name}"
 
-    def upload_folder(self, repo_id, folder_path, commit_message):
-        self.uploads[repo_id] = sorted(path.name for path in Path(folder_path).iterdir())
+    def upload_folder(self, repo_id, folder_path, commit_message, ignore_patterns):
+        self.uploads[repo_id] = sorted({path.name for path in Path(folder_path).iterdir()} - {*ignore_patterns})
 
 
-def test_export_is_uploaded(finished, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("licence", ["", "Its photos belong to others."])
+def test_export_is_uploaded_without_pictures_of_others(finished, tmp_path, monkeypatch, capsys, licence):
+    monkeypatch.setattr("lumen.runs.export.data_licence", lambda _: licence)
     monkeypatch.setattr("lumen.runs.hub.get_token", lambda: "token")
     monkeypatch.setattr("lumen.runs.hub.HfApi", Hub)
     assert main(["export", str(finished), str(tmp_path / "out"), "push=me/layouts"]) == 0
-    assert "https://hub/me/layouts" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "https://hub/me/layouts" in output and licence in output
+    assert ("samples.png" in Hub.uploads["me/layouts"]) == (not licence)
     assert {"README.md", "controlnet", "layout.py", "pipeline.py"} <= set(Hub.uploads["me/layouts"])
 
 
