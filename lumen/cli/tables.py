@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from lumen.sweeps.table import Table
 
 
-@command("ablate", "TABLE [base=EXPERIMENT seeds=1 rows=A,B launcher=local trial=A --print key=value ...]")
+@command("ablate", "TABLE [base=EXPERIMENT seeds=1 rows=A,B launcher=local trial=A --print --cost key=value ...]")
 def ablate(positionals: list[str], options: dict[str, str]) -> int:
     """Run all rows of a table, or with --print list their commands.
 
@@ -22,6 +22,7 @@ def ablate(positionals: list[str], options: dict[str, str]) -> int:
         launcher: Who runs them (`lumen list launchers`); its own options are LAUNCHER.KEY, such as slurm.hours.
         trial: Name of the only run to make, as agents of W&B use it.
         --print: Print the commands of the runs, and run nothing.
+        --cost: Print a forecast of all trainings, each counted once, and run nothing.
 
     Examples:
         lumen ablate table1 base=scenes --print
@@ -36,11 +37,16 @@ def ablate(positionals: list[str], options: dict[str, str]) -> int:
     from lumen.sweeps.wandb_summary import log_sweep, sync_command, unsynced_logs
 
     only_print, launcher = options.pop("--print", None) is not None, sweep.parse_launcher(options)
-    trial_name = options.pop("trial", None)
+    trial_name, with_cost = options.pop("trial", None), options.pop("--cost", None) is not None
     rows = _read_table(positionals, options, ablate)
     if only_print:
         trials = sweep.list_trials(rows, trial_name)
         print("\n".join(line for trial in trials for line in trial.commands.values()))
+        return 0
+    if with_cost:
+        from lumen.sweeps.cost import format_table_cost
+
+        print(format_table_cost(rows))
         return 0
     trials = sweep.ablate(rows, launcher, trial_name)
     if any(trial.state == "submitted" for trial in trials):

@@ -66,6 +66,8 @@ def describe_protocol(protocols: list[dict[str, Any]]) -> str:
         return ""
     first, hashes = protocols[0], " ".join(dict.fromkeys(protocol["hash"] for protocol in protocols))
     sampling = first["sampling"]
+    if "recipe" in first:  # predictions, which nothing samples
+        return f"{first['images']} held-out images of each data set; protocol {hashes}."
     return (
         f"{first['images']} held-out images, {first['samples']} samples of each, {sampling['sampler']} in "
         f"{sampling['steps']} steps at guidance {sampling['guidance']}; protocol {hashes}."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lumen.config.identity import sanitize
 from lumen.core.errors import BadFile, Mistake
-from lumen.evaluation.headings import display_name, heading
+from lumen.evaluation.headings import heading
 from lumen.evaluation.keys import MetricKey, higher_is_better, metric_keys
 from lumen.runs.directory import load_provenance, load_results
 from lumen.sweeps.cell import Cell
@@ -60,7 +60,7 @@ class Results:
     def published_headings(self) -> list[str]:
         """Name of each column of published values for readers."""
         names = [name.partition(" ") for name in self.published]
-        return [f"{display_name(metric)} {source}" for metric, _, source in names]
+        return [f"{heading(MetricKey('test', metric))} {source}" for metric, _, source in names]
 
     @property
     def scope(self) -> str:
@@ -196,7 +196,7 @@ def _column_keys(values: list[dict[str, Any]], parts: str | None, order: list[st
     if parts is None:
         rank = {metric: number for number, metric in enumerate(order)}
         whole = [key for key in tested if key.part is None]
-        whole.sort(key=lambda key: rank.get(key.registry_name, len(rank)))
+        whole.sort(key=lambda key: (rank.get(key.registry_name, len(rank)), key.metric.endswith("-mean")))
         return whole + [MetricKey.parse(name) for name in AUXILIARY_COLUMNS if name in names]
     keys = [key for key in tested if key.part is not None and key.registry_name == parts]
     if values and not keys:

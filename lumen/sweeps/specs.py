@@ -14,7 +14,7 @@ from lumen.sweeps.grid import read_grid
 
 ROW_SHAPE: Shape = {"flag": str, "eval": str, "published": dict, "synthetic": str, "reference": bool}
 TABLE_SHAPE: Shape = {"runs": list, "baseline": str, "data": dict}
-DATA_SHAPE: Shape = {"flag": str, "rows": dict}
+DATA_SHAPE: Shape = {"flag": str, "rows": dict, "runs": list}
 
 
 @dataclass(frozen=True)
@@ -84,16 +84,16 @@ def _read_file(name: str, base: str | None, overrides: Sequence[str]) -> TableSp
         _verify(spec)
         base, curve = base or spec["base"], spec.get("curve", [])
         own = spec["data"].get(_data_name(base, overrides), {}) if "data" in spec else {}
-        rows = {str(row): fields for row, fields in (spec["rows"] | own.get("rows", {})).items()}
+        changed = {row: spec["rows"].get(row, {}) | fields for row, fields in own.get("rows", {}).items()}
+        rows = {str(row): fields for row, fields in (spec["rows"] | changed).items()}
         if not rows or not isinstance(curve, list):
             raise ValueError("it has no rows" if not rows else "its 'curve' is no list of two metrics")
         if spec.get("baseline") not in (None, *rows):
             raise ValueError(f"its 'baseline' is no row: {spec['baseline']}")
     title = read_text(path, remedy).partition("\n")[0].lstrip("# ")
-    return TableSpec(
-        name, title, base, rows, curve, list(overrides), None, tuple(spec.get("runs", [""])), spec.get("baseline"),
-        tuple(shlex.split(own.get("flag", ""))),
-    )  # fmt: skip
+    runs, defaults = own.get("runs", spec.get("runs", [""])), shlex.split(own.get("flag", ""))
+    others = tuple(runs), spec.get("baseline"), tuple(defaults)
+    return TableSpec(name, title, base, rows, curve, list(overrides), None, *others)
 
 
 def _verify(spec: dict[str, Any]) -> None:
@@ -103,11 +103,13 @@ def _verify(spec: dict[str, Any]) -> None:
         ValueError: One has another type.
     """
     _verify_present(spec, TABLE_SHAPE)
-    require_shape(dict(enumerate(spec.get("runs", []))), dict.fromkeys(range(len(spec.get("runs", []))), str))
     blocks = spec.get("data", {})
     require_shape(blocks, dict.fromkeys(blocks, dict))
     for block in blocks.values():
         _verify_present(block, DATA_SHAPE)
+    for runs in (block["runs"] for block in (spec, *blocks.values()) if "runs" in block):
+        numbered = {f"run {number}": run for number, run in enumerate(runs, 1)}
+        require_shape(numbered, dict.fromkeys(numbered, str))
     for rows in (spec["rows"], *(block.get("rows", {}) for block in blocks.values())):
         require_shape(rows, dict.fromkeys(rows, dict))
         for fields in rows.values():

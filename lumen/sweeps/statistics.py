@@ -46,8 +46,7 @@ class Bootstrap:
 
     def interval(self, row: str, key: MetricKey) -> tuple[float, float] | None:
         """Return the 95 % confidence interval; None for values that are not made of per-image scores."""
-        resamples = self.resamples(row, key)
-        return None if resamples is None else tuple(percentile_interval(resamples))
+        return _finite_interval(self.resamples(row, key))
 
     def differ(self, row: str, other: str, key: MetricKey) -> bool:
         """Return whether two rows differ with 95 % confidence.
@@ -68,7 +67,7 @@ class Bootstrap:
     def difference(self, row: str, other: str, key: MetricKey) -> tuple[float, float] | None:
         """Return the 95 % confidence interval of the value of a row minus that of another, on the same images."""
         first, second = self.resamples(row, key), self.resamples(other, key)
-        return None if first is None or second is None else tuple(percentile_interval(first - second))
+        return None if first is None or second is None else _finite_interval(first - second)
 
     def _resamples(self, row: str, key: MetricKey) -> Float[Tensor, " draws"] | None:
         """Return values of resampled images and seeds; rows on the same images resample the same ones."""
@@ -79,3 +78,10 @@ class Bootstrap:
         resamples = torch.stack([metric.bootstrap_resamples(rows) for rows in scores])
         seeds = torch.randint(len(scores), resamples.shape, generator=generator("bootstrap seeds"))
         return resamples.gather(0, seeds).mean(0) if len(scores) > 1 else resamples[0]
+
+
+def _finite_interval(resamples: Float[Tensor, " n"] | None) -> tuple[float, float] | None:
+    """Return the 95 % interval of resamples; None if there are none, or some lack all images of a domain."""
+    if resamples is None or not bool(resamples.isfinite().all()):
+        return None
+    return tuple(percentile_interval(resamples))

@@ -197,8 +197,10 @@ class Table:
         if not self.learns_from_images:
             return [*own, *self.overrides, f"seed={seed}"]
         source = [f"task.synthetic={self.generating_run(row)}"] if row.synthetic is not None else []
-        shared = select_learning(merge(self.overrides, self.defaults), is_mixed=row.synthetic is not None)
-        return merge([*shlex.split(self.runs[0]), *source], own, shared, [f"seed={seed}"])
+        run, is_mixed = shlex.split(self.runs[0]), row.synthetic is not None
+        given, defaults = (select_learning(words, is_mixed) for words in (self.overrides, self.defaults))
+        words = merge(source, own, given, run, defaults, [f"seed={seed}"])
+        return sorted(words, key=lambda word: word not in run)  # which begins with the task
 
     def _generating_overrides(self, row: Row) -> list[str]:
         """Return the overrides of the run whose images a row learns from."""

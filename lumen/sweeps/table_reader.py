@@ -99,9 +99,9 @@ def _verify_overrides(table: Table) -> None:
     Raises:
         BadConfig: One does.
     """
-    # Flags of rows that learn from images are exceptions from those of all rows.
-    rows = [] if table.learns_from_images else table.rows
-    keys = {"seed", *(key_of(row.flag) for row in rows if row.flag)} & set(map(key_of, table.overrides))
+    # Flags of rows that learn from images are exceptions from those of all rows; their task is the table's.
+    rows, fixed = ([], {"task", "task.name", *RUN_KEYS}) if table.learns_from_images else (table.rows, set())
+    keys = {"seed", *fixed, *(key_of(row.flag) for row in rows if row.flag)} & set(map(key_of, table.overrides))
     keys |= {key_of(row.eval) for row in table.rows if row.eval} & set(map(key_of, table.eval_overrides))
     if keys:
         raise BadConfig(

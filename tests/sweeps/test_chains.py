@@ -1,7 +1,14 @@
 """Chains: rows that learn from the images of another run, their commands, trials, recipes and comparisons."""
 
+import os
 import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 from subprocess import Popen
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +18,7 @@ from lumen.config.experiment import dump
 from lumen.config.identity import result_settings
 from lumen.core.errors import BadConfig, BadFile
 from lumen.core.files import write_json
-from lumen.sweeps import specs, trial
+from lumen.sweeps import cost, specs, trial
 from lumen.sweeps.ablate import list_trials
 from lumen.sweeps.reports.html import to_html
 from lumen.sweeps.reports.text import to_csv, to_markdown
@@ -88,6 +95,7 @@ def test_chain_takes_overrides_where_they_belong(workdir):
     [
         (["LUMEN.steps=3"], "row LUMEN has steps=3, and row Baseline has steps=2400; rows of different recipes"),
         (["LUMEN.batch=3"], "row LUMEN has batch=3"),
+        (["task=geometry"], "task is the key in which the rows of table4 differ"),
         (["synthetic.stepz=3"], "stepz"),
     ],
 )
@@ -107,6 +115,20 @@ def test_chain_shares_one_generating_run_among_seeds_and_runs(two_runs):
     # One command, and not one for each row, seed and run
     assert to_markdown(collect(table)).count("commands are left") == 1
     assert f"{sum(len(trial.commands) for trial in trials.values())} commands are left" in to_markdown(collect(table))
+
+
+def test_cost_of_a_chain_counts_each_training_and_each_set_of_images_once(two_runs, monkeypatch):
+    estimates = []
+
+    def estimate(config):
+        estimates.append(config.task["name"])
+        assert config.task.get("synthetic") is None  # whose run need not exist
+        return SimpleNamespace(cached=1e9, checkpoint=1e6, images=16)
+
+    monkeypatch.setattr(cost, "estimate_cost", estimate)
+    lines = cost.format_table_cost(two_runs(seeds=2)).splitlines()[2:]
+    assert len(lines) == 2 + 2 * 2 * 4 + 1 and lines[-1].startswith("| 18 trainings |")
+    assert lines[-1].endswith("| 32 |") and sorted(estimates) == ["layout_to_image"] * 2 + ["segmentation"] * 2
 
 
 def ended(code: int) -> Popen:
@@ -189,3 +211,56 @@ def test_damaged_chain_of_a_table_is_named(line, tmp_path, monkeypatch):
     (tmp_path / "tables" / "two.yaml").write_text(f"base: scenes\n{line}\nrows: {{a: {{}}}}\n")
     with pytest.raises(BadFile, match=r"two\.yaml"):
         read_table("two")
+
+
+# A Stable Diffusion of two blocks, which takes a third of the time that four blocks take.
+PIPELINE = next(Path(__file__).parents[1].glob("runs/fixtures/*/pipeline"))
+TINY = ["base=scenes", "rows=Baseline,LUMEN,own captions", "size=32", f"diffusion.weights={PIPELINE}", "data.images=8"]
+TINY += [
+    "batch=2",
+    "synthetic.batch=2",
+    "steps=4",
+    "synthetic.steps=4",
+    "synthetic.conditioning.vectors=60",
+    "warmup=1",
+]
+TINY += ["validation=2", "synthetic.validation=2", "measure.images=4", "synthetic.sampling.steps=1", "wandb=disabled"]
+TINY += ["synthetic.sampling.images=1", "every.log=1", "every.checkpoint=1", "accelerator=cpu"]
+
+
+def read_results(directory: Path) -> dict[str, bytes]:
+    """Return the files of a sweep's table, and the results of its runs."""
+    paths = [*directory.glob("runs/tables/*"), *directory.glob("runs/scenes/*/seed0/metrics.json")]
+    return {str(path.relative_to(directory)): path.read_bytes() for path in paths if path.is_file()}
+
+
+@pytest.mark.long
+def test_chain_that_is_killed_twice_ends_with_the_bytes_of_an_undisturbed_one(workdir, forking):
+    """All of its processes are killed with SIGKILL: first while a run learns to generate, then while one learns."""
+    command = [sys.executable, "-m", "lumen", "ablate", "table4", *TINY]
+    whole, killed = workdir / "whole", workdir / "killed"
+    for directory in (whole, killed):
+        directory.mkdir()
+    for pattern in ("*conditioning=neural_layout*", "*task.synthetic*"):
+        sweep = subprocess.Popen(command, cwd=killed, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        while not any(killed.glob(f"runs/scenes/{pattern}/seed0/checkpoints/*.ckpt")) and sweep.poll() is None:
+            time.sleep(0.02)
+        sweep.send_signal(signal.SIGSTOP)  # or it would repeat the runs that are killed
+        for number in [*descendants(sweep.pid), sweep.pid]:
+            os.kill(number, signal.SIGKILL)
+        print(sweep.communicate()[0])
+        assert sweep.returncode == -signal.SIGKILL
+    for directory in (killed, whole):
+        subprocess.run(command, cwd=directory, check=True)
+    assert len(read_results(whole)) >= 8 and read_results(killed) == read_results(whole)
+    text = (whole / "runs/tables").glob("table4-*.md")
+    assert all("| *own captions* | 1/1 |" in path.read_text() for path in text)
+
+
+def descendants(process: int) -> list[int]:
+    """Return the processes that a process has started, and those that they have started."""
+    try:
+        children = [int(n) for n in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    except OSError:
+        return []
+    return [number for child in children for number in (child, *descendants(child))]

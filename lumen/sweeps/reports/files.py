@@ -46,8 +46,10 @@ def _draw(results: Results, paths: dict[str, Path]) -> dict[str, Path]:
     from lumen.sweeps.reports.plots import plot_curve, to_image
 
     pictures = {}
-    if "sheet" in paths and (grids := load_grids(results.table)):
-        pictures["sheet"] = make_comparison_sheet(grids)
+    references = {row.name for row in results.table.rows if row.is_reference}
+    grids = load_grids(results.table) if "sheet" in paths else {}
+    if compared := {name: grid for name, grid in grids.items() if name not in references} or grids:
+        pictures["sheet"] = make_comparison_sheet(compared)
     if "curve" in paths:
         pictures["curve"] = to_image(plot_curve(results))
     for name, picture in pictures.items():

@@ -5,7 +5,7 @@ import io
 import os
 from collections.abc import Iterator
 from importlib.resources import files
-from itertools import product, zip_longest
+from itertools import product
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -104,10 +104,15 @@ def _images(table: Table) -> tuple[list[str], list[dict[str, Any]]]:
     grids, images = load_grids(table), []
     pictures, captions, titles = zip(*grids.values(), strict=True) if grids else ((), (), ())
     for strips, image_captions in zip(zip(*pictures, strict=False), zip(*captions, strict=False), strict=True):
-        kinds = [_merge_equal([tile and _data_uri(tile) for tile in tiles]) for tiles in zip_longest(*strips)]
-        labels = ["image", "layout", *(f"sample {number + 1}" for number in range(len(kinds) - 2))]
-        labels = next((texts for texts in titles if len(texts) == len(kinds)), labels)
-        tiles = dict(zip(labels, kinds, strict=True))
+        numbered = ["image", "layout", *(f"sample {number + 1}" for number in range(max(map(len, strips))))]
+        columns = [
+            dict(zip(texts or numbered, tiles, strict=False)) for texts, tiles in zip(titles, strips, strict=True)
+        ]
+        labels = dict.fromkeys(label for column in columns for label in column)
+        tiles = {
+            label: _merge_equal([_data_uri(column[label]) if label in column else None for column in columns])
+            for label in labels
+        }
         images.append({"captions": _merge_equal(list(image_captions)), "tiles": tiles})
     return list(grids), images
 

@@ -65,7 +65,7 @@ def quick(workdir, scripts, monkeypatch):
         eval_dir = run_dir / "eval" / f"{name}-eval"
         commands = {run_dir: f"quick {run_dir} {' '.join(actions)}"}
         commands |= {eval_dir: f"quick {eval_dir} {evaluation}"} if evaluation else {}
-        return Trial(name, commands, {run_dir: Length(steps=4, images_per_step=2)})
+        return Trial(name, commands, {run_dir: Length(4, 2)}, {eval_dir: run_dir})
 
     return make
 
