@@ -5,7 +5,7 @@ import torch
 
 from lumen.config.experiment import load
 from lumen.core.errors import BadConfig
-from lumen.core.interfaces import Optimization
+from lumen.core.interfaces import Conditioning, Generator, Optimization
 from lumen.runs.build import build_task
 from lumen.runs.data import build_data
 from lumen.training.tasks.rearranger import Rearranger
@@ -93,6 +93,6 @@ def test_pairs_beyond_the_training_images_are_refused():
 
 
 def test_rearranger_needs_a_generator_that_is_split():
-    whole, options = torch.nn.Identity(), Optimization()
+    parts = {"generator": Generator(), "conditioning": Conditioning(), "optimization": Optimization()}
     with pytest.raises(BadConfig, match="generator=unconditional"):
-        Rearranger(generator=whole, conditioning=whole, classes=("sky",), size=32, optimization=options)
+        Rearranger(**parts, classes=("sky",), size=32)
