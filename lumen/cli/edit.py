@@ -22,7 +22,7 @@ def edit(positionals: list[str], options: dict[str, str]) -> int:
         fit: How a photo that is no square becomes one: stretched, cropped or padded.
 
     Examples:
-        lumen edit runs/scenes/task=directions/seed0 20000003 class=sky
+        lumen edit runs/scenes/task=directions/seed0 scene-20000003 class=sky
         lumen edit runs/scenes/task=directions/seed0 photo.jpg class=sky,car
     """
     if len(positionals) != 2:

@@ -21,6 +21,8 @@ from lumen.scenes.recipes.vae import SIZE, split_batches, to_pixels
 from lumen.scenes.world import CLASSES, GROUNDS, SKIES
 
 SCENES, NOISES = 64, 32  # of which the effect of the noise is counted
+# The gate: shares of what round trips reach and of what real scenes have, and values that noises reach.
+MIN_MIOU_SHARE, MIN_LPIPS_SHARE, MIN_SKIES, MIN_COLOURS = 0.85, 0.5, 4, 5
 SEGMENTER, FEATURES = SCENES_WEIGHTS / "segmenter", SCENES_WEIGHTS / "features"
 
 
@@ -39,7 +41,7 @@ def generate(
 
 
 def evaluate(directory: Path, work: Path, split: str = "test", count: int = 512) -> dict[str, float]:
-    """Return the metrics of a saved generator: mIoU, Fréchet distance, and those of `noise_metrics`."""
+    """Return mIoU, Fréchet distance, `noise_metrics`, and whether all are good enough to ship a saved generator."""
     generator = load_oasis(str(directory))
     vae = AutoencoderKL.from_pretrained(AUTOENCODER, torch_dtype=torch.float32).eval()
     scenes = render_dataset(work, split, count, SIZE)
@@ -54,7 +56,11 @@ def evaluate(directory: Path, work: Path, split: str = "test", count: int = 512)
     metrics["Fréchet distance"] = float(frechet_distance(*vectors))
     first = RenderedScenes(**{name: value[:SCENES] for name, value in vars(scenes).items()})
     samples = np.stack([generate(generator, vae, first.semantic, seed) for seed in range(NOISES)], 1)
-    return metrics | noise_metrics(samples, first, scenes)
+    metrics |= noise_metrics(samples, first, scenes)
+    reached = [sum(value for name, value in metrics.items() if name.startswith(kind)) for kind in ("skies", "colours")]
+    is_obedient, is_diverse = metrics["share of it"] >= MIN_MIOU_SHARE, metrics["share of LPIPS"] >= MIN_LPIPS_SHARE
+    is_met = is_obedient and is_diverse and reached[0] >= MIN_SKIES and reached[1] >= MIN_COLOURS
+    return metrics | {"gate met": float(is_met)}
 
 
 def noise_metrics(
