@@ -53,7 +53,8 @@ def _write(task: Task, batch: Batch, photo: Batch | None, seed: int, names: list
     if photo is not None:
         z = task.generator.invert(photo.image.to(task.device))
     else:
-        z = task.bank.style_latents([stable_seed(seed, "sample", number) for number in range(len(names))])
+        first = stable_seed(seed, "sample")  # consecutive styles, of which none comes twice before all came
+        z = task.bank.style_latents([first + number for number in range(len(names))])
     logits = task.mask_logits(batch)
     images = torch.cat([task.rearrange(latents, logits) for latents in z.split(1)])
     before = task.generator.render(task.generator.features(z))
