@@ -51,8 +51,12 @@ def leakage(table: Table) -> tuple[str, Path]:
         The table as Markdown, and the file that it was written to.
 
     Raises:
-        BadConfig: The rows do not use the same images.
+        BadConfig: The rows do not use the same images, or have no layouts.
     """
+    if table.learns_from_images:
+        raise BadConfig(
+            f"the runs of {table.name} learn from images and have no layouts; name a table that has some, as table2."
+        )
     configs = {(row.name, seed): table.config(row, seed) for row in table.rows for seed in range(table.seeds)}
     config = _common_config(table, configs)
     seed_data = [build_data(table.config(table.rows[0], seed)) for seed in range(table.seeds)]

@@ -131,6 +131,11 @@ def test_cost_of_a_chain_counts_each_training_and_each_set_of_images_once(two_ru
     assert lines[-1].endswith("| 32 |") and sorted(estimates) == ["layout_to_image"] * 2 + ["segmentation"] * 2
 
 
+def test_leakage_of_a_chain_is_refused(workdir, capsys):
+    assert main(["leakage", "table4", "base=scenes", "rows=Baseline"]) == 2
+    assert "have no layouts; name a table that has some" in capsys.readouterr().err
+
+
 def ended(code: int) -> Popen:
     """Return a process that has ended with this exit code."""
     process = Popen.__new__(Popen)
