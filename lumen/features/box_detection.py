@@ -64,8 +64,8 @@ def draw_boxes(
     for pixels, rows, points in zip(enlarged.cpu(), boxes.cpu(), corners, strict=True):
         canvas = Image.fromarray(((pixels + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
         pen = ImageDraw.Draw(canvas)
-        shown = (rows[:, LABEL] != NO_BOX) & (rows[:, SCORE] >= min_score) & points.isfinite().all(-1).all(-1)
-        for row, box in zip(rows[shown], points[shown].tolist(), strict=True):
+        is_drawn = (rows[:, LABEL] != NO_BOX) & (rows[:, SCORE] >= min_score) & points.isfinite().all(-1).all(-1)
+        for row, box in zip(rows[is_drawn], points[is_drawn].tolist(), strict=True):
             colour = COLOURS[int(row[LABEL]) % len(COLOURS)]
             for start, end in EDGES:
                 pen.line([*box[start], *box[end]], fill=colour, width=2)
