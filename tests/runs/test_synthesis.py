@@ -134,6 +134,7 @@ def test_forecast_of_a_synthetic_set_names_its_size_and_time(build, capsys):
     assert "generating 16 images (0.0492 MB), about" in output and "safe to interrupt" in output
 
 
+@pytest.mark.long
 def test_synthetic_sets_that_do_not_fit_are_refused(build):
     with pytest.raises(BadConfig, match="raise cache_gb"):
         build("cache_gb=1e-8", "task.copies=3")
@@ -187,6 +188,7 @@ def test_generated_images_keep_their_labels_and_depend_on_no_batch(build):
         assert torch.equal(single.mask[0], whole.mask[i]) and torch.equal(single.image[0], whole.image[i])
 
 
+@pytest.mark.long
 def test_filter_removes_labels_whose_loss_is_too_large(build, judge):
     data, task, precomputer = build("task.filter=0.5", f"task.filter_run={judge}")
     task.fit_statistics(data)
@@ -202,6 +204,7 @@ def test_filter_removes_labels_whose_loss_is_too_large(build, judge):
     assert torch.equal(task.synthetic_images.mix(batch, 0.0, [(0, i, 1) for i in batch.id]).mask, batch.mask)
 
 
+@pytest.mark.long
 def test_images_limits_what_a_run_learns_from(build):
     data, _, precomputer = build("task.images=4")
     ids = [record.id for record in data.source.records("train")]
@@ -240,11 +243,14 @@ def test_no_sky_but_those_of_the_data_set_is_in_a_batch_before_scoring(trained_w
         (["task.synthetic={trained}", "task.filter=1", "task.filter_run={trained}"], "name a run that predicts labels"),
         (["task.synthetic={trained}", "task.images=7"], "task.images=7 is more than the 6 training images"),
         (["task.synthetic={trained}", "task.images=1", "task.row=shuffled"], "two training images or more"),
-        (["task.synthetic={judge}"], "predicts labels; name a run that generates images"),
+        pytest.param(
+            ["task.synthetic={judge}"], "predicts labels; name a run that generates images", marks=pytest.mark.long
+        ),
         (["task.synthetic=runs"], "runs is no run directory"),
     ],
 )
-def test_mistake_about_synthetic_images_is_named(flags, words, trained, judge):
+def test_mistake_about_synthetic_images_is_named(flags, words, trained, request):
+    judge = request.getfixturevalue("judge") if "{judge}" in str(flags) else ""
     config = load("scenes", [*TASK, *(flag.format(trained=trained, judge=judge) for flag in flags)])
     with pytest.raises((BadConfig, UnknownName), match=words):
         build_synthetic_images(config, build_data(config), build_task)
