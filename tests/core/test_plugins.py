@@ -1,13 +1,18 @@
 """Plug-ins of other packages: found by entry points, read without import, never in place of a built-in component."""
 
+import importlib
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
+import torch
 
 from lumen.core import plugins
 from lumen.core.errors import BadPlugin
-from lumen.core.registry import Registry
+from lumen.core.registry import Registry, backbones
 
 SOURCE = '''"""Grey values of an image."""
 
@@ -98,3 +103,22 @@ def test_plugin_without_a_source_file_is_named(site):
     (site / "acme" / "inner" / "grey.py").unlink()
     with pytest.raises(BadPlugin, match="'grey' of the package acme 1.2"):
         Registry("backbones", "backbone").summary("grey")
+
+
+def test_backbone_of_the_docs_is_found_in_a_package_of_its_own(site):
+    page = (Path(__file__).parents[2] / "docs" / "backbones.md").read_text()
+    (source,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    (project,) = re.findall(r"^```toml\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    ((group, modules),) = tomllib.loads(project)["project"]["entry-points"].items()
+    ((name, module),) = modules.items()
+    install(site, module.partition(".")[0], [name], group)
+    (site / "acme_backbones-1.2.dist-info" / "entry_points.txt").write_text(f"[{group}]\n{name} = {module}\n")
+    (site / "acme_backbones" / "__init__.py").write_text("")
+    (site / f"{module.replace('.', '/')}.py").write_text(source)
+    registry = Registry("backbones", "backbone")
+    assert registry.summary(name).startswith("Edges") and registry.arguments(name)["cell"].default == 8
+    importlib.import_module(module)
+    backbone = backbones._factories[module](cell=16)
+    image = torch.rand(2, 3, 32, 48) * 2 - 1
+    assert backbone.features(image).shape == (2, backbone.channels, 2, 3)
+    torch.testing.assert_close(backbone.features(image)[0, 0, 1, 2], image[0, :, 16:, 32:].mean())
