@@ -124,7 +124,12 @@ def test_missing_models_are_an_error_that_says_how_to_get_them(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("size", "channels", "stride"), [("huge", 1280, 14), ("huge448", 1280, 16), ("giant", 1408, 16)]
+    ("size", "channels", "stride"),
+    [
+        ("huge", 1280, 14),
+        pytest.param("huge448", 1280, 16, marks=pytest.mark.long),
+        pytest.param("giant", 1408, 16, marks=pytest.mark.long),
+    ],
 )
 def test_ijepa_has_the_published_architecture(size, channels, stride):
     with torch.device("meta"):
