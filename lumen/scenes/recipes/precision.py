@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from lumen.core.files import write_json
+from lumen.core.files import write
 
 
 def save_half(network: PreTrainedModel, directory: Path) -> None:
@@ -20,4 +20,5 @@ def declare_float32(directory: Path) -> None:
     transformers takes the type that config.json names, which is that of the file. A pipeline would mix both types.
     """
     path = directory / "config.json"
-    write_json(path, json.loads(path.read_text(encoding="utf-8")) | {"dtype": "float32"})
+    content = json.loads(path.read_text(encoding="utf-8")) | {"dtype": "float32"}
+    write(path, json.dumps(content, indent=2) + "\n")  # in the order of the file, since labels are numbered texts
