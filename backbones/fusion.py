@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lumen.core.errors import BadConfig, WeightsMissing
 from lumen.core.hashing import hash_json
 from lumen.core.interfaces import Backbone
+from lumen.core.ranges import Range
 from lumen.core.registry import backbones
 
 
@@ -58,7 +59,7 @@ class Fusion(Backbone):
 @backbones.register
 def fusion(
     of: list[str] | tuple[str, ...] = ("sd", "dinov2"),
-    shares: list[float] | None = None,
+    shares: Annotated[list[float] | None, Range(1e-6, 1e6)] = None,
     size: str | None = None,
     fit: bool | None = None,
     weights: str | list[str] = "published",

@@ -1,9 +1,10 @@
 """Any network of timm with feature maps: Vision Transformers and convolutional networks, by timm's name."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import nn
 
+from lumen.core.ranges import LayerRange
 from lumen.core.registry import backbones
 from lumen.features.timm_loading import build_timm_backbone, find_weight_file, load_weight_file, require_model
 from lumen.features.timm_network import TimmNetwork
@@ -12,7 +13,7 @@ from lumen.features.timm_network import TimmNetwork
 @backbones.register
 def timm(
     model: str,
-    layer: int | list[int] = -1,
+    layer: Annotated[int | list[int], LayerRange()] = -1,
     facet: Literal["token", "key", "value"] = "token",
     fit: bool = True,
     weights: str = "published",

@@ -1,7 +1,8 @@
 """Any vision network of transformers: what timm lacks, such as V-JEPA 2 or the encoder of Depth Anything."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
+from lumen.core.ranges import LayerRange
 from lumen.core.registry import backbones
 from lumen.features.transformers_loading import build_transformers_backbone
 from lumen.features.transformers_network import TransformersNetwork
@@ -10,7 +11,7 @@ from lumen.features.transformers_network import TransformersNetwork
 @backbones.register
 def transformers(
     model: str,
-    layer: int | list[int] = -1,
+    layer: Annotated[int | list[int], LayerRange()] = -1,
     facet: Literal["token", "key", "value"] = "token",
     fit: bool = True,
     weights: str = "published",

@@ -28,6 +28,7 @@ PLACEHOLDERS = {
     "TABLE": "a table by name (`lumen list tables`), or an experiment with lists of values, as in backbone=dino,clip",
     "RUN": "directory of a run, such as runs/scenes/default/seed0",
     "PHOTO": "path of an image file",
+    "ID": "id of an image of the data set",
     "NAME": "a data set by name (`lumen list data`)",
     "DATASET": "a data set by name, or a folder of photos",
     "OUT": "path of what is written",

@@ -6,7 +6,7 @@ from lumen.core.errors import BadConfig
 from lumen.core.paths import user_path
 
 
-@command("synthesize", "RUN [out=DIR domains=[night] copies=1 images=100 key=value ...]")
+@command("synthesize", "RUN [out=DIR domains=night copies=1 images=100 key=value ...]")
 def synthesize(positionals: list[str], options: dict[str, str]) -> int:
     """Write the training images of a run's data set as the run generates them, with their labels, as a data set.
 

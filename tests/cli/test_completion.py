@@ -39,7 +39,7 @@ def runs(workdir):
         ("lumen train ", set(list_experiments())),
         ("lumen train scenes ba", {"backbone=", "batch="}),
         ("lumen train scenes 'ba", {"backbone=", "batch="}),
-        ("lumen train scenes backbone=d", {"backbone=dino", "backbone=dinov2"}),
+        ("lumen train scenes backbone=d", {"backbone=dino", "backbone=dinov2", "backbone=dinov3"}),
         ("lumen train scenes task=", {f"task={name}" for name in SLOTS["task"].names()}),
         ("lumen train scenes backbone.f", {"backbone.facet=", "backbone.fit="}),
         ("lumen train scenes backbone=clip backbone.s", {"backbone.size="}),
@@ -132,8 +132,8 @@ complete -p lumen
 @pytest.mark.parametrize(
     ("line", "breaks", "words"),
     [
-        ("lumen train scenes backbone=d", "=: ", ["dino", "dinov2"]),
-        ("lumen train scenes backbone=d", " ", ["backbone=dino", "backbone=dinov2"]),
+        ("lumen train scenes backbone=d", "=: ", ["dino", "dinov2", "dinov3"]),
+        ("lumen train scenes backbone=d", " ", ["backbone=dino", "backbone=dinov2", "backbone=dinov3"]),
         ("lumen train scenes ba", "=: ", ["backbone=", "batch="]),
         ("lumen train scenes metrics=[miou,lp", "=: ", ["[miou,lpips"]),
         ("lumen eval runs/scenes/backbone=c", "=: ", ["clip,lr=0.001/seed0"]),
