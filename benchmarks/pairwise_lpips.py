@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchmetrics.functional.image.lpips import _LPIPS
 
 from lumen.core.interfaces import Batch
+from lumen.evaluation import perceptual
 from lumen.evaluation.metrics import lpips
 
 PEER = "torchmetrics' LPIPS network on every pair"
@@ -23,7 +24,7 @@ def inputs(small: bool = False) -> tuple:
     """Return the network, the metric and random images. The trunk is untrained: its weights would be a download."""
     torch.manual_seed(0)
     network = _LPIPS(pretrained=True, net="alex", pnet_rand=True).eval().requires_grad_(False)
-    with patch.object(lpips, "_load_published", lambda _: copy.deepcopy(network)):
+    with patch.object(perceptual, "_load_published", lambda _: copy.deepcopy(network)):
         metric = lpips.Diversity("alex")
     generated = torch.rand(2, 10, 3, 64 if small else 128, 64 if small else 128) * 2 - 1
     return network, metric, generated
