@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from torch import nn
 
@@ -20,6 +21,8 @@ from lumen.training.pixel_filter import PixelFilter
 from lumen.training.synthetic_images import SyntheticImages
 
 BuildTask = Callable[[Config, DataModule], Task]
+# Arguments of a data set that do not decide what a run has seen of the world.
+PLACE_KEYS = {"root", "source", "shards", "revision", "captions", "images", "flip", "full", "fit"}
 FILTERED_KIND = "labels"  # kind of predictions that a filter judges labels by
 
 
@@ -45,12 +48,21 @@ def build_synthetic_images(config: Config, data: DataModule, build_task: BuildTa
             f"task.synthetic={arguments['synthetic']} predicts {_words(task.output_kind)}; name a run that generates "
             f"images, as the task {DEFAULT_TASK} does."
         )
+    if domains and not task.is_prompted:
+        raise BadConfig(
+            f"task.synthetic={arguments['synthetic']} follows no prompt, which task.domains needs; leave them out."
+        )
     sampling = {key: value for key, value in asdict(trained.sampling).items() if key != "images"}
     prompts = {domain: read_prompts(data, domain) for domain in domains or [None]}
     return SyntheticImages(
-        task, prompts, arguments["copies"], arguments["row"], sampling, trained.seed, _choose_others(data),
-        _build_filter(config, data, build_task),
+        task, prompts, arguments["copies"], arguments["row"], sampling, component_arguments(trained), trained.seed,
+        _choose_others(data), _build_filter(config, data, build_task),
     )  # fmt: skip
+
+
+def component_arguments(config: Config) -> dict[str, Any]:
+    """Return the arguments of the components of a run that may decide its images without being learnt."""
+    return {slot: getattr(config, slot) for slot in ("task", "generator", "conditioning")}
 
 
 def _build_filter(config: Config, data: DataModule, build_task: BuildTask) -> PixelFilter | None:
@@ -90,7 +102,8 @@ class _Logits(nn.Module):
 
 def _refuse_unused(arguments: dict) -> None:
     """Raise BadConfig if arguments have no effect because there are no generated images."""
-    for key, default in {"domains": None, "copies": 1, "row": "test", "filter": None, "filter_run": None}.items():
+    unused = {"domains": None, "copies": 1, "share": 0.25, "row": "test", "filter": None, "filter_run": None}
+    for key, default in unused.items():
         if arguments.get(key, default) != default:
             raise BadConfig(
                 f"task.{key} has no effect without generated images; add task.synthetic=RUN, or leave it out."
@@ -108,6 +121,9 @@ def _load_task(key: str, config: Config, data: DataModule, build_task: BuildTask
     if not is_finished(run):
         raise BadConfig(f"{key}={run} is not finished; repeat its lumen train command first.")
     pairs = {"data": (trained.data["name"], config.data["name"]), "size": (trained.size, config.size)}
+    if config.task.get("unseen"):  # what that run has seen is not unseen
+        decided = {key: value for key, value in config.data.items() if key not in ("name", *PLACE_KEYS)}
+        pairs |= {f"data.{key}": (trained.data.get(key), value) for key, value in decided.items()}
     for setting, (before, now) in pairs.items():
         if before != now:
             raise BadConfig(f"{key}={run} was trained with {setting}={before}, and this run has {setting}={now}.")
@@ -136,7 +152,8 @@ def _choose_others(data: DataModule) -> Callable[[Sequence[str]], Batch]:
 
     def others(ids: Sequence[str]) -> Batch:
         steps = (keyed_uniform([("other", image_id) for image_id in ids]) * (len(dataset) - 1)).long().tolist()
-        return collate([dataset[(positions[i] + 1 + n) % len(dataset)] for i, n in zip(ids, steps, strict=True)])
+        indices = [(positions[i] + 1 + n) % len(dataset) for i, n in zip(ids, steps, strict=True)]
+        return collate([dataset.read_view(index, 0) for index in indices])
 
     return others
 

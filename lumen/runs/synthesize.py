@@ -29,7 +29,7 @@ from lumen.data.loader import collate
 from lumen.runs.data import build_data
 from lumen.runs.directory import is_finished
 from lumen.runs.sample import load_task
-from lumen.runs.synthesis import read_prompts
+from lumen.runs.synthesis import component_arguments, read_prompts
 from lumen.training.synthetic_images import SyntheticImages
 
 SETTINGS_NAME = "synthesis.json"  # in the directory: what its images depend on
@@ -67,11 +67,14 @@ def synthesize(run: Path, config: Config, out: Path, domains: list[str], copies:
     data = build_data(config)
     _verify(run, config, data, domains)
     task = load_task(run, config)
-    if "images" not in task.output_kind:
-        raise BadConfig(f"{run} predicts {task.output_kind}; name a run that generates images.")
+    if task.output_kind != "images":
+        raise BadConfig(f"{run} is of the task '{config.task['name']}'; name a run that generates images.")
+    if domains and not task.is_prompted:
+        raise BadConfig(f"{run} follows no prompt, which domains= needs; leave domains= out.")
     sampling = {key: value for key, value in asdict(config.sampling).items() if key != "images"}
     prompts = {domain: read_prompts(data, domain) for domain in domains or [None]}
-    images = SyntheticImages(task, prompts, copies, sampling=sampling, seed=config.seed)
+    arguments = component_arguments(config)
+    images = SyntheticImages(task, prompts, copies, sampling=sampling, arguments=arguments, seed=config.seed)
     settings = {name: hash_json(key) for name, key in images.cache_keys().items()}
     settings |= {"data": data.source.name, "size": config.size, "batch": config.batch, "lumen": version("lumen")}
     records = data.source.records("train")[:count]
@@ -106,7 +109,7 @@ def _verify(run: Path, config: Config, data: DataModule, domains: list[str]) -> 
     if record.files and _visible_window(data, record) is None:
         raise BadConfig(
             f"the images that {data.source.name} is evaluated on are parts of its frames, and labels are those of "
-            "whole frames; add data.full=true, or data.fit=stretch."
+            "whole frames; add data.fit=stretch, or data.full=true if the data set has it."
         )
 
 
@@ -118,7 +121,7 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
     """
     path = out / SETTINGS_NAME
     if not path.exists():
-        if any(file.name != LOCK_NAME for file in out.iterdir()):
+        if any(file.name != LOCK_NAME and not file.match(DRAFTS) for file in out.iterdir()):
             raise Mistake(f"{out} is not empty, and lumen synthesize has not made it; choose another out=DIR.")
         write_json(path, settings)
     before = read_json(path, "choose another out=DIR")
@@ -231,4 +234,5 @@ class Writer:
         path, _ = self.data.source.copy_files(record, record.id, self.root)["captions"]
         domains = {name: domain for name, (domain, _) in self.images.sets.items()}
         captions = {copy.name: self.images.prompts[domains[copy.set_name]][copy.record.id] for copy in copies}
-        write_json(self.out / path, captions)
+        written = read_json(self.out / path, "remove it") if (self.out / path).exists() else {}
+        write_json(self.out / path, written | captions)

@@ -30,7 +30,7 @@ def format_table_cost(table: Table) -> str:
         key = hash_json({key: str(value) for key, value in result_settings(dump(own)).items()})
         cost = costs[key] if key in costs else costs.setdefault(key, estimate_cost(own))
         images = config.steps * config.batch * config.accumulate * config.devices * config.nodes
-        generated = 0 if _image_set(config) in sets else _count_generated(config, cost.images)
+        generated = 0 if _image_set(config) in sets else _count_generated(config, cost.images) * max(1, cost.views)
         sets.add(_image_set(config))
         numbers = images * cost.cached / 1e15, (config.keep + 1) * cost.checkpoint / 1e9, generated
         totals = [total + number for total, number in zip(totals, numbers, strict=True)]
@@ -59,7 +59,9 @@ def _count_generated(config: Config, num_images: int | None) -> int:
 
 
 def _image_set(config: Config) -> str:
-    """Return a hash of what decides which images are generated; seeds and tasks share them."""
+    """Return a hash of what decides which images are generated; tasks share them, and seeds if nothing is cropped."""
     arguments = ("synthetic", "domains", "copies", "images")
     is_round_trip = config.task.get("row") == "vae"
-    return hash_json([is_round_trip, *(str(config.task.get(name)) for name in arguments)])
+    return hash_json(
+        [is_round_trip, config.seed if config.views else None, *(str(config.task.get(name)) for name in arguments)]
+    )

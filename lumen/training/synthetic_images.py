@@ -27,6 +27,7 @@ class SyntheticImages(nn.Module):
         row: Images that are taken: "test" for generated ones, "vae" for round trips through the autoencoder, or
             "shuffled" for generated ones that get the labels of another training image.
         sampling: The config's `sampling`, without the number of images.
+        arguments: Arguments of the run's components, which may decide images without being learnt.
         seed: Seed of the generated images.
         others: Function that returns for each image of a batch another training image, always the same one.
         pixel_filter: Filter of labels that generated pixels contradict.
@@ -42,13 +43,14 @@ class SyntheticImages(nn.Module):
         copies: int = 1,
         row: str = "test",
         sampling: dict[str, Any] | None = None,
+        arguments: dict[str, Any] | None = None,
         seed: int = 0,
         others: Callable[[Sequence[str]], Batch] | None = None,
         pixel_filter: PixelFilter | None = None,
     ):
         super().__init__()
         self.task, self.prompts, self.row, self.sampling, self.seed = task, prompts, row, sampling or {}, seed
-        self.others, self.pixel_filter = others, pixel_filter
+        self.arguments, self.others, self.pixel_filter = arguments or {}, others, pixel_filter
         self.sets = {
             f"synthetic-{domain or 'own'}-{copy}": (domain, copy) for domain in prompts for copy in range(copies)
         }
@@ -69,6 +71,8 @@ class SyntheticImages(nn.Module):
         common = {
             "learnt": fingerprint(self.task),
             "frozen": self.task.identity,
+            "protocol": hash_json(self.task.protocol()),
+            "arguments": hash_json(self.arguments),
             "row": self.generated_row,
             "sampling": self.sampling,
             "seed": self.seed,
@@ -122,7 +126,8 @@ class SyntheticImages(nn.Module):
         mask = batch.mask.clone()
         mask[rows] = other.mask.to(mask.device)
         extra = {kind: [*values] for kind, values in batch.extra.items()}
-        for kind in extra.keys() & other.extra.keys():
-            for i, value in zip(indices, other.extra[kind], strict=True):
-                extra[kind][i] = value
+        for kind in (extra.keys() | other.extra.keys()) - {"captions"}:
+            values = extra.setdefault(kind, [None] * len(batch.id))
+            for i, value in zip(indices, other.extra.get(kind) or [None] * len(indices), strict=True):
+                values[i] = value
         return replace(batch, mask=mask, extra=extra)

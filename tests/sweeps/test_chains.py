@@ -124,7 +124,7 @@ def test_cost_of_a_chain_counts_each_training_and_each_set_of_images_once(two_ru
     def estimate(config):
         estimates.append(config.task["name"])
         assert config.task.get("synthetic") is None  # whose run need not exist
-        return SimpleNamespace(cached=1e9, checkpoint=1e6, images=16)
+        return SimpleNamespace(cached=1e9, checkpoint=1e6, images=16, views=1)
 
     monkeypatch.setattr(cost, "estimate_cost", estimate)
     lines = cost.format_table_cost(two_runs(seeds=2)).splitlines()[2:]
