@@ -3,6 +3,7 @@
 from hashlib import sha256
 
 from lumen.cli.command import as_overrides, command, read_option
+from lumen.cli.pictures import format_recipe
 from lumen.config.experiment import reload
 from lumen.core.errors import BadConfig, UnknownName
 from lumen.core.paths import user_path
@@ -29,6 +30,7 @@ def edit(positionals: list[str], options: dict[str, str]) -> int:
         raise UnknownName(f"a run, and a photo or the id of an image are needed; write: {edit.usage}.")
     run, source = user_path(positionals[0]), positionals[1]
     digest = sha256(" ".join([*positionals, *as_overrides(options)]).encode()).hexdigest()[:8]
+    recipe = format_recipe(edit, positionals, options)
     out = user_path(options.pop("out", str(run / "samples" / f"edit-{digest}.png")))
     names = [name for name in options.pop("class", "").split(",") if name]
     length = read_option("length", options.pop("length"), "float") if "length" in options else None
@@ -40,6 +42,6 @@ def edit(positionals: list[str], options: dict[str, str]) -> int:
     config = reload(load_run_config(run), as_overrides(options))
     from lumen.runs.edit import save_edits
 
-    save_edits(run, config, source, names, out, length, fit)
+    save_edits(run, config, source, names, out, length, fit, recipe)
     print(f"image: {out}")
     return 0

@@ -48,7 +48,7 @@ def sample(positionals: list[str], options: dict[str, str]) -> int:
     run, photo, prompts = user_path(positionals[0]), user_path(positionals[1]), positionals[2:]
     arguments = " ".join([*positionals, *as_overrides(options)])
     default = run / "samples" / f"{photo.stem}-{sha256(arguments.encode()).hexdigest()[:8]}.png"
-    recipe, out, fit = _recipe(sample, positionals, options), options.pop("out", str(default)), _pop_fit(options)
+    recipe, out, fit = format_recipe(sample, positionals, options), options.pop("out", str(default)), _pop_fit(options)
     config = reload(load_run_config(run), as_overrides(options))
     files = _picture_files(out, [photo], recipe, config)
     from lumen.runs.sample import save_samples
@@ -70,7 +70,11 @@ def _sample_rearranged(positionals: list[str], options: dict[str, str]) -> int:
     run, drawing = map(user_path, positionals)
     digest = sha256(" ".join([*positionals, *as_overrides(options)]).encode()).hexdigest()[:8]
     default = run / "samples" / f"{drawing.stem}-{digest}.png"
-    recipe, out, fit = _recipe(sample, positionals, options), options.pop("out", str(default)), _pop_fit(options)
+    if {"style", "seeds"} <= options.keys():
+        raise BadConfig(
+            "seeds= counts generated samples, and style= names a photo in their place; leave one of them out."
+        )
+    recipe, out, fit = format_recipe(sample, positionals, options), options.pop("out", str(default)), _pop_fit(options)
     style = user_path(options.pop("style")) if "style" in options else None
     count = positive_int("seeds", options.pop("seeds", "4"), 1000)
     config = reload(load_run_config(run), as_overrides(options))
@@ -107,7 +111,7 @@ def layout(positionals: list[str], options: dict[str, str]) -> int:
     photos = [user_path(photo) for photo in positionals[run is not None :]]
     if not photos:
         raise UnknownName(f"at least one PHOTO is needed, none was given; write: {layout.usage}.")
-    recipe, out, fit = _recipe(layout, positionals, options), options.pop("out", "layout.png"), _pop_fit(options)
+    recipe, out, fit = format_recipe(layout, positionals, options), options.pop("out", "layout.png"), _pop_fit(options)
     if run is None:
         config = load(options.pop("base", "coco_stuff"), as_overrides({"data": "scenes"} | options))
     else:
@@ -143,7 +147,7 @@ def _picture_files(out: str, photos: list[Path], recipe: str, config: Config) ->
     return PictureFiles(path, is_directory, {"command": recipe, "seed": str(config.seed)})
 
 
-def _recipe(caller: Command, positionals: list[str], options: dict[str, str]) -> str:
+def format_recipe(caller: Command, positionals: list[str], options: dict[str, str]) -> str:
     """Return the command as a picture holds it, without directories of this machine."""
     words = [_shorten(word) for word in positionals]
     words += [f"{key}={_shorten(value)}" for key, value in options.items()]

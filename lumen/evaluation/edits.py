@@ -29,7 +29,8 @@ class EditMetric(Metric):
     def with_class(self, batch: Batch, edits: Float[Tensor, "b n m 4 H W"], values: Tensor) -> Float[Tensor, "*bn 2"]:
         """Return values (b, ...) with the id of the edited class of each image."""
         ids = torch.where(edited_region(edits) > 0, batch.mask.to(edits.device), -1).flatten(1).amax(1)
-        return torch.stack([values, ids.view(-1, *[1] * (values.ndim - 1)).expand_as(values).to(values)], dim=-1)
+        ids = ids.view(-1, *[1] * (values.ndim - 1)).expand_as(values)
+        return torch.stack([values.masked_fill(ids < 0, torch.nan), ids.to(values)], dim=-1)
 
     @staticmethod
     def aggregate(scores: Float[Tensor, "b 2"]) -> Float[Tensor, ""]:

@@ -1,6 +1,6 @@
 """Unconditional diffusion: the frozen model under the empty prompt, split inside its decoder."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -61,9 +61,9 @@ class Unconditional(LatentDiffusion):
     # ---- G1
 
     @property
-    def latents_of_seed(self) -> dict[str, str | int]:
+    def latents_of_seed(self) -> dict[str, Any]:
         """Everything that `latents` depends on besides seeds and size."""
-        return self.identity | {"sampler": self.sampler, "steps": self.sampler_steps}
+        return self.protocol() | {"sampler": self.sampler, "steps": self.sampler_steps}
 
     def latents(self, seeds: list[int], size: tuple[int, int]) -> Float[Tensor, "b z h w"]:
         """Return the latents of seeds; they depend on nothing else."""

@@ -26,7 +26,7 @@ LENGTHS = (-3, -2, -1, 0, 1, 2, 3)  # columns, in parts of the longest
 
 
 def save_edits(
-    run: Path, config: Config, source: str, names: list[str], out: Path, length: float | None, fit: Fit = "stretch"
+    run: Path, config: Config, source: str, names: list[str], out: Path, length: float | None, fit: Fit, recipe: str
 ) -> None:
     """Write a sheet of the edits of some classes at once, or below one another the sheets of every class.
 
@@ -34,6 +34,7 @@ def save_edits(
         source: Photo, or id of an image of the data set.
         names: Classes; none means every class of the image.
         length: Longest edit.
+        recipe: Command, which the file holds.
 
     Raises:
         BadConfig: The run has no directions.
@@ -57,7 +58,7 @@ def save_edits(
     groups = [[name] for name in visible] if not names else [names]
     sheets = [make_sheet(task, batch, mask, [classes.index(n) for n in group], length, config.seed) for group in groups]
     with atomic_path(out) as draft:
-        save_png(stack_pictures(sheets), draft, {"command": f"lumen edit {path.name} class={','.join(names)}"})
+        save_png(stack_pictures(sheets), draft, {"command": recipe, "seed": str(config.seed)})
 
 
 def find_image(data: DataModule, image_id: str) -> Batch:

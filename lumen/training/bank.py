@@ -20,6 +20,7 @@ from lumen.training.fit_conditioning import fit_conditioning
 from lumen.training.labeller_fit import fit_labeller
 from lumen.training.rearrangement import Labeller
 
+RARE = 0.01  # share that each cluster has at least, where masks are chosen for a style
 STYLE_BATCH = 16  # samples that are generated at once
 
 
@@ -38,6 +39,7 @@ class SampleBank(nn.Module):
 
     Attributes:
         styles: Latents of these samples.
+        style_masks: Proxy masks of the styles.
         shares: Share of each cluster in their cells.
         mean: Mean of each channel of the features.
         scale: Standard deviation of each channel.
@@ -60,6 +62,7 @@ class SampleBank(nn.Module):
         self.clusters = Clusters(num_clusters, generator.dense_channels, centre)
         self.labeller = Labeller(generator.dense_channels, num_classes).requires_grad_(False)
         self.register_buffer("styles", torch.zeros(num_styles, *generator.latent_shape(size)))
+        self.register_buffer("style_masks", torch.zeros(num_styles, *self.styles.shape[2:], dtype=torch.int16))
         self.register_buffer("shares", torch.zeros(num_clusters))
         self.register_buffer("mean", torch.zeros(generator.feature_channels))
         self.register_buffer("scale", torch.ones(generator.feature_channels))
@@ -96,6 +99,7 @@ class SampleBank(nn.Module):
         dense = torch.cat([self.generator.dense_features(z) for z in parts])
         self.clusters.fit(dense, seed)
         mask = self.clusters.assign(dense, tuple(self.styles.shape[-2:]))
+        self.style_masks.copy_(mask)
         self.shares.copy_(mask.flatten().bincount(minlength=self.clusters.count) / mask.numel())
         if self.uses_labeller:
             fit_labeller(self.labeller, self._labelled_features(data, seed), self.num_classes)
@@ -200,6 +204,14 @@ class SampleBank(nn.Module):
     def render(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         """Return standardised features as images in [-1, 1]."""
         return self.generator.render(features.float() * self.scale[:, None, None] + self.mean[:, None, None])
+
+    def target_masks(self, keys: list[tuple]) -> Int[Tensor, "b h w"]:
+        """Return the proxy mask of a style for each key; it does not depend on how a step is divided into batches."""
+        return self.style_masks[[stable_seed(*key) % len(self.style_masks) for key in keys]].long()
+
+    def log_odds(self, mask: Float[Tensor, "b k h w"]) -> Float[Tensor, "b k"]:
+        """Return the logarithm of the share of each cluster in masks, relative to that in all styles."""
+        return ((mask.mean((2, 3)) + RARE) / (self.shares + RARE)).log()
 
     def style_latents(self, seeds: list[int]) -> Float[Tensor, "b z h w"]:
         """Return the latents of the style of each seed."""

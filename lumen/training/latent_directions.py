@@ -33,14 +33,14 @@ def choose_classes(mask: Int[Tensor, "b H W"], classes: int, keys: list[tuple]) 
     area = class_shares(mask, classes, (1, 1))[..., 0, 0]
     is_large = area >= MIN_AREA
     candidates = torch.where(is_large.any(1, keepdim=True), is_large, area == area.amax(1, keepdim=True))
-    share = keyed_uniform(keys).to(mask.device)
+    share = keyed_uniform(keys).double().to(mask.device)  # in float32 its product could reach the count
     rank = (share * candidates.sum(1)).long()
     return ((candidates.cumsum(1) - 1 == rank[:, None]) & candidates).int().argmax(1)
 
 
 def choose_pairs(count: int, keys: list[tuple]) -> tuple[Int[Tensor, " b"], Int[Tensor, " b"]]:
     """Return two different numbers below `count` for each key."""
-    first, step = (keyed_uniform([(*key, name) for key in keys]) for name in ("direction", "other"))
+    first, step = (keyed_uniform([(*key, name) for key in keys]).double() for name in ("direction", "other"))
     first = (first * count).long()
     return first, (first + 1 + (step * (count - 1)).long()) % count
 

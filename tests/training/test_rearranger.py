@@ -61,7 +61,9 @@ def test_each_network_of_the_rearranger_learns_from_its_own_terms(fitted):
     task, batch = fitted
     cached = task.bank.complete(batch)
     mask = cached["proxies"].long()
-    losses = task.losses(task.bank.standardize(cached["bank"]), mask, task.bank.layout_of(cached, batch.id), mask)
+    losses = task.losses(
+        task.bank.standardize(cached["bank"]), mask, mask.roll(1, 0), task.bank.layout_of(cached, batch.id), mask
+    )
     learners = {"reader": {"reader"}, "mapper": {"mapper"}, "critic": {"critic"}}
     learners |= {key: {"rearranger"} for key in ("same", "mask", "adversary")}
     for name, expected in learners.items():

@@ -35,5 +35,6 @@ class Leak(PerceptualEditMetric):
         for plain, *edits in self.features(generated):
             pairs = [(plain, edit) for edit in edits]
             outside, inside = (self.mean_distance(pairs, part) for part in (1 - mask, mask))
-            shares.append((outside + OFFSET) / (inside + OFFSET))
+            is_full = (1 - mask).flatten(1).sum(1) == 0  # nothing is outside
+            shares.append(((outside + OFFSET) / (inside + OFFSET)).masked_fill(is_full, torch.nan))
         return self.with_class(batch, generated, torch.stack(shares, dim=1))

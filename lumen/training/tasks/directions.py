@@ -126,7 +126,9 @@ class Directions(Task):
 
             def compute() -> Tensor:
                 total = statistics.compute(data.sample_dataloader(images), self.seed)
-                return total if data.trainer is None else data.trainer.strategy.reduce(total, reduce_op="sum")
+                if data.trainer is None or data.trainer.world_size == 1:
+                    return total
+                return data.trainer.strategy.all_gather(total.to(self.device)).sum(0).cpu()
 
             key = {"pca": self.identity, "block": statistics.index}
             vectors = statistics.directions(cached(key, images, compute) if cached else compute(), count)
@@ -215,7 +217,7 @@ class Directions(Task):
         chosen = choose_classes(mask, len(self.class_names), [("edit", image_id) for image_id in batch.id])
         edits = torch.stack([self._edit_all(mask, chosen, image_seeds, row) for image_seeds in seeds], dim=1)
         count = self.vectors.shape[1]
-        picks = [(keyed_uniform([(seed, "pick") for seed in s]) * count).long().to(mask.device) for s in seeds]
+        picks = [(keyed_uniform([(seed, "pick") for seed in s]).double() * count).long().to(mask.device) for s in seeds]
         rows = torch.arange(len(mask), device=mask.device)
         images = torch.stack([edits[rows, n, 1 + pick] for n, pick in enumerate(picks)], dim=1)
         planes = class_planes(mask, len(self.class_names))[rows, chosen]

@@ -27,7 +27,6 @@ from lumen.training.rearrangement import (
     one_hot,
 )
 
-RARE = 0.01  # share that each cluster has at least, where masks are chosen for a style
 RECONSTRUCTION_WEIGHT = 10  # of the L1 distance of features that are moved to their own mask
 
 
@@ -36,7 +35,8 @@ class Rearranger(Task):
     """Training of a rearranger and a mapper on samples of a frozen generator; see docs/siblings.md.
 
     Each training image stands for one sample of a bank. Clusters of a sample's dense features are its proxy mask. The
-    rearranger moves features of one sample to the proxy mask of another; the mapper finds the proxy mask of a layout.
+    rearranger moves features of a sample to the proxy mask of another, one of the styles; the mapper finds the proxy
+    mask of a layout.
 
     Args:
         clusters: Clusters of a proxy mask.
@@ -144,7 +144,8 @@ class Rearranger(Task):
         cached = self.bank.complete(batch)
         layout = self.bank.layout_of(cached, batch.id)
         wanted = cached.get("photo_proxies", cached["proxies"]).long()
-        losses = self.losses(self.bank.standardize(cached["bank"]), cached["proxies"].long(), layout, wanted)
+        target = self.bank.target_masks([(self.seed, "target", name, self.global_step) for name in batch.id])
+        losses = self.losses(self.bank.standardize(cached["bank"]), cached["proxies"].long(), target, layout, wanted)
         loss = sum(losses.values())
         self.log_dict({f"train/{name}": value for name, value in losses.items()}, batch_size=len(wanted))
         self.log("train/loss", loss, sync_dist=True, batch_size=len(wanted))
@@ -154,6 +155,7 @@ class Rearranger(Task):
         self,
         features: Float[Tensor, "b c h w"],
         mask: Int[Tensor, "b h w"],
+        target: Int[Tensor, "b h w"],
         layout: Float[Tensor, "b k _ _"],
         wanted: Int[Tensor, "b h w"],
     ) -> dict[str, Float[Tensor, ""]]:
@@ -161,24 +163,24 @@ class Rearranger(Task):
 
         Args:
             features: Standardised features of samples.
-            mask: Their proxy masks; each sample is moved to that of the next.
+            mask: Their proxy masks.
+            target: Proxy masks that they are moved to.
             wanted: Proxy masks that the mapper should find from the layouts.
         """
-        own = one_hot(mask, self.num_clusters)
-        target, target_ids = own.roll(1, 0), mask.roll(1, 0)
-        twice = torch.cat([features, features]), torch.cat([own, own]), torch.cat([own, target])
+        own, other = one_hot(mask, self.num_clusters), one_hot(target, self.num_clusters)
+        twice = torch.cat([features, features]), torch.cat([own, own]), torch.cat([own, other])
         same, moved = self.rearranger(*twice).chunk(2)
-        (before, _), (after, sizes) = cluster_means(features, own), cluster_means(moved, target)
+        (before, _), (after, sizes) = cluster_means(features, own), cluster_means(moved, other)
         shared = ((own.sum((2, 3)) > 0) & (sizes > 0)).float()[..., None]
-        style = ((after - before).abs() * shared).sum() / (shared.sum() * features.shape[1]).clamp(min=1)
+        gaps = ((after - before).abs() * shared).sum((1, 2)) / (shared.sum((1, 2)) * features.shape[1]).clamp(min=1)
         verdict = apply_frozen(self.critic, moved)
         real, fake = self.critic(features), self.critic(moved.detach())
         return {
             "reader": F.cross_entropy(self.reader(features), mask),
             "mapper": F.cross_entropy(self.mapper(layout, tuple(mask.shape[-2:])), wanted),
             "same": RECONSTRUCTION_WEIGHT * F.l1_loss(same, features),
-            "mask": F.cross_entropy(apply_frozen(self.reader, moved), target_ids),
-            "style": self.style_weight * style,
+            "mask": F.cross_entropy(apply_frozen(self.reader, moved), target),
+            "style": self.style_weight * gaps.mean(),
             "adversary": -self.adversary_weight * verdict.mean(),
             "critic": F.relu(1 - real).mean() + F.relu(1 + fake).mean(),
         }
@@ -187,7 +189,8 @@ class Rearranger(Task):
         """Log the loss on photos, whose layouts and proxy masks are their own."""
         z = self.generator.invert(batch.image)
         mask = self.bank.proxy_mask(z)
-        losses = self.losses(self.bank.standardize(z), mask, self.conditioning(batch), mask)
+        target = self.bank.target_masks([("validation", name) for name in batch.id])
+        losses = self.losses(self.bank.standardize(z), mask, target, self.conditioning(batch), mask)
         values = {f"val/{name}": losses[name] for name in ("mapper", "same", "mask", "style")}
         values["val/loss"] = sum(values.values())
         self.log_dict(values, on_epoch=True, sync_dist=True, batch_size=len(mask))
@@ -240,21 +243,19 @@ class Rearranger(Task):
         shares of clusters in its own mask and in all styles, so that its own colours fill what a layout leaves open.
         """
         own = one_hot(self.bank.proxy_mask(z), self.num_clusters)
-        odds = ((own.mean((2, 3)) + RARE) / (self.bank.shares + RARE)).log()
-        target = one_hot((logits.float() + self.palette * odds[..., None, None]).argmax(1), self.num_clusters)
+        odds = self.bank.log_odds(own)[..., None, None]
+        target = one_hot((logits.float() + self.palette * odds).argmax(1), self.num_clusters)
         return self.bank.render(self.rearranger(self.bank.standardize(z), own, target))
 
-    @torch.no_grad()
     def preview(self, batch: Batch, num_samples: int, seed: int, **sampling: Any) -> Preview:
         """Return image, layout and samples side by side."""
         seeds = [[stable_seed(seed, "grid", image_id, k) for image_id in batch.id] for k in range(num_samples)]
         samples = self.outputs(batch, seeds).unbind(1)
         return Preview(preview_columns(batch.image, self.visualize(batch), list(samples)), batch.caption, {})
 
-    @torch.no_grad()
     def visualize(self, batch: Batch) -> Float[Tensor, "b 3 h w"]:
         """Return the layout as RGB."""
-        return self.conditioning.visualize(self.conditioning(batch))
+        return self.conditioning.visualize(self.layout(batch))
 
     @torch.no_grad()
     def layout(self, batch: Batch) -> Float[Tensor, "b k h w"]:
@@ -292,4 +293,4 @@ class Rearranger(Task):
         layout = image.new_empty(len(image), self.conditioning.channels, *image.shape[-2:])
         mask = torch.zeros(len(z), *z.shape[-2:], dtype=torch.long)
         yield Stage("features", "latents", cached_values=z.numel() + layout.numel())
-        yield Stage("rearranger", "forward", loss=sum(self.losses(features, mask, layout, mask).values()))
+        yield Stage("rearranger", "forward", loss=sum(self.losses(features, mask, mask, layout, mask).values()))
