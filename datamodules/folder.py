@@ -32,6 +32,7 @@ class Folder(DataSource):
 
     classes = ()
     has_labels = False
+    licence = "The images belong to their owners."
     readers = {"image": read_photo}
 
     def __init__(

@@ -49,6 +49,8 @@ class Hf(DataSource):
 
     readers = {}
 
+    licence = "The images belong to their owners."
+
     def __init__(
         self,
         source: str,
@@ -192,7 +194,8 @@ class Hf(DataSource):
         for name in dict.fromkeys((self.split, self.val_split or self.split)):
             table = self._table(name)
             for batch in table.with_format("arrow").iter(batch_size=10_000):
-                state.update(repr([_sizes(batch[self.image]), *_texts(batch, self.caption)]).encode())
+                sizes = [_sizes(batch[column]) for column in (self.image, self.labels) if column]
+                state.update(repr([sizes, *_texts(batch, self.caption)]).encode())
         return state.hexdigest()[:16]
 
     def check(self) -> IntegrityReport:
@@ -216,9 +219,12 @@ def _texts(batch: "Table", column: str | None) -> list[Any]:
 
 
 def _sizes(images: "ChunkedArray") -> list[int]:
-    """Return the bytes of each image, whose content is not read."""
+    """Return the bytes of each image, whose content is not read; -1 where there is none."""
     import pyarrow.compute as pc
 
     lengths = pc.binary_length(pc.struct_field(images, "bytes")).to_pylist()
     paths = pc.struct_field(images, "path").to_pylist()
-    return [size if size is not None else os.path.getsize(path) for size, path in zip(lengths, paths, strict=True)]
+    return [
+        size if size is not None else os.path.getsize(path) if path and os.path.isfile(path) else -1
+        for size, path in zip(lengths, paths, strict=True)
+    ]

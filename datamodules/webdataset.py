@@ -39,6 +39,8 @@ class WebDataset(DataSource):
 
     readers = {}
 
+    licence = "The images belong to their owners."
+
     def __init__(
         self,
         shards: list[str] | str,

@@ -33,7 +33,7 @@ def caption(positionals: list[str], options: dict[str, str]) -> int:
         0 if all images have captions, 1 if some cannot be read, 2 after a mistake.
     """
     name = single_argument(positionals, "DATASET", caption)
-    if os.path.isdir(user_path(name)):
+    if name not in datamodules.names() and os.path.isdir(user_path(name)):
         options = {"root": name} | options
         name = "folder"
     elif "/" in name:

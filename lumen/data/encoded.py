@@ -15,8 +15,6 @@ from lumen.data.index import ImageRecord
 from lumen.data.integrity import IntegrityReport
 from lumen.data.readers import consecutive_classes, decode_image, decode_label_map, decode_photo, lookup_table
 
-DEFAULT_SHARE = 0.1  # of the images that are held out
-
 
 class EncodedImage(NamedTuple):
     """Content of an image file, and what is known of the image.

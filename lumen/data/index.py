@@ -39,6 +39,7 @@ class DatasetIndex:
         files: Files by kind and stem, the part of the name that all files of an image share.
         captions: Captions by stem or by name of the image file, as they stand in the captions file; None without one.
         shared_files: Files that belong to no single image.
+        needs_captions: Whether an image without a caption is a fault, once there is a file of captions.
     """
 
     root: Path
@@ -47,6 +48,7 @@ class DatasetIndex:
     files: dict[str, dict[str, Path]] = field(default_factory=dict)
     captions: dict[str, Any] | None = None
     shared_files: list[Path] = field(default_factory=list)
+    needs_captions: bool = True
 
     def __post_init__(self):
         self.root_exists = self.root.is_dir()
@@ -159,7 +161,7 @@ class DatasetIndex:
         path = self.shared_files[0]
         names = {stem: (stem, image.name, image.stem) for stem, image in images.items()}
         keys = {stem: next((key for key in names[stem] if key in self.captions), None) for stem in images}
-        if images and not any(keys.values()):
+        if images and self.needs_captions and not any(keys.values()):
             keys = f"has keys such as {next(iter(self.captions))!r}" if self.captions else "is empty"
             self.problems.append(
                 f"{path} {keys} and has no caption for any of the {len(images):,} images, which are called such as "
@@ -177,6 +179,8 @@ class DatasetIndex:
             self.problems.append(f"{path} has {error} as the caption of {stem}; write text, or a list of texts.")
             return ()
         usable = tuple(caption for caption in captions if caption)
+        if not usable and not self.needs_captions:
+            return ()
         if not captions:
             self.problems.append(f"{path} has no caption for {stem}; add one.")
         elif not usable:

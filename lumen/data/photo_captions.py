@@ -71,7 +71,7 @@ class PhotoCaptions:
         except BadSample as error:
             self.problems.append(str(error))
             return
-        ids = _ids_by_name(self.ids)
+        ids = ids_by_name(self.ids)
         strangers = [name for name in content if _compose(name) not in ids]
         if self.ids and len(strangers) == len(content):
             self.problems.append(
@@ -142,7 +142,7 @@ class PhotoCaptions:
             self.by_id[id] = captions
 
 
-def _ids_by_name(ids: Iterable[str]) -> dict[str, str]:
+def ids_by_name(ids: Iterable[str]) -> dict[str, str]:
     """Return ids by themselves and without suffix, and by the name alone where it is the name of a single photo."""
     names = {id: (posixpath.basename(id), posixpath.splitext(posixpath.basename(id))[0]) for id in ids}
     counts = Counter(name for pair in names.values() for name in pair)

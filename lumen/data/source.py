@@ -42,6 +42,7 @@ class DataSource:
         classes: Class names in the order of their ids.
         readers: Reader of each kind of file; images and maps are returned as PIL images.
         has_labels: Whether images have label maps. Without them `classes` is empty, and what needs labels is left out.
+        needs_captions: Whether an image without a caption is a fault, once there is a file of captions.
         fit: How an image becomes a square, unless training crops it.
         flip: Probability of a horizontal flip in training.
         random_crop: Whether training crops images at random positions.
@@ -58,6 +59,7 @@ class DataSource:
     classes: tuple[str, ...]
     readers: dict[str, Callable[[Path], Any]]
     has_labels = True
+    needs_captions = True
     fit: Fit = "stretch"
     flip = 0.0
     random_crop = False
@@ -98,6 +100,7 @@ class DataSource:
         """
         if split not in self._records:
             index = self.index_split(split)
+            index.needs_captions = self.needs_captions
             records = index.match_records()
             if index.problems:
                 count, first = len(index.problems), " ".join(summarize(index.problems)[:3])

@@ -87,7 +87,13 @@ def load_controlnet(weights: str) -> ControlNetModel | None:
         WeightsMissing: A file is missing or cannot be read, or belongs to another family of models.
     """
     name = "the ControlNet"
-    path = resolve_weights(weights, name, None, None, ["config.json", "*.safetensors"], "controlnet")
+    files = [
+        "config.json",
+        "controlnet/config.json",
+        "diffusion_pytorch_model*.safetensors",
+        "controlnet/*.safetensors",
+    ]
+    path = resolve_weights(weights, name, None, None, files, "controlnet")
     if path is None or building_on_meta():
         return None
     path = path / "controlnet" if (path / "controlnet").is_dir() else path

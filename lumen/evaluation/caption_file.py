@@ -13,6 +13,7 @@ from lumen.core.errors import BadConfig, BadSample
 from lumen.core.files import write_json
 from lumen.core.progress import Phase
 from lumen.core.readers import read_json
+from lumen.data.photo_captions import ids_by_name
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,6 +31,7 @@ class CaptionFile:
     Args:
         path: JSON file of {image: caption}.
         author: Model, prompt and further settings by which captions are written.
+        images: Names of all images of the data set; a name that several could mean is that of none.
 
     Attributes:
         captions: Content of the file.
@@ -39,11 +41,13 @@ class CaptionFile:
 
     path: Path
     author: dict[str, Any]
+    images: Sequence[str] = ()
     captions: dict[str, Any] = field(default_factory=dict)
     authors: list[dict[str, Any]] = field(default_factory=list)
     written: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self):
+        self.owners = ids_by_name(self.images)
         self.captions = read_json(self.path, REMEDY) if self.path.exists() else {}
         if isinstance(self.captions.get("annotations"), list):
             raise BadConfig(f"{self.path} has COCO's format, which is not written; name another file with out=FILE.")
@@ -79,7 +83,7 @@ class CaptionFile:
         """Return the name under which the file has a caption of an image."""
         name = posixpath.basename(image)
         names = (image, posixpath.splitext(image)[0], name, posixpath.splitext(name)[0])
-        return next((other for other in names if other in self.captions), None)
+        return next((n for n in names if n in self.captions and self.owners.get(n, image) == image), None)
 
 
 def write_captions(

@@ -11,6 +11,7 @@ from PIL import Image
 from lumen.config.schema import Config
 from lumen.core.locks import lock_directory
 from lumen.core.paths import user_path
+from lumen.core.registry import datamodules
 from lumen.core.text import escape_line
 from lumen.data.index import ImageRecord
 from lumen.data.source import DataSource
@@ -35,20 +36,22 @@ def caption_dataset(config: Config, settings: dict[str, Any], batch_size: int, m
         RunBusy: Another command writes these captions.
     """
     source, out = build_source(config), settings["out"]
+    source.needs_captions = False
     records = [record for split in ("train", "val") for record in source.records(split)]
     path = user_path(out) if out else source.root / DEFAULT_FILE
     model = find_model(settings["model"], settings["revision"], settings["prompt"])
     author = {"model": settings["model"], "commit": model.commit, "prompt": model.prompt, "tokens": max_tokens}
     with _lock(path):
-        file = CaptionFile(path, author)
+        file = CaptionFile(path, author, [record.id for record in records])
         todo = _find_images(source, records, file, out is not None, settings["overwrite"] == "true")
         caption = Captioner(model, max_tokens, device(config)).caption if todo else None
         problems = write_captions(todo, file, caption, batch_size)
     for problem in problems:
         print(f"problem: {escape_line(problem)}")
     print(f"{len(todo) - len(problems):,} images captioned, {len(records) - len(todo):,} had captions: {path}")
-    if out:
-        print(f"use them with data.captions={out}")
+    has_argument = "captions" in datamodules.arguments(config.data["name"])
+    if has_argument and (out or source.name == "coco_stuff"):  # which reads COCO's own files by default
+        print(f"use them with data.captions={out or path}")
     return 1 if problems else 0
 
 

@@ -53,9 +53,9 @@ def export_run(run: Path, config: Config, out: Path, weights: Weights = "average
         )
     if push is not None:
         verify_repository(push)
+    task = build_task(config, build_data(config))
+    is_averaged = restore(task, select_checkpoint(run, config), weights == "averaged")
     with _draft(out) as draft:
-        task = build_task(config, build_data(config))
-        is_averaged = restore(task, select_checkpoint(run, config), weights == "averaged")
         facts = task.export(draft, config.size, WeightsFolder(draft))
         if (run / "grid.png").exists():
             shutil.copyfile(run / "grid.png", draft / "samples.png")

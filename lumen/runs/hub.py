@@ -1,5 +1,6 @@
 """Upload of a folder to the Hugging Face Hub."""
 
+import shlex
 from pathlib import Path
 
 from huggingface_hub import HfApi, get_token
@@ -42,8 +43,10 @@ def upload(directory: Path, name: str, private: list[str]) -> str:
             repo_id=name, folder_path=directory, commit_message="Export of LUMEN", ignore_patterns=private
         )
     except (OSError, ValueError) as error:  # every error of the Hub is one of the two
+        exclude = "".join(f" --exclude {file}" for file in private)
         reason = " ".join(str(error).split())[:200]
         raise Mistake(
-            f"{directory} is written, but could not be uploaded ({reason}); run `hf upload {name} {directory}`."
+            f"{directory} is written, but could not be uploaded ({reason}); run "
+            f"`hf upload {name} {shlex.quote(str(directory))} .{exclude}`."
         ) from error
     return str(address)

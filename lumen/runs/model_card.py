@@ -16,6 +16,7 @@ from lumen.runs.provenance import describe
 
 # Licences of the models that LUMEN names, in the Hub's words, by a part of their id.
 LICENCES = {"stable-diffusion-v1": "creativeml-openrail-m", "stable-diffusion-2": "openrail++"}
+LOCAL_PATH = re.compile(r"(?<==)[/~]\S*")  # value of a command's key that names a place on one machine
 OWN_LICENCE = "apache-2.0"  # of what is trained on scenes alone
 FILES = {
     "basis.safetensors": "the PCA basis of the layouts: mean, axes, variances",
@@ -49,7 +50,7 @@ def write_card(
         "steps": results["steps"],
         "rows": metric_rows(results),
         "protocol": results.get("protocol", {}),
-        "provenance": provenance,
+        "provenance": provenance | {"command": LOCAL_PATH.sub("DIR", provenance["command"])},
         "data_licence": data_licence(config),
     }
     metadata = metadata_of(card["title"], config, base, is_own, results)
@@ -83,7 +84,7 @@ def metadata_of(title: str, config: Config, base: str | None, is_own: bool, resu
     return ModelCardData(
         model_name=title,
         library_name="diffusers",
-        license=OWN_LICENCE if is_own else next(iter(licences), None),
+        license=OWN_LICENCE if is_own and not data_licence(config) else next(iter(licences), None),
         base_model=base,
         tags=["controlnet", "stable-diffusion", "diffusers", "image-to-image", "lumen", config.conditioning["name"]],
         eval_results=[
