@@ -94,7 +94,7 @@ class PhotoFolder:
 def hold_out(names: Iterable[str], share: float) -> set[str]:
     """Return the names with the smallest hashes: those below a share of all hashes, and of few names at least two.
 
-    A name that is added later never moves another one into or out of the share. It may replace one that fills up to two.
+    A name that is added later moves no other one into or out of the share. It may replace one that fills up to two.
     """
     positions = sorted((int.from_bytes(sha256(name.encode()).digest()[:8]) / 2**64, name) for name in names)
     count = max(sum(position < share for position, _ in positions), min(MIN_HELD_OUT, len(positions) // 2))
