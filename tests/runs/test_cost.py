@@ -54,6 +54,7 @@ def test_cost_in_flops_of_a_training_step_is_the_sum_of_its_parts(published_gflo
     assert step == pytest.approx(2265.2, abs=0.1)
 
 
+@pytest.mark.long
 def test_cost_in_flops_of_a_backbone_that_reads_latents_leaves_out_the_autoencoder():
     untrained = ["diffusion.weights=none", "diffusion.size=tiny"]
     config = load("coco_stuff", [*SMALL, "backbone=sd", *untrained], complete=False)
@@ -80,6 +81,7 @@ def allocate_all(generator: ControlNet) -> None:
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.long
 def test_memory_estimate_equals_that_of_real_tensors(checkpointing):
     def build() -> ControlNet:
         # A copy, because the networks are shared and `allocate` replaces their weights.
@@ -178,6 +180,7 @@ def test_cost_of_every_task(task, tiny):
     assert max(cost.peaks.values()) >= sum(cost.held.values()) > 0
 
 
+@pytest.mark.long
 def test_cost_of_checkpointing_is_flops_for_memory():
     plain, recomputed = (
         estimate_cost(load("scenes", [*SMALL, f"diffusion.checkpointing={on}"])) for on in (False, True)
@@ -185,6 +188,7 @@ def test_cost_of_checkpointing_is_flops_for_memory():
     assert recomputed.image > plain.image and recomputed.peaks["forward"] < plain.peaks["forward"]
 
 
+@pytest.mark.long
 def test_cost_is_printed_without_downloads_or_files(workdir, capsys):
     flags = [f"diffusion.weights={PIPELINE}", "backbone=dino", "backbone.size=small", "size=64", "batch=2"]
     assert main(["show", "coco_stuff", *flags, "--cost"]) == 0

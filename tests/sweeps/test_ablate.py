@@ -74,6 +74,7 @@ def test_table_row_has_overrides_of_its_own_and_others_can_be_left_out(workdir):
         read_table("transfer", base="scenes", overrides=ROOTS, only=["ade"])
 
 
+@pytest.mark.long
 def test_trial_of_several_rows_is_trained_once_and_evaluated_for_each(workdir, monkeypatch, capsys):
     commands = []
 

@@ -51,7 +51,7 @@ def two_runs(tmp_path, monkeypatch, workdir):
     return lambda *overrides, **how: read_table("two", overrides=overrides, **how)
 
 
-@pytest.mark.parametrize("base", ["scenes", "cityscapes"])
+@pytest.mark.parametrize("base", ["scenes", pytest.param("cityscapes", marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", TABLES)
 def test_chain_rows_differ_in_nothing_but_their_images(name, base, workdir):
     table = read_table(name, base, overrides=["data.root=/nowhere"] if base == "cityscapes" else ())
@@ -200,6 +200,7 @@ def test_chain_table_says_where_there_is_no_difference(shift, two_runs, finish_r
     assert ("no difference" in page) and 'class="reference"' in page
 
 
+@pytest.mark.long
 def test_chain_table_without_its_baseline_compares_with_none(two_runs, finish_run):
     table = two_runs(only=["edges", "labels"])
     finish(two_runs(), finish_run, 0.0)

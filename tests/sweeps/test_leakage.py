@@ -90,6 +90,7 @@ def test_leakage_command_prints_and_writes_the_table(workdir, capsys):
     assert text in output and text.count("| N=") == 6 and "Axes of 0 of 6 layouts" in text
 
 
+@pytest.mark.long
 def test_leakage_is_reproducible_and_uses_the_axes_of_finished_runs(workdir):
     table = read_table("components", "scenes", 1, SMALL)
     table = replace(table, rows=table.rows[:2])
@@ -102,6 +103,7 @@ def test_leakage_is_reproducible_and_uses_the_axes_of_finished_runs(workdir):
     assert changed == ["| N=1", before[-1][:5]] and "Axes of 1 of 2 layouts" in after[-1]
 
 
+@pytest.mark.long
 def test_leakage_fits_every_seed_and_shows_a_dash_without_targets(workdir, capsys):
     CocoStuff.fake("coco")
     overrides = ["data.root=coco", "backbone=dino", "backbone.size=tiny", "backbone.patch=8", "backbone.weights=none"]

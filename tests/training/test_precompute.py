@@ -74,6 +74,7 @@ def test_cache_leaves_the_bits_of_a_run(workdir, flags, monkeypatch, capsys):
     assert not (workdir / "never/cache").exists() and not (uncached / "cache.json").exists()
 
 
+@pytest.mark.long
 def test_cache_holds_flips_as_views_and_shares_them_between_components(workdir, monkeypatch, capsys):
     assert main(["data", "render", "scenes", "world", "format=coco_stuff", "size=32", "train=6", "val=2"]) == 0
     flags = [*tiny_without("data.images"), "data.root=world"]

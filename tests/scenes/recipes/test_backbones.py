@@ -26,6 +26,7 @@ def trained(request, root):
     return name, root / name
 
 
+@pytest.mark.long
 def test_backbone_of_a_recipe_loads_like_any_other(trained, root):
     name, directory = trained
     backbone = backbones.build(name, weights=str(directory))

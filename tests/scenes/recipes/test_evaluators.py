@@ -61,6 +61,7 @@ RECIPES = {"segmenter": segmenter, "depth": depth, "midas": midas, "hed": hed, "
 
 
 @pytest.mark.parametrize("name", CHECKS)
+@pytest.mark.long
 def test_evaluation_network_of_a_recipe_loads_like_any_other(name, directories, capsys):
     root, work = directories
     flags = ["steps=2", "batch=2", "images=8", "held_out=4", f"work={work}"]

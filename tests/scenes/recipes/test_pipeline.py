@@ -14,6 +14,7 @@ from lumen.scenes.recipes.trainer import ResumableTraining
 SMALL = ["steps=2", "batch=2", "images=8", "held_out=4"]
 
 
+@pytest.mark.long
 def test_pipeline_of_a_recipe_loads_like_any_other(tmp_path, capsys, monkeypatch):
     directories = [f"out={tmp_path / 'sd'}", f"work={tmp_path / 'work'}"]
     assert main(["unet", *SMALL, *directories]) == 2
@@ -34,6 +35,7 @@ def test_pipeline_of_a_recipe_loads_like_any_other(tmp_path, capsys, monkeypatch
     assert "step 2" in (output := capsys.readouterr().out) and "steps: 3" in output
 
 
+@pytest.mark.long
 def test_pipeline_is_trained_on_elsewhere(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("lumen.scenes.recipes.unet.evaluate", lambda *_: {})
     out = f"out={tmp_path / 'sd'}"
