@@ -62,7 +62,7 @@ class SampleBank(nn.Module):
         self.clusters = Clusters(num_clusters, generator.dense_channels, centre)
         self.labeller = Labeller(generator.dense_channels, num_classes).requires_grad_(False)
         self.register_buffer("styles", torch.zeros(num_styles, *generator.latent_shape(size)))
-        self.register_buffer("style_masks", torch.zeros(num_styles, *self.styles.shape[2:], dtype=torch.int16))
+        self.register_buffer("style_masks", torch.zeros(num_styles, *self.styles.shape[2:], dtype=torch.int32))
         self.register_buffer("shares", torch.zeros(num_clusters))
         self.register_buffer("mean", torch.zeros(generator.feature_channels))
         self.register_buffer("scale", torch.ones(generator.feature_channels))
