@@ -214,7 +214,10 @@ def test_checkpoint_belongs_to_one_base_model():
     task.on_save_checkpoint(checkpoint)
     task.on_load_checkpoint(checkpoint)
     checkpoint["frozen"] = checkpoint["frozen"] | {"unet": "another"}
-    with pytest.raises(BadCheckpoint, match="unet .*another"):
+    with pytest.raises(BadCheckpoint, match="unet .*another.* diffusion.weights, revision and vae.$"):
+        task.on_load_checkpoint(checkpoint)
+    checkpoint["lumen"] = "0.0.1"
+    with pytest.raises(BadCheckpoint, match="diffusion.weights, .*; LUMEN 0.0.1 has .* lumen/scenes/weights.$"):
         task.on_load_checkpoint(checkpoint)
 
 

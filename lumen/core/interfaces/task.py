@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lumen import __version__
 from lumen.core.errors import BadCheckpoint, BadConfig
 from lumen.core.interfaces.batch import Batch
 from lumen.core.interfaces.script import WeightsExpression
@@ -274,8 +275,9 @@ class Task(LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        """Add the identity of the frozen networks."""
+        """Add the identity of the frozen networks, and the release of LUMEN, which ships small ones."""
         checkpoint["frozen"] = self.identity
+        checkpoint["lumen"] = __version__
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Verify that a checkpoint belongs to this configuration.
@@ -293,9 +295,11 @@ class Task(LightningModule):
                 )
         for name, now in self.identity.items():
             if (before := checkpoint["frozen"].get(name)) != now:
+                release = checkpoint.get("lumen", "0.1.0")
+                small = f"; LUMEN {release} has those of weights=scenes in the folder lumen/scenes/weights"
                 raise BadCheckpoint(
                     f"this checkpoint was trained on another {name} (weights {before}, here {now}); give "
-                    f"{self.weights_hint}."
+                    f"{self.weights_hint}{small if release != __version__ else ''}."
                 )
 
     def _apply(self, fn, recurse: bool = True):
