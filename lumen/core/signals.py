@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ SIGNAL_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: temporary failure, try again
 INTERRUPT_EXIT_CODE = 130  # 128 and SIGINT, as shells have it
 INTERRUPTED = "interrupted"
 INTERRUPT_SECONDS = 5.0  # for Python to notice Ctrl-C
+REPEAT_SECONDS = 0.05  # until a lost Ctrl-C is sent again, when Python has left the destructor
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 ECHO_SECONDS = 1.0  # signals within this time count as one: launchers forward what the scheduler sends to all processes
 
@@ -93,7 +95,7 @@ def handle_signals(stop_after: str | None = None) -> Iterator[SignalHandler]:
     if stop_after:
         signal.setitimer(signal.ITIMER_REAL, parse_duration(stop_after))
     try:
-        with _end_at_ctrl_c(handler):
+        with _end_at_ctrl_c(handler), _repeat_lost_ctrl_c():
             yield handler
     except KeyboardInterrupt:
         raise KeyboardInterrupt(handler.explain(INTERRUPTED)) from None
@@ -141,6 +143,27 @@ def _end_at_ctrl_c(handler: SignalHandler) -> Iterator[None]:
         if signal.getsignal(signal.SIGINT) is interrupt:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         os.close(write_end)
+
+
+@contextmanager
+def _repeat_lost_ctrl_c() -> Iterator[None]:
+    """Send Ctrl-C again where Python ignores its KeyboardInterrupt: in a destructor, or in a callback of a weakref."""
+    previous, process_thread = sys.unraisablehook, threading.main_thread().ident
+
+    def report(unraisable: "sys.UnraisableHookArgs") -> None:
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            previous(unraisable)
+            return
+        # Later, and from another thread: here the exception would be ignored again.
+        timer = threading.Timer(REPEAT_SECONDS, signal.pthread_kill, [process_thread, signal.SIGINT])
+        timer.daemon = True
+        timer.start()
+
+    sys.unraisablehook = report
+    try:
+        yield
+    finally:
+        sys.unraisablehook = previous
 
 
 def is_child_rank() -> bool:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 
 import pytest
 
@@ -95,6 +96,43 @@ def test_signal_of_ctrl_c_says_what_was_saved(saved, words):
     with pytest.raises(KeyboardInterrupt, match=f"interrupted.* {words}"), handle_signals() as handler:
         handler.saved = lambda: saved
         raise KeyboardInterrupt
+
+
+class Destructor:
+    """Object in whose destructor Ctrl-C arrives."""
+
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+
+class Referent:
+    """Object at whose end the callback of a weakref is called."""
+
+
+def test_signal_of_ctrl_c_in_a_destructor_is_not_lost():
+    hook = sys.unraisablehook
+    with pytest.raises(KeyboardInterrupt, match="interrupted"), handle_signals():
+        Destructor()
+        time.sleep(30)
+    with pytest.raises(KeyboardInterrupt, match="interrupted"), handle_signals():
+        referent = Referent()
+        reference = weakref.ref(referent, lambda _: signal.raise_signal(signal.SIGINT))
+        del referent
+        assert reference() is None
+        time.sleep(30)
+    assert sys.unraisablehook is hook
+
+
+def test_signal_handler_passes_other_lost_errors_on(monkeypatch):
+    class Failure:
+        def __del__(self):
+            raise ValueError
+
+    lost = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: lost.append(unraisable.exc_type))
+    with handle_signals():
+        Failure()
+    assert lost == [ValueError]
 
 
 def test_signal_of_a_child_rank_is_sent_to_its_parent(monkeypatch):
