@@ -1,0 +1,1 @@
+"""Studio: a browser page in which layouts are seen, edited and compared."""
