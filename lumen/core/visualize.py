@@ -21,13 +21,14 @@ MIN_CELL_PIXELS = 160  # shorter side of an image in a grid
 GAP_PIXELS, TEXT_PIXELS = 6, 18
 THUMBNAIL_PIXELS = 256  # longest shorter side of a thumbnail
 LETTER_PIXELS = 6.2  # mean width of a letter of a caption
+CELL = "cell"  # entry of a grid, and of its file, with height and width of a cell; square cells need none in the file
 
 
 class Grid(NamedTuple):
     """Content of a grid's file.
 
     Attributes:
-        rows: Square pictures of each row.
+        rows: Pictures of each row.
         captions: Caption of each row; "" where the file has none.
         titles: Title of each column; none in files of older versions.
     """
@@ -126,6 +127,7 @@ def tile_images(rows: list[list[Tensor]], titles: list[str], captions: list[str]
     max_letters = int((grid_width - 2 * GAP_PIXELS) / LETTER_PIXELS)
     lines = textwrap.wrap(legend, max_letters)
     canvas = Image.new("RGB", (grid_width, grid_height + TEXT_PIXELS * len(lines)), "white")
+    canvas.info[CELL] = height, width
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(12)
     for column, title in enumerate(titles):
         text = _cut(title, int(column_width / LETTER_PIXELS))
@@ -154,19 +156,21 @@ def _cell_size(image: Float[Tensor, "... H W"]) -> tuple[int, int]:
 
 def save_grid(grid: Image.Image, captions: list[str], path: Path, titles: Sequence[str] = ()) -> None:
     """Write a grid as a PNG file that holds the captions, and the titles of the columns, as text."""
-    save_png(grid, path, {"captions": json.dumps(captions), "titles": json.dumps(list(titles))})
+    height, width = grid.info[CELL]
+    cell = {CELL: json.dumps([height, width])} if height != width else {}
+    save_png(grid, path, {"captions": json.dumps(captions), "titles": json.dumps(list(titles))} | cell)
 
 
-def save_png(image: Image.Image, path: Path, text: dict[str, str]) -> None:
+def save_png(image: Image.Image, path: Path, text: dict[str, str], compress_level: int = 6) -> None:
     """Write a PNG file that holds text by key, such as the command that made it."""
     chunks = PngInfo()
     for key, value in text.items():
         chunks.add_itxt(key, value)
-    image.save(path, format="PNG", pnginfo=chunks)
+    image.save(path, format="PNG", pnginfo=chunks, compress_level=compress_level)
 
 
 def load_grid(path: Path, columns: int) -> Grid:
-    """Return the square images of a grid, row by row, with captions and titles.
+    """Return the images of a grid, row by row, with captions and titles.
 
     Args:
         columns: Number of columns, where the file does not say it.
@@ -176,15 +180,16 @@ def load_grid(path: Path, columns: int) -> Grid:
     """
     with explain_damage(path, GRID_REMEDY):
         with Image.open(path) as file:
-            grid, texts = file.convert("RGB"), [file.info.get(key, "[]") for key in ("captions", "titles")]
-        captions, titles = map(json.loads, texts)
+            grid, texts = file.convert("RGB"), [file.info.get(key, "[]") for key in ("captions", "titles", CELL)]
+        captions, titles, cell = map(json.loads, texts)
         columns = len(titles) or columns
-        side = (grid.width - GAP_PIXELS) // columns - GAP_PIXELS
-        ys = range(TEXT_PIXELS + GAP_PIXELS, grid.height - side, side + TEXT_PIXELS + GAP_PIXELS)
-        xs = [GAP_PIXELS + column * (side + GAP_PIXELS) for column in range(columns)]
-        rows = [[grid.crop((x, y, x + side, y + side)) for x in xs] for y in ys]
+        width = (grid.width - GAP_PIXELS) // columns - GAP_PIXELS
+        height = int(cell[0]) if cell else width
+        ys = range(TEXT_PIXELS + GAP_PIXELS, grid.height - height, height + TEXT_PIXELS + GAP_PIXELS)
+        xs = [GAP_PIXELS + column * (width + GAP_PIXELS) for column in range(columns)]
+        rows = [[grid.crop((x, y, x + width, y + height)) for x in xs] for y in ys]
         captions = captions or [""] * len(rows)
-        if side < 1 or not rows or len(captions) != len(rows):
+        if min(height, width) < 1 or not rows or len(captions) != len(rows):
             raise ValueError(f"it is no grid of {columns} columns")
         if not all(isinstance(text, str) for text in [*captions, *titles]):
             raise ValueError("its captions are no texts")

@@ -41,7 +41,7 @@ class EvaluationLoop(LightningModule):
     Attributes:
         pictures: Pictures (n, 3, h, w) as bytes by image id: the image, its layout if it has one, its first sample.
         scores: Scores of all images, after the pass.
-        values: Metric values by key, each with its 95 % confidence interval, after the pass.
+        values: Metric values by key, each with its 95 % confidence interval if it has one, after the pass.
     """
 
     def __init__(
@@ -111,7 +111,8 @@ class EvaluationLoop(LightningModule):
             values |= {str(replace(key, part=part)): value for part, value in metric.breakdown(rows).items()}
             self.log_dict({name: value.float() for name, value in values.items()}, rank_zero_only=True)
             self.values |= {name: float(value) for name, value in values.items()}
-            self.values[str(replace(key, interval=True))] = metric.interval(rows)
+            if (interval := metric.interval(rows)) is not None:
+                self.values[str(replace(key, interval=True))] = interval
 
     def _picture(self, batch: Batch, outputs: Float[Tensor, "b n 3 H W"]) -> UInt8[Tensor, "b c 3 h w"]:
         """Return small pictures of images, their layouts and their first samples."""

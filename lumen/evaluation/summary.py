@@ -37,7 +37,7 @@ def format_summary(values: Mapping[str, Any], metrics: dict[str, Metric], refere
     for key in keys:
         arrow = "↑" if by_key[key.metric].higher_is_better else "↓"
         references = [values.get(str(replace(key, kind=row))) for row in rows]
-        interval = " to ".join(map(format_number, values[str(replace(key, interval=True))]))
+        interval = " to ".join(map(format_number, values.get(str(replace(key, interval=True)), [])))
         numbers = [format_number(values[str(key)]), interval, *map(format_number, references)]
         lines.append([f"{heading(key)} {arrow}", *numbers])
     return "\n".join([*_align(lines), LEGEND.format(images=values["protocol"]["images"])])

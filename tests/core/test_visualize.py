@@ -1,6 +1,7 @@
 """Grids of images: every image whole and in its cell, layouts with colours and contours."""
 
 import numpy as np
+import pytest
 import torch
 
 from lumen.core.labels import IGNORE
@@ -79,3 +80,17 @@ def test_grid_file_holds_its_images_and_captions(tmp_path):
             assert (np.asarray(cell)[::10, ::10] == to_uint8(source[number]).numpy()).all()
     grid.save(tmp_path / "older.png")  # as a run without captions wrote it
     assert load_grid(tmp_path / "older.png", 4)[1:] == (["", "", ""], [])
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 40), (40, 16), (170, 400)])
+def test_grid_of_images_that_are_no_squares_is_read_as_it_was_made(height, width, tmp_path):
+    image, legend = torch.rand(3, 3, height, width) * 2 - 1, "layout: components 1-3 of 20 " * 20
+    columns = preview_columns(image, torch.rand(3, 3, 4, 4), [image.flip(0)])
+    grid = make_grid(columns, ["a", "b", "c"], legend)
+    save_grid(grid, ["a", "b", "c"], tmp_path / "grid.png", list(columns))
+    rows, captions, _ = load_grid(tmp_path / "grid.png", 99)
+    factor = max(1, -(-160 // min(height, width)))
+    assert captions == ["a", "b", "c"] and [len(row) for row in rows] == [3, 3, 3]
+    for number, row in enumerate(rows):
+        for cell, source in ((row[0], image[number]), (row[2], image[2 - number])):
+            assert (np.asarray(cell)[::factor, ::factor] == to_uint8(source).numpy()).all()

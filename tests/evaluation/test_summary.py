@@ -64,6 +64,12 @@ def test_summary_of_all_metrics_fits_into_80_columns(values):
     assert max(map(len, lines)) <= 80
 
 
+def test_summary_leaves_a_place_blank_where_a_value_has_no_interval(values):
+    del values["test/miou_95"]
+    line = format_summary(values, scores("miou"), REFERENCE_ROWS).splitlines()[3]
+    assert line.split() == ["mIoU", "↑", "0.35", "0.914", "0.378"]
+
+
 def test_summary_without_metrics_is_the_validation_loss():
     assert format_summary({"val/loss": 0.07}, {}, REFERENCE_ROWS) == "validation loss 0.07"
 

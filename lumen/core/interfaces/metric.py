@@ -34,6 +34,7 @@ class Metric(torchmetrics.Metric):
         min_samples: Samples needed over all images; with fewer, `fallback` is reported instead.
         num_resamples: Bootstrap resamples of an interval.
         compares_distributions: Whether a single image has no value.
+        evaluator_gflop: GFLOP of published networks on one image, by the argument that names them, for the cost estimate.
     """
 
     display_name = ""
@@ -46,6 +47,7 @@ class Metric(torchmetrics.Metric):
     fallback: str | None = None
     num_resamples = 1000
     compares_distributions = False
+    evaluator_gflop: dict[str, float] = {}
 
     def __init__(self, evaluator: nn.Module):
         super().__init__()
@@ -143,6 +145,7 @@ class Metric(torchmetrics.Metric):
         return bootstrap_resamples(cls.aggregate, scores, cls.num_resamples)
 
     @classmethod
-    def interval(cls, scores: Float[Tensor, "b ..."]) -> list[float]:
-        """Return the 95 % confidence interval over images."""
-        return percentile_interval(cls.bootstrap_resamples(scores))
+    def interval(cls, scores: Float[Tensor, "b ..."]) -> list[float] | None:
+        """Return the 95 % confidence interval over images; None where no resample has a value."""
+        resamples = cls.bootstrap_resamples(scores)
+        return None if bool(resamples.isnan().all()) else percentile_interval(resamples)

@@ -243,3 +243,15 @@ def test_metric_of_annotations_that_are_not_there_is_refused(name, kind, tmp_pat
         path.unlink()
     with pytest.raises(BadConfig, match=f"{name} compares {kind}, and cityscapes has none of its val split"):
         build_metrics(config, build_data(config), task)
+
+
+def test_metric_without_a_value_on_any_resample_has_no_interval():
+    """Such as the mean over as many domains as there are images: a resample seldom holds them all."""
+
+    class MeanOfDomains(Metric):
+        higher_is_better = True
+        aggregate = staticmethod(lambda scores: scores.nanmean(0).mean())
+
+    domains = torch.full((40, 40), torch.nan).fill_diagonal_(1.0)
+    assert MeanOfDomains.aggregate(domains) == 1 and MeanOfDomains.interval(domains) is None
+    assert MeanOfDomains.interval(domains[:, :1].nan_to_num(2.0)) is not None
