@@ -228,7 +228,7 @@ class LatentDiffusion(Generator):
         Args:
             control_end: Share of the steps that the layout steers; the frozen U-Net takes the others.
         """
-        base, guided = self.base, guidance != 1
+        base, guided = self.base, guidance > 1
         prompts = self.prompts(caption, layout, sampling=True)
         text = base.encode_prompts([negative] * len(prompts) + prompts if guided else prompts)
         shape = self.latent_shape(size)

@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 from lumen.core.console import console
 from lumen.core.errors import WeightsMissing, explain_shortage
 from lumen.core.paths import user_path
+from lumen.core.registry import backbones
 
 SCENES_WEIGHTS = Path(__file__).parents[1] / "scenes" / "weights"  # networks trained on the offline world
 LIBRARY_LOGS = (transformers_logging, diffusers_logging)
@@ -53,7 +54,7 @@ def resolve_weights(
             f"the tiny {name} has no published weights; give weights=none (untrained) or weights=FOLDER."
         )
     if weights == "scenes":
-        weights = str(SCENES_WEIGHTS / name)
+        weights = _find_small_network(name, key)
     path = user_path(weights)
     if weights and os.path.isdir(path):  # os.path calls a name that no file can have missing; Path raises an error
         return path
@@ -69,6 +70,23 @@ def resolve_weights(
             f"give an existing folder as {key}=FOLDER, a hub id such as org/model, published or none."
         )
     return None if building_on_meta() else _download(identifier, name, revision, files, key)
+
+
+def _find_small_network(name: str, key: str) -> str:
+    """Return the folder of a small network of `scenes`.
+
+    Raises:
+        WeightsMissing: There is none; the message names the others of its kind.
+    """
+    if (SCENES_WEIGHTS / name).is_dir():
+        return str(SCENES_WEIGHTS / name)
+    known = sorted(folder.name for folder in SCENES_WEIGHTS.iterdir() if folder.is_dir())
+    if name in backbones.names():
+        known = [other for other in known if other in backbones.names()]
+    raise WeightsMissing(
+        f"scenes has no small {name}; it has {', '.join(known)}. Give a folder as {key}=FOLDER, a hub id such "
+        "as org/model, published or none."
+    )
 
 
 def resolve_transformers_weights(

@@ -85,7 +85,7 @@ class PnP(LatentDiffusion):
         """
         if layout is None:
             return super().sample_latents(caption, None, seeds, size, sampler, steps, guidance, negative)
-        base, b, branches = self.base, len(caption), 1 + (guidance != 1)
+        base, b, branches = self.base, len(caption), 1 + (guidance > 1)
         scheduler = build_sampler(base.scheduler.config, sampler, steps)
         timesteps = scheduler.timesteps.tolist()
         inverted = self.invert(resize(layout, size) * 2 - 1, timesteps)

@@ -70,6 +70,10 @@ MISTAKES = [
         "train scenes backbone.size=tiny backbone.weights=published",
         "tiny dino has no published weights; give backbone.weights=none",
     ),
+    (
+        "train scenes backbone=mae backbone.weights=scenes",
+        "no small mae; it has clip, dino, dinov2, sd.* backbone.weights",
+    ),
     ("train scenes backbone.weights=/nowhere", "'/nowhere'.* backbone.weights=FOLDER"),
     ("train scenes diffusion.weights=nobody/nothing", "hf download nobody/nothing .*give diffusion.weights=DIR"),
     ("train scenes backbone.weights=nobody/nothing", "give backbone.weights=DIR"),

@@ -162,6 +162,13 @@ def test_sample_equals_that_of_the_diffusers_pipeline(pipeline, sampler, guidanc
     assert torch.allclose((samples + 1) / 2, diffusers_sample(generator, layout, sampler, guidance), atol=1e-4)
 
 
+def test_sample_at_guidance_below_1_has_none_as_in_diffusers(pipeline):
+    generator, layout = with_effect(ControlNet(base=pipeline, channels=K)), random_layout(K, 2)
+    samples = generator.sample_latents(PROMPTS, layout, SEEDS, (64, 64), "ddim", 4, 0.5, "fog")
+    assert torch.allclose(samples, diffusers_sample(generator, layout, "ddim", 0.5, 1.0, "latent"), atol=1e-4)
+    assert torch.equal(samples, generator.sample_latents(PROMPTS, layout, SEEDS, (64, 64), "ddim", 4, 1.0))
+
+
 @pytest.mark.parametrize(("control_end", "steered_steps"), [(0.1, 0), (0.5, 2), (0.7, 2), (0.75, 3)])
 def test_sample_beyond_control_end_equals_diffusers_without_running_the_controlnet(
     pipeline, control_end, steered_steps
