@@ -53,6 +53,8 @@ class EvaluationOptions:
 
     images: Annotated[int, Range(1, 10_000_000)]
     samples: Annotated[int, Range(1, 10_000)]
+    save_samples: bool
+    save_predictions: bool
     anchors: list[str]
     questions: str | None
 
@@ -103,6 +105,7 @@ class Config:
     memory: Count | None
     lr: Annotated[float, Range(1e-15, 100)]
     warmup: Annotated[int, Range(0, 1_000_000_000)]
+    lr_schedule: Literal["auto", "constant", "linear", "cosine"]
     weight_decay: Annotated[float, Range(0, 1000)]
     clip: Annotated[float, Range(0, 1_000_000_000)]
     prompt_dropout: Share
@@ -143,7 +146,8 @@ class Config:
 NON_RESULT_KEYS = {"runs", "name", "workers", "accelerator", "strategy", "compile", "exact", "elastic", "stop_after",
                    "logger", "keep", "best", "cache", "cache_gb", "cache_text", "every.log", "every.validate",
                    "every.checkpoint", "data.root", "task.unseen.root", "seed",
-                   "validation_images", "validation_prompts"}  # fmt: skip
+                   "validation_images", "validation_prompts", "measure.save_samples",
+                   "measure.save_predictions"}  # fmt: skip
 # Other names of keys. The first release wrote `wandb` for its mode, so it stands in its files too.
 KEY_ALIASES = {"wandb": "wandb.mode", "wandb.project": "project"}
 NON_RESULT_KEYS |= {"project", *KEY_ALIASES, *(f"wandb.{option.name}" for option in fields(WandbOptions))}
@@ -151,7 +155,8 @@ NON_RESULT_KEYS |= {"project", *KEY_ALIASES, *(f"wandb.{option.name}" for option
 # name or hash of a run. Add every new key here.
 DEFAULT_TASK, DEFAULT_GENERATOR = "layout_to_image", "controlnet"
 LATER_KEYS = {"task.name": DEFAULT_TASK, "generator.name": DEFAULT_GENERATOR, "data.skies": None, "data.fit": None,
-              "diffusion.controlnet": None}  # fmt: skip
+              "diffusion.controlnet": None, "lr_schedule": "auto", "data.streaming": False, "data.streams": 16,
+              "data.buffer": 256}  # fmt: skip
 # Keys of the directory of another run; what that one learnt, a checkpoint verifies.
 RUN_KEYS = {"task.synthetic", "task.filter_run"}
 # Keys of how generated images are mixed with real ones.

@@ -104,7 +104,7 @@ def build_task(config: Config, data: DataModule) -> Task:
 
 def _optimization(config: Config) -> Optimization:
     images = config.batch * config.accumulate * config.devices * config.nodes
-    return Optimization(config.lr, config.warmup, config.weight_decay, config.steps, images)
+    return Optimization(config.lr, config.warmup, config.weight_decay, config.steps, images, config.lr_schedule)
 
 
 def build_metrics(config: Config, data: DataModule, task: Task) -> dict[str, Metric]:
@@ -161,9 +161,16 @@ def _verify_metric(name: str, metric: Metric, task_name: str, task: Task, source
 
 
 def build_cache_options(config: Config) -> CacheOptions:
-    """Return the cache settings."""
+    """Return the cache settings; nothing of a stream is cached, whose images have no list.
+
+    Raises:
+        BadConfig: The config says cache=always, and the data set is streamed.
+    """
+    streaming = config.data.get("streaming", False)
+    if streaming and config.cache == "always":
+        raise BadConfig("cache=always needs a list of all images, which a stream has not; leave either out.")
     return CacheOptions(
-        mode=config.cache,
+        mode="never" if streaming else config.cache,
         root=Path(config.runs) / "cache",
         limit_bytes=config.cache_gb * 1e9,
         batch_size=config.batch,

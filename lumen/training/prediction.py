@@ -23,8 +23,8 @@ ENCODER = ".encoder."  # part of the names of the encoder's parameters
 class Prediction(Task):
     """Task of a SegFormer with heads, which learns from images, a share of which may be generated.
 
-    Images are flipped and distorted (mmsegmentation's recipe); the learning rate falls linearly to zero. Subclasses
-    implement `losses` and `outputs`.
+    Images are flipped and distorted (mmsegmentation's recipe). The learning rate falls linearly to zero, unless a
+    config names another schedule. Subclasses implement `losses` and `outputs`.
 
     Args:
         network: Network that learns.
@@ -34,6 +34,8 @@ class Prediction(Task):
         share: Share of generated images in a batch.
         synthetic_images: Generated images, if the run learns from some.
     """
+
+    lr_schedule = "linear"
 
     def __init__(
         self,
@@ -80,7 +82,10 @@ class Prediction(Task):
         """Return the recipe: what was learnt from other images is compared under one recipe alone."""
         parameters = sum(parameter.numel() for parameter in self.network.parameters())
         network = {"parameters": parameters, "pretrained": self.is_pretrained}
-        return {"recipe": vars(self.optimization) | network | {"flip": self.flip, "distortion": self.distortion}}
+        optimization = dict(vars(self.optimization))
+        if optimization["lr_schedule"] in ("auto", self.lr_schedule):
+            del optimization["lr_schedule"]  # what the recipe of earlier releases was
+        return {"recipe": optimization | network | {"flip": self.flip, "distortion": self.distortion}}
 
     def preview(self, batch: Batch, num_samples: int, seed: int, **sampling: Any) -> Preview | None:
         """Return training images beside those generated for them, a column per domain; None if there are none."""
@@ -143,15 +148,9 @@ class Prediction(Task):
         return torch.where(is_flipped[:, None, None, None], image.flip(-1), image), is_flipped
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return AdamW with SegFormer's groups, and a learning rate that falls linearly to zero after its warmup."""
-        options = self.optimization
-        optimizer = torch.optim.AdamW(self.parameter_groups(), lr=options.lr)
-
-        def scale(step: int) -> float:
-            return min(1.0, (step + 1) / max(1, options.warmup)) * max(0.0, 1 - step / options.steps)
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        """Return AdamW with SegFormer's groups, and its schedule."""
+        optimizer = torch.optim.AdamW(self.parameter_groups(), lr=self.optimization.lr)
+        return self.optimization.schedule(optimizer, self.lr_schedule)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the parameters of encoder and heads, with and without weight decay, in an order that never changes."""

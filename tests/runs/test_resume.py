@@ -19,7 +19,7 @@ from lumen.config.experiment import dump, load
 from lumen.config.identity import config_digest, sanitize
 from lumen.core.errors import BadCheckpoint, RunBusy
 from lumen.core.locks import lock_directory
-from lumen.core.registry import tasks
+from lumen.core.registry import datamodules, tasks
 from lumen.core.signals import SIGNAL_EXIT_CODE
 from lumen.core.tensor_hashing import hash_tree
 from lumen.runs import certify
@@ -51,7 +51,7 @@ def launch_fork(log: Path, arguments: list[str]) -> None:
 
 
 def test_certificate_of_a_run_that_is_killed_three_times(task, tiny, workdir, monkeypatch, capsys):
-    """With flips, prompt dropout, EMA, a worker, accumulation, and noise that has no key."""
+    """With flips, prompt dropout, EMA, a worker, accumulation, a schedule, and noise that has no key."""
     kind = tasks.factory(task)
     step = kind.training_step
 
@@ -61,7 +61,7 @@ def test_certificate_of_a_run_that_is_killed_three_times(task, tiny, workdir, mo
     monkeypatch.setattr(kind, "training_step", noisy_step)
     monkeypatch.setattr(certify, "_launch", launch_fork)
     assert main(["data", "render", "scenes", "world", "format=coco_stuff", "size=32", "train=6", "val=2"]) == 0
-    flags = [*tiny, "validation=2", "workers=1", "accumulate=2"]
+    flags = [*tiny, "validation=2", "workers=1", "accumulate=2", "lr_schedule=cosine"]
     assert main(["certify", "coco_stuff", "data.root=world", *flags]) == 0
     message = capsys.readouterr().out
     parts = ("weights", "optimizer", "average", "history", "metrics", "samples", "views", "losses")
@@ -70,6 +70,18 @@ def test_certificate_of_a_run_that_is_killed_three_times(task, tiny, workdir, mo
     certificate = json.loads(path.read_text())
     assert certificate["equal"] and certificate["killed at"] == ["step:2", "validation:4", "step:5"]
     assert set(certificate["parts"]) == set(parts) and not (path.parent / "whole").exists()
+
+
+@pytest.mark.long
+def test_certificate_of_a_streamed_run_that_is_killed_three_times(tiny, workdir, monkeypatch, capsys):
+    monkeypatch.setattr(certify, "_launch", launch_fork)
+    for name in ("first", "second"):
+        datamodules.factory("webdataset").fake(workdir / name)
+    data = ["data=webdataset", "data.shards=[first,second]", "data.streaming=true", "data.streams=2", "data.buffer=3"]
+    assert main(["certify", "coco_stuff", *data, *tiny, "validation=2", "workers=1", "accumulate=2"]) == 0
+    assert "DIFFERENT" not in (message := capsys.readouterr().out) and "equal      losses" in message
+    (path,) = workdir.glob("runs/certify/coco_stuff/*/seed0/certificate.json")
+    assert json.loads(path.read_text())["killed at"] == ["step:2", "validation:4", "step:5"]
 
 
 def test_certificate_names_what_differs(tiny, workdir, monkeypatch, capsys):

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,29 +16,11 @@ from torch.optim import Optimizer
 from lumen import __version__
 from lumen.core.errors import BadCheckpoint, BadConfig
 from lumen.core.interfaces.batch import Batch
+from lumen.core.interfaces.optimization import Optimization
 from lumen.core.interfaces.script import WeightsExpression
 from lumen.core.interfaces.stage import Preview, Stage
 from lumen.core.random import stable_seed
 from lumen.core.tensor_hashing import fingerprint
-
-
-@dataclass(frozen=True)
-class Optimization:
-    """Options of AdamW, and of what it passes over.
-
-    Attributes:
-        lr: Learning rate, reached linearly within `warmup` optimiser steps, then constant.
-        warmup: Optimiser steps.
-        weight_decay: Decoupled weight decay.
-        steps: Optimiser steps of the run.
-        images: Images of a step on all devices together.
-    """
-
-    lr: float = 1e-5
-    warmup: int = 500
-    weight_decay: float = 1e-2
-    steps: int = 1
-    images: int = 1
 
 
 class Task(LightningModule):
@@ -59,8 +40,10 @@ class Task(LightningModule):
     Attributes:
         output_kind: Kind of the outputs, such as images in [-1, 1]; metrics of the same kind score them. A task with
             several kinds names them all, and its outputs are a dict by kind.
+        lr_schedule: Schedule of the learning rate, unless a config names one.
         min_steps: Fewest optimiser steps of a run; 0 if the task learns what it learns without any.
         is_prompted: Whether a sample follows a prompt, or a layout alone.
+        takes_layouts: Whether `outputs` takes a layout that did not come from the batch, such as an edited one.
         metrics: Metrics of this task, or a dict of their arguments; they replace those that an experiment names for the
             default task.
         reference_rows: Reference rows by key, each with its label in tables: outputs that a metric is compared with.
@@ -72,8 +55,10 @@ class Task(LightningModule):
     """
 
     output_kind: str | tuple[str, ...] = "images"
+    lr_schedule = "constant"
     min_steps = 1
     is_prompted = True
+    takes_layouts = False
     metrics: tuple[str, ...] | dict[str, dict[str, Any]] = ()
     reference_rows: dict[str, str] = {}
     shared_rows: tuple[str, ...] = ()
@@ -163,7 +148,8 @@ class Task(LightningModule):
             seeds: For each of the n outputs one seed per image.
             row: "test", or a reference row.
             other: Reads other images of the same data set, for rows that compare with a mismatch.
-            sampling: The config's `sampling`, without the number of images.
+            sampling: The config's `sampling`, without the number of images. A task with `takes_layouts` also takes
+                `layout`, which stands in place of the batch's own.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement outputs()")
 
@@ -181,6 +167,15 @@ class Task(LightningModule):
 
     def layout(self, batch: Batch) -> Tensor | None:
         """Return what steers the outputs, if anything but the image does, such as the layout (b, k, h, w)."""
+        return None
+
+    def draw(self, layout: Tensor) -> Tensor:
+        """Return a picture (b, 3, h, w) in [0, 1] of layouts that `layout` returned, or of edited ones."""
+        raise NotImplementedError(f"{type(self).__name__} must implement draw()")
+
+    @property
+    def explained(self) -> list[float] | None:
+        """Share of each axis of the layout in the variance of all of them; None where it has no axes."""
         return None
 
     @property
@@ -234,6 +229,10 @@ class Task(LightningModule):
         """Run a preview on images without values, and yield its stages."""
         yield from ()
 
+    def sample_stages(self, image: Tensor, guidance: float, row: str = "test") -> Iterator[Stage]:
+        """Generate one output of a row for each image without values, and yield the stages."""
+        yield from ()
+
     # ---- training
 
     def compile_networks(self) -> None:
@@ -251,7 +250,7 @@ class Task(LightningModule):
         torch.manual_seed(stable_seed(self.seed, self.global_rank, batch_idx))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return AdamW with linear warmup; None if there is nothing to train."""
+        """Return AdamW with its schedule; None if there is nothing to train."""
         options = self.optimization
         if not trainable_parameters(self):
             return None
@@ -261,8 +260,7 @@ class Task(LightningModule):
         optimizer = torch.optim.AdamW(
             trainable_parameters(self), lr=options.lr, weight_decay=options.weight_decay, fused=fused
         )
-        ramp = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, options.warmup)))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": ramp, "interval": "step"}}
+        return options.schedule(optimizer, self.lr_schedule)
 
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
