@@ -48,6 +48,10 @@ def iterate_problems(
     if problem := find_folder_problem(tree.name):
         yield problem
     yield from find_photo_problems(tree, components["task"]["name"])
+    if tree.measure.save_predictions:
+        yield from find_unsaved_predictions(components["task"]["name"], chosen_metrics)
+    if tree.measure.save_samples:
+        yield from find_unsaved_samples(components["task"]["name"], chosen_metrics)
     for name in chosen_metrics:
         if (needed := read_literal(metrics, name, "samples_per_image", 1)) > samples > 0:
             yield (
@@ -101,6 +105,22 @@ def find_photo_problems(tree: DictConfig, task: Any) -> Iterator[str]:
         )
     elif photos and "images" not in (kind := read_literal(tasks, task, "output_kind", "images")):
         yield f"validation_images: the task '{task}' predicts {kind} and generates no images; leave it out."
+
+
+def find_unsaved_samples(task: Any, chosen_metrics: dict[str, Any]) -> Iterator[str]:
+    """Yield a sentence if an evaluation would generate no images that could be saved."""
+    if read_literal(tasks, task, "output_kind", "images") != "images":
+        yield f"measure.save_samples: the task '{task}' does not predict images alone; leave it out."
+    elif not chosen_metrics:
+        yield "measure.save_samples: without metrics no images are generated; name some, as in metrics=[miou,lpips]."
+
+
+def find_unsaved_predictions(task: Any, chosen_metrics: dict[str, Any]) -> Iterator[str]:
+    """Yield a sentence if an evaluation would predict nothing that could be saved."""
+    if "boxes" not in read_literal(tasks, task, "output_kind", "images"):
+        yield f"measure.save_predictions: 3D boxes are saved, and the task '{task}' predicts none; leave it out."
+    elif not chosen_metrics:
+        yield "measure.save_predictions: without metrics nothing is predicted; name some, as in metrics=[mds]."
 
 
 def find_unused_backbone(components: dict[str, dict[str, Any]]) -> str | None:

@@ -19,6 +19,8 @@ from lumen.core.tensor_hashing import fingerprint
 from lumen.data.source import DataSource
 from lumen.evaluation.keys import metric_keys
 from lumen.evaluation.loop import EvaluationLoop
+from lumen.evaluation.prediction_files import PredictionFiles
+from lumen.evaluation.saved_samples import SampleFolders
 from lumen.evaluation.scores import PartialScores, save_scores
 
 
@@ -104,7 +106,9 @@ def evaluate_rows(
     protocol: Protocol,
     directory: Path,
     shared: Path,
+    samples: SampleFolders,
     num_pictures: int = 0,
+    predictions: PredictionFiles | None = None,
 ) -> Evaluation:
     """Score a trained task and its reference rows by every metric.
 
@@ -112,9 +116,11 @@ def evaluate_rows(
     protocol are scored once.
 
     Args:
-        directory: Run directory.
+        directory: Directory of the results: that of the run, or of a further evaluation.
         shared: Directory for the shared reference rows and for network outputs of the reference images.
+        samples: Folders of generated images that were saved, or are to be.
         num_pictures: Images whose pictures are returned.
+        predictions: Place of predicted boxes, if they are saved.
     """
     if not metrics:
         return Evaluation({}, {}, {}, {})
@@ -127,21 +133,32 @@ def evaluate_rows(
     passes: dict[str, EvaluationLoop] = {}
     for row in ("test", *protocol.reference_rows):
         partial = partial_scores_directory(directory) / f"{digest}-{trainer.global_step}-{row}"
+        saved = samples.of_row(task, row, _sampling_rules(rules, protocol.seed))
         loop = EvaluationLoop(
             row, task, metrics, protocol.samples, protocol.sampling, protocol.seed, data.mismatched_batch,
-            PartialScores(partial), num_pictures if row == "test" else 0,
+            PartialScores(partial), num_pictures if row == "test" else 0, saved, predictions if row == "test" else None,
         )  # fmt: skip
-        known = _load_shared_row(shared / f"{row}.json", row, set(loop.metrics)) if row in task.shared_rows else None
+        known = None
+        if row in task.shared_rows and (saved is None or saved.is_complete(task, rules["images"])):
+            known = _load_shared_row(shared / f"{row}.json", row, set(loop.metrics))
         known = trainer.strategy.broadcast(known)
         if known is None:
             trainer.test(loop, datamodule=data, verbose=False)
             known, passes[row] = loop.values, loop
+            if saved is not None and trainer.is_global_zero:
+                saved.report()
         values |= known
     if trainer.is_global_zero:
         _save_scores(directory, passes, _file_names(data))
         _save_shared_rows(shared, passes.keys() & set(task.shared_rows), values)
     _save_reference_cache(metrics, reference_cache)
     return _summary_of(passes["test"], values, metrics)
+
+
+def _sampling_rules(rules: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Return everything that generated images depend on besides what was learnt: the protocol without its metrics."""
+    data = {key: value for key, value in rules["data"].items() if key != "questions"}
+    return {key: value for key, value in rules.items() if key != "metrics"} | {"data": data, "seed": seed}
 
 
 def _summary_of(loop: EvaluationLoop, values: dict[str, Any], metrics: dict[str, Metric]) -> Evaluation:

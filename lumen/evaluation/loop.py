@@ -16,6 +16,8 @@ from lumen.core.interfaces import Batch, Metric, Task
 from lumen.core.random import stable_seed
 from lumen.core.visualize import thumbnails
 from lumen.evaluation.keys import MetricKey
+from lumen.evaluation.prediction_files import PredictionFiles
+from lumen.evaluation.saved_samples import SavedSamples
 from lumen.evaluation.scores import PartialScores, PerImageScores, describe_samples
 
 PICTURE_KINDS = ("images", "edits")  # kinds of outputs that are rounded as a PNG file rounds
@@ -37,6 +39,8 @@ class EvaluationLoop(LightningModule):
         mismatched_batch: Function that returns other images of the data set, always the same ones for a batch.
         partial: Scores of the batches of an interrupted evaluation.
         num_pictures: Images of each process whose pictures are kept.
+        saved: Images that the task has generated before, and place of those that it generates now.
+        predictions: Place of predicted boxes, if they are saved.
 
     Attributes:
         pictures: Pictures (n, 3, h, w) as bytes by image id: the image, its layout if it has one, its first sample.
@@ -55,10 +59,13 @@ class EvaluationLoop(LightningModule):
         mismatched_batch: Callable[[Batch], Batch],
         partial: PartialScores,
         num_pictures: int = 0,
+        saved: SavedSamples | None = None,
+        predictions: PredictionFiles | None = None,
     ):
         super().__init__()
         self.row, self.task, self.sampling, self.seed = row, task, sampling, seed
         self.mismatched_batch, self.partial, self.num_pictures = mismatched_batch, partial, num_pictures
+        self.saved, self.predictions = saved, predictions
         self.pictures: dict[str, Tensor] = {}
         self.num_outputs = task.num_outputs(row, samples)
         self.metrics = nn.ModuleDict(
@@ -70,13 +77,19 @@ class EvaluationLoop(LightningModule):
 
     def on_test_epoch_start(self) -> None:
         self.images = []
+        if self.saved is not None:
+            self.saved.locate(self.task)
         for metric in self.metrics.values():
             metric.reset()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         scores = self.partial.load(batch.id)
-        if scores is None or not set(self.metrics) <= scores.keys():
+        is_unsaved = self.saved is not None and self.saved.lacks(batch.id, self.num_outputs)
+        is_unsaved |= self.predictions is not None and self.predictions.lacks(batch.id)
+        if scores is None or not set(self.metrics) <= scores.keys() or is_unsaved:
             outputs = self.outputs(batch)
+            if self.predictions is not None:
+                self.predictions.save(batch.id, outputs["boxes"])
             scores = {
                 key: metric.score_samples(batch, outputs[metric.output_kind] if isinstance(outputs, dict) else outputs)
                 for key, metric in self.metrics.items()
@@ -128,8 +141,10 @@ class EvaluationLoop(LightningModule):
         Raises:
             Diverged: They are not finite.
         """
-        seeds = sample_seeds(self.seed, batch.id, self.num_outputs)
         device = batch.image.device
+        if self.saved is not None and (pixels := self.saved.load(batch.id, self.num_outputs)) is not None:
+            return _from_levels(pixels.to(device).float())
+        seeds = sample_seeds(self.seed, batch.id, self.num_outputs)
         outputs = self.task.outputs(
             batch, seeds, self.row, other=lambda: self.mismatched_batch(batch).to(device), **self.sampling
         )
@@ -137,6 +152,9 @@ class EvaluationLoop(LightningModule):
             self._verify_finite(batch, tensor)
         if isinstance(outputs, dict):
             return {kind: round_to_bytes(x) if kind in PICTURE_KINDS else x for kind, x in outputs.items()}
+        if self.saved is not None:
+            outputs = outputs.float()  # as those that are read
+            self.saved.save(batch.id, _to_levels(outputs).byte())
         return round_to_bytes(outputs) if self.task.output_kind in PICTURE_KINDS else outputs
 
     def _verify_finite(self, batch: Batch, outputs: Tensor) -> None:
@@ -156,7 +174,15 @@ def sample_seeds(seed: int, ids: Sequence[str], num_samples: int) -> list[list[i
 
 def round_to_bytes(images: Tensor) -> Tensor:
     """Return images in [-1, 1], rounded to the 256 levels of a PNG file."""
-    return ((images + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1
+    return _from_levels(_to_levels(images))
+
+
+def _to_levels(images: Tensor) -> Tensor:
+    return ((images + 1) * 127.5).round().clamp(0, 255)
+
+
+def _from_levels(levels: Tensor) -> Tensor:
+    return levels / 127.5 - 1
 
 
 def _gather(images: list[tuple[str, str]]) -> list[tuple[str, str]]:

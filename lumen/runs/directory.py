@@ -45,6 +45,11 @@ def eval_directory(run: Path, config: Config) -> Path:
     return run / "eval" / format_overrides(config.flags)
 
 
+def trained_run(directory: Path) -> Path:
+    """Return the run that a directory is of: its own, or that of a further evaluation."""
+    return directory.parent.parent if directory.parent.name == "eval" else directory
+
+
 def group_name(directory: Path) -> str:
     """Return the name that a run, or an evaluation of it, shares with those of other seeds."""
     parts = directory.parts[-5:] if directory.parent.name == "eval" else directory.parts[-3:]

@@ -18,6 +18,8 @@ from lumen.core.interfaces import Metric, Task, trainable_parameters
 from lumen.core.signals import handle_signals
 from lumen.data.loader import explain_lost_worker
 from lumen.evaluation.evaluate import Protocol, evaluate_rows, partial_scores_directory
+from lumen.evaluation.prediction_files import PredictionFiles
+from lumen.evaluation.saved_samples import SampleFolders
 from lumen.evaluation.summary import format_summary
 from lumen.runs import directory as run_dirs
 from lumen.runs.build import build_metrics, build_task
@@ -85,11 +87,13 @@ def evaluate_task(
     if "val/loss" not in values:
         raise BadPlugin(f"the task {config.task['name']} logs no val/loss; log it in its validation_step.")
     values |= task.summary_metrics()
-    protocol = build_protocol(config, metrics)
+    protocol, shared = build_protocol(config, metrics), Path(config.runs) / "anchors"
     dashboard = next((logger for logger in trainer.loggers if isinstance(logger, ResilientWandbLogger)), None)
     evaluation = evaluate_rows(
-        trainer, data, task, metrics, protocol, directory, Path(config.runs) / "anchors",
+        trainer, data, task, metrics, protocol, directory, shared,
+        SampleFolders(run_dirs.trained_run(directory), shared, config.measure.save_samples),
         num_pictures=config.wandb.images if dashboard else 0,
+        predictions=PredictionFiles(directory, data.source.box_classes) if config.measure.save_predictions else None,
     )  # fmt: skip
     result = {
         "steps": step,
@@ -169,7 +173,8 @@ def verify_splits(data: LightningDataModule, config: Config) -> LightningDataMod
         BadConfig: There are fewer images than processes, or too few for a reference row.
     """
     source = data.source
-    images = {split: len(source.records(split)) for split in ("train", "val", source.eval_split)}
+    splits = ("val", source.eval_split) if source.streaming else ("train", "val", source.eval_split)
+    images = {split: len(source.records(split)) for split in splits}
     ranks = config.devices * config.nodes
     for key, limit, split in (
         ("validation", config.validation, "val"),

@@ -17,6 +17,7 @@ from lumen.evaluation.loop import round_to_bytes, sample_seeds
 from lumen.runs.build import HALF_PRECISION, build_task, device, precision
 from lumen.runs.checkpoints import restore, select_checkpoint
 from lumen.runs.data import build_data
+from lumen.runs.directory import trained_run
 
 
 class Pictures(NamedTuple):
@@ -63,8 +64,7 @@ def regenerate_samples(
 
 def _load_evaluated(run: Path, config: Config) -> tuple[LightningDataModule, Task]:
     """Return the data and the task of an evaluation, with the weights that were evaluated."""
-    trained = run.parent.parent if run.parent.name == "eval" else run
-    checkpoint = select_checkpoint(trained, config)
+    checkpoint = select_checkpoint(trained_run(run), config)
     data = build_data(config)
     task = build_task(config, data).eval()
     if task.output_kind != "images":

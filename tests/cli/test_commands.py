@@ -20,6 +20,7 @@ from lumen.runs.data import build_data
 from lumen.runs.directory import load_run_config
 from lumen.runs.photos import load_photo
 from lumen.training.callbacks import EMA
+from lumen.training.tasks.layout_to_image import LayoutToImage
 
 
 def test_eval_command_writes_a_directory_of_its_own(finished):
@@ -28,6 +29,26 @@ def test_eval_command_writes_a_directory_of_its_own(finished):
     first = json.loads((finished / "metrics.json").read_text())
     assert second["sampling"]["steps"] == 3 and first["sampling"]["steps"] == 2
     assert second["val/loss"] == pytest.approx(first["val/loss"], rel=1e-5)
+
+
+@pytest.mark.long
+def test_eval_command_scores_saved_samples_by_other_metrics(finished, monkeypatch, capsys):
+    """Samples that one evaluation has saved give the bits that the run itself has measured."""
+    first = json.loads((finished / "metrics.json").read_text())
+    assert main(["eval", str(finished), "metrics=[lpips]", "measure.save_samples=true", "wandb=disabled"]) == 0
+    sample = LayoutToImage.outputs
+
+    def outputs(self, batch, seeds, row="test", *arguments, **options):
+        assert row in ("real", "vae"), "sampled again"
+        return sample(self, batch, seeds, row, *arguments, **options)
+
+    monkeypatch.setattr(LayoutToImage, "outputs", outputs)
+    capsys.readouterr()
+    assert main(["eval", str(finished), "metrics=[lpips,tifa]", "wandb=disabled"]) == 0
+    assert capsys.readouterr().out.count("the samples of 3 images were read from ") == 3
+    second = json.loads(next(finished.glob("eval/*tifa*/metrics.json")).read_text())
+    compared = [key for key in second if key.startswith(("test/", "text/", "shuffled/"))]
+    assert len(compared) > 6 and {key: first[key] for key in compared} == {key: second[key] for key in compared}
 
 
 def test_restored_task_has_the_averaged_weights(finished):
@@ -96,6 +117,15 @@ def test_commands_of_pictures_do_not_replace_the_photo_that_they_read(finished, 
     for words in (["layout", str(photo), "base=scenes"], ["sample", str(finished), str(photo), "a house"]):
         assert main([*words, f"out={photo.parent}/./{photo.name}"]) == 2
         assert "would be replaced" in capsys.readouterr().err and photo.read_bytes() == before
+
+
+@pytest.mark.parametrize("line", ["layout PHOTO base=scenes", "sample RUN PHOTO house", "worst RUN", "compare RUN RUN"])
+def test_commands_of_pictures_replace_no_file_of_a_user(line, finished, photo, tmp_path, capsys):
+    path, words = tmp_path / "mine.png", {"RUN": str(finished), "PHOTO": str(photo)}
+    Image.new("RGB", (8, 8)).save(path)
+    before = path.read_bytes()
+    assert main([*(words.get(word, word) for word in line.split()), f"out={path}"]) == 2
+    assert "LUMEN did not make it" in capsys.readouterr().err and path.read_bytes() == before
 
 
 OF_SCENES = [name for name in backbones.names() if (SCENES_WEIGHTS / name).is_dir()]

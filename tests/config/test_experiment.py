@@ -123,6 +123,7 @@ def test_base_experiment_sets_every_key_and_only_those():
     base = read_experiment("base")
     assert dump(load("coco_stuff", [ROOT])).keys() - {"experiment", "flags", "defaults"} == base.keys()
     owners = {"data.skies": ("scenes", "skies"), "data.fit": ("cityscapes", "fit")}
+    owners |= {f"data.{key}": ("webdataset", key) for key in ("streaming", "streams", "buffer")}
     arguments = {key: datamodules.arguments(name)[argument].default for key, (name, argument) in owners.items()}
     assert all((flatten(base) | arguments)[key.removesuffix(".name")] == value for key, value in LATER_KEYS.items())
 
@@ -345,3 +346,12 @@ def test_config_defaults_may_be_set_on_the_command_line():
     config = load("scenes", ["defaults.backbone.layer=2", "backbone=dinov2"])
     assert config.backbone["layer"] == 2 and config.flags["defaults.backbone.layer"] == "2"
     assert reload(yaml.safe_load(yaml.safe_dump(dump(config))), ["backbone=dino"]).backbone["layer"] == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"), [(["task=segmentation"], "does not predict images alone"), (["metrics=[]"], "without metrics")]
+)
+def test_samples_that_an_evaluation_would_not_generate_cannot_be_saved(flags, words):
+    with pytest.raises(BadConfig, match=words):
+        load("scenes", [*flags, "measure.save_samples=true"])
+    assert load("scenes", ["measure.save_samples=true"]).measure.save_samples
