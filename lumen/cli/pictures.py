@@ -12,6 +12,7 @@ from lumen.config.experiment import load, reload
 from lumen.config.schema import DEFAULT_TASK, Config
 from lumen.core.errors import BadConfig, UnknownName
 from lumen.core.paths import user_path
+from lumen.core.picture_recipes import COMMAND, verify_replaceable
 from lumen.core.registry import tasks
 
 if TYPE_CHECKING:
@@ -20,16 +21,18 @@ if TYPE_CHECKING:
 
 @command(
     "sample",
-    'RUN PHOTO "a prompt" ["another prompt" ... style=PHOTO seeds=4 out=FILE|DIR fit=stretch|crop|pad seed=0 key=value '
-    "...]",
+    'RUN PHOTO "a prompt" ["another prompt" ... layout=FILE style=PHOTO seeds=4 out=FILE|DIR fit=stretch|crop|pad '
+    "seed=0 key=value ...]",
 )
 def sample(positionals: list[str], options: dict[str, str]) -> int:
     """Generate images from prompts with the layout of a photo; out=DIR writes each image as a file.
 
     A run of the task rearranger takes no prompt. Its photo may be a label map that was drawn by hand, if the run learnt
-    from label maps: class ids, or the colours that a wrong one makes it list.
+    from label maps: class ids, or the colours that a wrong one makes it list. RUN may be `scenes`: a ControlNet that
+    comes with LUMEN, and needs no training.
 
     Options:
+        layout: Layout in place of the photo's own: a layout.npy that out=DIR or the studio wrote, edited or not.
         style: Of a run without prompts, the photo that is rearranged, in place of generated samples.
         seeds: Of a run without prompts, the number of generated samples that are rearranged; 4 by default.
         out: Path of a sheet of all images, or of a directory for one file of each.
@@ -40,20 +43,23 @@ def sample(positionals: list[str], options: dict[str, str]) -> int:
         lumen sample runs/scenes/default/seed0 photo.jpg "a red house" seed=1 out=samples/
     """
     from lumen.runs.directory import load_run_config
+    from lumen.runs.shipped import SHIPPED_RUN, find_run
 
     if positionals and os.path.isdir(user_path(positionals[0])) and not _is_prompted(user_path(positionals[0])):
         return _sample_rearranged(positionals, options)
     if len(positionals) < 3:
         raise UnknownName(f"a run, a photo and a prompt are needed; write: {sample.usage}.")
-    run, photo, prompts = user_path(positionals[0]), user_path(positionals[1]), positionals[2:]
+    run, photo, prompts = find_run(positionals[0]), user_path(positionals[1]), positionals[2:]
     arguments = " ".join([*positionals, *as_overrides(options)])
-    default = run / "samples" / f"{photo.stem}-{sha256(arguments.encode()).hexdigest()[:8]}.png"
+    folder = Path("samples") if run == SHIPPED_RUN else run / "samples"
+    default = folder / f"{photo.stem}-{sha256(arguments.encode()).hexdigest()[:8]}.png"
     recipe, out, fit = format_recipe(sample, positionals, options), options.pop("out", str(default)), _pop_fit(options)
+    layout_file = user_path(options.pop("layout")) if "layout" in options else None
     config = reload(load_run_config(run), as_overrides(options))
     files = _picture_files(out, [photo], recipe, config)
     from lumen.runs.sample import save_samples
 
-    save_samples(run, config, photo, prompts, files, fit)
+    save_samples(run, config, photo, prompts, files, fit, layout_file)
     print(f"{'images' if files.is_directory else 'image'}: {files.path}")
     return 0
 
@@ -144,13 +150,26 @@ def _picture_files(out: str, photos: list[Path], recipe: str, config: Config) ->
     if path.exists() and any(photo.exists() and photo.samefile(path) for photo in photos):
         raise BadConfig(f"out={out} is a photo that the command reads, and would be replaced; choose another file.")
     is_directory = path.is_dir() or out.endswith("/") or not (path.suffix or path.is_file())
-    return PictureFiles(path, is_directory, {"command": recipe, "seed": str(config.seed)})
+    return PictureFiles(path, is_directory, {COMMAND: recipe, "seed": str(config.seed)})
+
+
+def pop_sheet(options: dict[str, str], default: Path) -> Path:
+    """Return the path of a sheet of pictures: `default`, whose name is LUMEN's, or that which a user gives.
+
+    Raises:
+        Mistake: The sheet would replace a file that LUMEN did not make.
+    """
+    if "out" not in options:
+        return default
+    path = user_path(options.pop("out"))
+    verify_replaceable(path)
+    return path
 
 
 def format_recipe(caller: Command, positionals: list[str], options: dict[str, str]) -> str:
     """Return the command as a picture holds it, without directories of this machine."""
     words = [_shorten(word) for word in positionals]
-    words += [f"{key}={_shorten(value)}" for key, value in options.items()]
+    words += [key if key.startswith("--") else f"{key}={_shorten(value)}" for key, value in options.items()]
     return shlex.join(["lumen", caller.verb, *words])
 
 

@@ -1,12 +1,10 @@
 """Files of pictures that a command makes: one sheet, or a directory of single pictures beside it."""
 
 import json
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch.nn.functional as F
 from jaxtyping import Float
 from PIL import Image
@@ -14,7 +12,9 @@ from torch import Tensor
 
 from lumen.core.errors import Mistake
 from lumen.core.files import atomic_path
+from lumen.core.picture_recipes import has_recipe, verify_replaceable
 from lumen.core.visualize import save_png, to_uint8
+from lumen.runs.layout_files import save_layout
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,11 @@ class PictureFiles:
             Mistake: One would.
         """
         if not self.is_directory:
+            verify_replaceable(self.path)
             return
         for path in (self.path / f"{name}.png" for name in ["sheet", *names]):
             values = path.with_suffix(".npy")
-            if (path.exists() and not _has_recipe(path)) or (values.exists() and not path.exists()):
+            if (path.exists() and not has_recipe(path)) or (values.exists() and not path.exists()):
                 raise Mistake(f"{path.parent} holds a {path.stem} that LUMEN did not make; choose another out=DIR.")
 
     def save_sheet(self, sheet: Image.Image, text: dict[str, Any]) -> None:
@@ -66,16 +67,8 @@ class PictureFiles:
             return
         enlarged = F.interpolate(picture.float(), tuple(image.shape[-2:]), mode="nearest")
         self.save_picture(name, enlarged[0] * 2 - 1, {})
-        with atomic_path(self.path / f"{name}.npy") as draft, open(draft, "wb") as file:
-            np.save(file, layout[0].float().cpu().numpy(), allow_pickle=False)
+        save_layout(self.path / f"{name}.npy", layout[0])
 
     def _save(self, path: Path, picture: Image.Image, text: dict[str, str]) -> None:
         with atomic_path(path) as draft:
             save_png(picture, draft, self.recipe | text)
-
-
-def _has_recipe(path: Path) -> bool:
-    """Return whether a file is a PNG that a command of LUMEN made."""
-    with suppress(OSError, SyntaxError, ValueError), Image.open(path) as file:
-        return "command" in file.info
-    return False

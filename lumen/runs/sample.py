@@ -17,11 +17,11 @@ from lumen.core.sheets import SCALE, component_pictures, make_layout_sheet
 from lumen.core.visualize import make_grid, preview_columns
 from lumen.data.readers import read_photo
 from lumen.runs.build import build_conditioning, build_task, device
-from lumen.runs.checkpoints import restore, select_checkpoint
+from lumen.runs.checkpoints import read_checkpoint, restore, select_checkpoint
 from lumen.runs.data import build_data
+from lumen.runs.layout_files import load_layout, verify_layout
 from lumen.runs.photos import Fit, describe_fit, to_batch
 from lumen.runs.picture_files import PictureFiles
-from lumen.training import checkpoint_io
 from lumen.training.validation_photos import sample_photo
 
 CONDITIONING = "conditioning."  # beginning of the keys of a checkpoint that belong to the conditioning
@@ -47,23 +47,38 @@ def sample_images(task: Task, batch: Batch, num_samples: int, seed: int, samplin
 
 
 def save_samples(
-    run: Path, config: Config, photo: Path, prompts: list[str], files: PictureFiles, fit: Fit = "stretch"
+    run: Path,
+    config: Config,
+    photo: Path,
+    prompts: list[str],
+    files: PictureFiles,
+    fit: Fit = "stretch",
+    layout_file: Path | None = None,
 ) -> None:
-    """Write a sheet of a photo, its layout, and samples under each prompt, or each of these pictures alone as well."""
+    """Write a sheet of a photo, its layout, and samples under each prompt, or each of these pictures alone as well.
+
+    Args:
+        layout_file: Layout in place of the photo's own, such as an edited one.
+    """
     batches = _load_photos([photo], config.size, prompts, fit)
+    layout = None if layout_file is None else load_layout(layout_file)
     sampling = asdict(config.sampling)
     num_samples = sampling.pop("images")
     files.verify(["layout", *map(str, range(num_samples * len(prompts)))])
     task = load_task(run, config)
-    samples = [sample_images(task, batch, num_samples, config.seed, sampling) for batch in batches]
     batch = batches[0].to(task.device)
-    picture = task.visualize(batch)
+    if layout is not None:
+        verify_layout(task, batch, layout, layout_file)
+        layout = layout.to(task.device)
+        sampling["layout"] = layout
+    samples = [sample_images(task, batch, num_samples, config.seed, sampling) for batch in batches]
+    picture = task.visualize(batch) if layout is None else task.draw(layout)
     picture = (batch.image + 1) / 2 if picture is None else picture
     # The photo and its layout stand once, beside the first prompt.
     first = [torch.cat([x, torch.ones_like(x).expand(len(prompts) - 1, -1, -1, -1)]) for x in (batch.image, picture)]
     columns = preview_columns(*first, [torch.cat(images) for images in zip(*samples, strict=True)])
     files.save_sheet(make_grid(columns, prompts, task.legend), {"prompts": prompts})
-    files.save_layout("layout", batch.image, picture, task.layout(batch))
+    files.save_layout("layout", batch.image, picture, task.layout(batch) if layout is None else layout)
     for number, image in enumerate(image for images in samples for image in images):
         files.save_picture(str(number), image[0], {"prompt": prompts[number // num_samples]})
 
@@ -106,7 +121,7 @@ def load_conditioning(run: Path, config: Config) -> Conditioning:
         BadConfig: The task of the run has none.
         BadCheckpoint: The config differs from that of the run.
     """
-    state = checkpoint_io.read(select_checkpoint(run, config))["state_dict"]
+    state = read_checkpoint(select_checkpoint(run, config))["state_dict"]
     state = {key.removeprefix(CONDITIONING): value for key, value in state.items() if key.startswith(CONDITIONING)}
     if not state:
         raise BadConfig(f"{run} learns the task '{config.task['name']}', which has no layouts; name another run.")

@@ -23,7 +23,11 @@ FILE = "validation.png"
 def sample_photo(
     task: Task, photo: Batch, num_samples: int, seed: int, sampling: dict[str, Any]
 ) -> list[Float[Tensor, "1 3 H W"]]:
-    """Return samples in [-1, 1] for a batch of one photo, which depend on no other photo."""
+    """Return samples in [-1, 1] for a batch of one photo, which depend on no other photo.
+
+    Args:
+        sampling: Options of `Task.outputs`, such as those of the config's `sampling`.
+    """
     seeds = [[stable_seed(seed, "sample", k)] for k in range(num_samples)]
     outputs = task.outputs(photo, seeds, **sampling)
     return list((outputs["images"] if isinstance(outputs, dict) else outputs).unbind(1))

@@ -1,6 +1,20 @@
 """Recipes that trained the small networks of the offline world: `python -m lumen.scenes.recipes NAME`."""
 
-NAMES = ("clip", "depth", "dino", "dinov2", "features", "hed", "midas", "oasis", "segmenter", "unet", "vae", "vqa")
+NAMES = (
+    "clip",
+    "controlnet",
+    "depth",
+    "dino",
+    "dinov2",
+    "features",
+    "hed",
+    "midas",
+    "oasis",
+    "segmenter",
+    "unet",
+    "vae",
+    "vqa",
+)
 """Recipes; each is a module of this package with `train` and `evaluate`."""
 
 

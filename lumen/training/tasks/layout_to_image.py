@@ -32,6 +32,7 @@ class LayoutToImage(Task):
         seed: Seed of timesteps, noise and prompt dropout.
     """
 
+    takes_layouts = True
     reference_rows = {
         "real": "real images",
         "vae": "VAE round trip",
@@ -148,11 +149,13 @@ class LayoutToImage(Task):
         seeds: list[list[int]],
         row: str = "test",
         other: Callable[[], Batch] | None = None,
+        layout: Float[Tensor, "b k _ _"] | None = None,
         **sampling: Any,
     ) -> Float[Tensor, "b n 3 H W"]:
         """Return images in [-1, 1], n per image of the batch.
 
         Args:
+            layout: Layout in place of the image's own, for the row "test".
             row: "test" generates from the image's own layout and caption. "real" is the image itself, "vae" its round
                 trip through the autoencoder (the ceiling), "text" a sample from the caption alone, "shuffled" one
                 from the caption and the layout of another image (the floor).
@@ -160,9 +163,10 @@ class LayoutToImage(Task):
         if row in ("real", "vae"):
             image = batch.image if row == "real" else self.generator.reconstruct(batch.image)
             return torch.stack([image] * len(seeds), dim=1)
-        layout = None
-        if row != "text":
-            layout = self.conditioning(batch if row == "test" else other())
+        if row != "test":
+            layout = None if row == "text" else self.conditioning(other())
+        elif layout is None:
+            layout = self.conditioning(batch)
         return torch.stack([self._sample(batch, layout, image_seeds, sampling) for image_seeds in seeds], dim=1)
 
     def num_outputs(self, row: str, samples: int) -> int:
@@ -193,6 +197,15 @@ class LayoutToImage(Task):
     def layout(self, batch: Batch) -> Float[Tensor, "b k h w"]:
         """Return the layout."""
         return self.conditioning(batch)
+
+    def draw(self, layout: Float[Tensor, "b k h w"]) -> Float[Tensor, "b 3 h w"]:
+        """Return layouts as RGB."""
+        return self.conditioning.visualize(layout)
+
+    @property
+    def explained(self) -> list[float] | None:
+        """Shares of the axes of the conditioning."""
+        return self.conditioning.explained
 
     @property
     def legend(self) -> str:
@@ -255,10 +268,18 @@ class LayoutToImage(Task):
         yield from self.generator.loss_stages(moments, layout)
 
     def preview_stages(self, image: Float[Tensor, "1 3 H W"], guidance: float) -> Iterator[Stage]:
-        """Yield the stage in which the sample grid is generated."""
-        branches = 1 + (guidance != 1)
-        images = image.expand(PREVIEW_IMAGES, -1, -1, -1)
-        layout = torch.cat([self.conditioning.to_layout(self._traced_code(images))] * branches)
+        """Yield the stages in which the sample grid is generated."""
+        yield from self.sample_stages(image.expand(PREVIEW_IMAGES, -1, -1, -1), guidance)
+
+    def sample_stages(self, image: Float[Tensor, "b 3 H W"], guidance: float, row: str = "test") -> Iterator[Stage]:
+        """Yield the layout and the stages of the generator, or the round trip through the autoencoder."""
+        if row in ("real", "vae"):
+            if row == "vae":
+                self.generator.reconstruct(image)
+            yield Stage(row)
+            return
+        layout = torch.cat([self.conditioning.to_layout(self._traced_code(image))] * (1 + (guidance > 1)))
+        yield Stage("layout")
         yield from self.generator.sample_stages(layout, tuple(image.shape[-2:]))
 
     def _traced_code(self, image: Float[Tensor, "b 3 H W"]) -> Tensor:
