@@ -18,6 +18,7 @@ from lumen.core.registry import backbones
 from lumen.core.tensor_hashing import fingerprint
 from lumen.diffusion.activation_reuse import cached_cross_attention_kv
 from lumen.diffusion.loading import load
+from lumen.diffusion.single_file import opener
 from lumen.diffusion.stable_diffusion import StableDiffusion, encode_latents
 from lumen.features.extraction import capture_outputs, resize_to_multiple, select_layers
 
@@ -115,12 +116,12 @@ class SD(Backbone):
         return self._prompt_kv
 
     def script(self, size: int, locate: WeightsExpression) -> FeatureScript | None:
-        """Return code with diffusers alone; None without a diffusers folder of weights."""
-        if not self.source or not Path(self.source).is_dir():
+        """Return code with diffusers alone; None without a folder or a file of weights."""
+        if not self.source or not Path(self.source).exists():
             return None
         shape = (1, self.vae.config.latent_channels, size // self.downscale, size // self.downscale)
         setup = [
-            f"PIPE = StableDiffusionPipeline.from_pretrained({locate(self.source, 'base')})",
+            f"PIPE = StableDiffusionPipeline.{opener(self.source)}({locate(self.source, 'base')})",
             f"NOISE, T = torch.randn({shape}, generator=torch.Generator().manual_seed({self.seed})), {self.timestep}",
             "OUTPUTS = []",
             f"for name in {list(self.tap_names)}:",

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from lumen.diffusion.family import read_config, verify_autoencoder, verify_family
-from lumen.diffusion.single_file import find_single_file, load_single_file, read_size
+from lumen.diffusion.single_file import find_single_file, load_single_file, read_size, save_configs
 from lumen.diffusion.stable_diffusion import StableDiffusion
 from lumen.features.pretrained import building_on_meta, load_network, loading_errors, resolve_weights
 
@@ -174,13 +174,22 @@ def _autoencoder(path: Path, own: Path | None) -> AutoencoderKL | AutoencoderTin
     return _load_safetensors(kind, path)
 
 
+def save_file_configs(path: Path, folder: Path) -> None:
+    """Write the folder that diffusers opens a single file with, as `config`, without a network."""
+    save_configs(_file_architecture(path) | {"scheduler": _schedule()}, folder)
+
+
 def _load_file(path: Path) -> dict:
-    size = read_size(path, {UNET_CONFIGS[size]["cross_attention_dim"]: size for size in ("tiny", "v1")})
-    with torch.device("meta"):
-        architecture = _untrained(size)
+    architecture = _file_architecture(path)
     if building_on_meta():
         return architecture
     return load_single_file(path, architecture | {"scheduler": _schedule()})
+
+
+def _file_architecture(path: Path) -> dict:
+    size = read_size(path, {UNET_CONFIGS[size]["cross_attention_dim"]: size for size in ("tiny", "v1")})
+    with torch.device("meta"):
+        return _untrained(size)
 
 
 def _untrained(size: str) -> dict:

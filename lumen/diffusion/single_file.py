@@ -22,6 +22,7 @@ COMPONENTS = {
     "vae": ("diffusers", "AutoencoderKL"),
     "text_encoder": ("transformers", "CLIPTextModel"),
 }
+OTHERS = {"tokenizer": ("transformers", "CLIPTokenizer"), "scheduler": ("diffusers", "DDPMScheduler")}
 
 
 def find_single_file(weights: str) -> Path | None:
@@ -40,6 +41,11 @@ def find_single_file(weights: str) -> Path | None:
         f"read; python -c \"from diffusers import StableDiffusionPipeline as P; P.from_single_file('{weights}')"
         ".save_pretrained('DIR')\" converts a checkpoint to a folder, then give weights=DIR."
     )
+
+
+def opener(source: str) -> str:
+    """Return the method by which a pipeline of diffusers opens weights: a folder, an id on the hub, or a file."""
+    return "from_single_file" if os.path.isfile(source) else "from_pretrained"
 
 
 def read_size(path: Path, sizes: dict[int, str]) -> str:
@@ -77,14 +83,9 @@ def load_single_file(path: Path, architecture: dict[str, Any]) -> dict[str, Any]
         architecture: Components whose configs are those of the file, with the noise schedule and, for a vocabulary
             smaller than CLIP's, the tokenizer.
     """
-    text = architecture["text_encoder"].config
-    tokenizer = clip_tokenizer() if text.vocab_size > len(architecture["tokenizer"]) else architecture["tokenizer"]
+    tokenizer = _tokenizer(architecture)
     with TemporaryDirectory() as folder:
-        for name in ("unet", "vae"):
-            architecture[name].save_config(Path(folder, name))
-        text.save_pretrained(Path(folder, "text_encoder"))
-        index = {"_class_name": "StableDiffusionPipeline", **COMPONENTS}
-        Path(folder, "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+        _save_configs(architecture, Path(folder), COMPONENTS)
         pipeline = StableDiffusionPipeline.from_single_file(
             str(path),
             config=folder,
@@ -96,6 +97,31 @@ def load_single_file(path: Path, architecture: dict[str, Any]) -> dict[str, Any]
         )
     networks = {name: getattr(pipeline, name).float() for name in COMPONENTS}
     return {**networks, "tokenizer": tokenizer, "scheduler": architecture["scheduler"]}
+
+
+def save_configs(architecture: dict[str, Any], folder: Path) -> None:
+    """Write the folder that diffusers opens a single file with, as `config`, in place of one on the hub.
+
+    Args:
+        architecture: That of `load_single_file`.
+    """
+    _save_configs(architecture, folder, COMPONENTS | OTHERS)
+    _tokenizer(architecture).save_pretrained(folder / "tokenizer")
+    architecture["scheduler"].save_pretrained(folder / "scheduler")
+
+
+def _save_configs(architecture: dict[str, Any], folder: Path, components: dict[str, tuple[str, str]]) -> None:
+    for name in ("unet", "vae"):
+        architecture[name].save_config(folder / name)
+    architecture["text_encoder"].config.save_pretrained(folder / "text_encoder")
+    index = {"_class_name": "StableDiffusionPipeline", **components}
+    (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def _tokenizer(architecture: dict[str, Any]) -> CLIPTokenizer:
+    """Return CLIP's tokenizer, or that of a smaller vocabulary."""
+    own = architecture["tokenizer"]
+    return clip_tokenizer() if architecture["text_encoder"].config.vocab_size > len(own) else own
 
 
 def clip_tokenizer() -> CLIPTokenizer:

@@ -17,7 +17,9 @@ from lumen.core.console import announce
 from lumen.core.errors import BadConfig, Mistake
 from lumen.core.files import write
 from lumen.core.random import stable_seed
+from lumen.diffusion.loading import save_file_configs
 from lumen.diffusion.sampling import SAMPLERS
+from lumen.diffusion.single_file import opener
 from lumen.features.pretrained import SCENES_WEIGHTS
 from lumen.runs.build import build_task
 from lumen.runs.checkpoints import restore, select_checkpoint
@@ -59,6 +61,7 @@ def export_run(run: Path, config: Config, out: Path, weights: Weights = "average
         facts = task.export(draft, config.size, WeightsFolder(draft))
         if (run / "grid.png").exists():
             shutil.copyfile(run / "grid.png", draft / "samples.png")
+        facts["opener"] = opener(task.source)
         facts |= _settings(config) | {"weights": "averaged" if is_averaged else "raw"}
         templates = Environment(
             loader=PackageLoader("lumen.runs"), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
@@ -78,7 +81,8 @@ def export_run(run: Path, config: Config, out: Path, weights: Weights = "average
 class WeightsFolder:
     """Place of the weights of frozen networks, as a Python expression in an export's programs.
 
-    The small networks of scenes are copied, those of the hub named by their commit, and folders by their path.
+    The small networks of scenes are copied, those of the hub named by their commit, and folders by their path, as are
+    single files, beside the configs that diffusers opens them with.
 
     Args:
         directory: Folder of the export.
@@ -97,8 +101,17 @@ class WeightsFolder:
             pinned = f'"{user}/{repository}", revision="{commit}"'
             patterns = 'allow_patterns=["*.json", "*.safetensors"]'
             return pinned if name == "base" else f"snapshot_download({pinned}, {patterns})"
-        announce(f"the programs name {source} by its path; change it there before others use them.")
-        return repr(source)
+        path = Path(source).absolute()
+        announce(f"the programs name {path} by its path; change it there before others use them.")
+        if path.is_file():
+            save_file_configs(path, self.directory / f"{name}_configs")
+            return f'{str(path)!r}, config=str(HERE / "{name}_configs")'
+        if name == "base" and not (path / "model_index.json").is_file():
+            announce(
+                f"{path} has no model_index.json, without which diffusers does not open it; copy that of a pipeline of "
+                "Stable Diffusion there before the programs run."
+            )
+        return repr(str(path))
 
 
 def sample_seeds(config: Config) -> list[int]:

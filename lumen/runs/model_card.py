@@ -18,12 +18,14 @@ from lumen.runs.provenance import describe
 LICENCES = {"stable-diffusion-v1": "creativeml-openrail-m", "stable-diffusion-2": "openrail++"}
 LOCAL_PATH = re.compile(r"(?<==)[/~]\S*")  # value of a command's key that names a place on one machine
 OWN_LICENCE = "apache-2.0"  # of what is trained on scenes alone
+FILE_CONFIGS = ', config=str(HERE / "base_configs")'  # of a base that is a single file, after its path
 FILES = {
     "basis.safetensors": "the PCA basis of the layouts: mean, axes, variances",
     "layout.py": "program: photo to layout",
     "pipeline.py": "program: the pipeline with the seeds of `lumen sample`",
     "samples.png": "samples of validation images",
     "base/": "the small Stable Diffusion of LUMEN's scenes",
+    "base_configs/": "the configs by which diffusers opens the file of Stable Diffusion",
     "backbone/": "the small backbone of LUMEN's scenes",
 }
 
@@ -42,8 +44,9 @@ def write_card(
     labels = conditionings.literal(config.conditioning["name"], "uses_labels", False)
     card = {
         "title": f"ControlNet on {describe(config)}",
-        "base_name": base or ("the small Stable Diffusion in `base/`" if is_own else f"`{facts['base']}`"),
-        "shown_base": '"base"' if is_own else facts["base"],
+        "base_name": base
+        or ("the small Stable Diffusion in `base/`" if is_own else f"`{facts['base'].removesuffix(FILE_CONFIGS)}`"),
+        "shown_base": '"base"' if is_own else facts["base"].replace(FILE_CONFIGS, ', config="base_configs"'),
         "data": config.data["name"],
         "layout_origin": "is made of a label map" if labels else "has no program of a single library",
         "files": {name: content for name, content in FILES.items() if (directory / name).exists()},

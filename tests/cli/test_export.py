@@ -123,6 +123,15 @@ def test_export_names_weights_of_scenes_by_a_copy_of_the_hub_by_commit_and_other
     assert "import snapshot_download" in program
 
 
+def test_export_of_a_folder_that_diffusers_does_not_open_says_so(tmp_path, capsys):
+    assert WeightsFolder(tmp_path)(str(PIPELINE), "base") == repr(str(PIPELINE))
+    assert "has no model_index.json" in capsys.readouterr().out
+    shutil.copytree(PIPELINE, tmp_path / "whole")
+    shutil.copyfile(SCENES_WEIGHTS / "sd" / "model_index.json", tmp_path / "whole" / "model_index.json")
+    WeightsFolder(tmp_path)(str(tmp_path / "whole"), "base")
+    assert "model_index" not in capsys.readouterr().out
+
+
 class Hub:
     """Stand-in for the Hub, which keeps what is uploaded to it."""
 

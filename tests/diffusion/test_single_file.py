@@ -3,16 +3,25 @@
 Source: diffusers, scripts/convert_diffusers_to_original_stable_diffusion.py.
 """
 
+import os
+import subprocess
+import sys
+
+import numpy as np
 import open_clip
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lumen.__main__ import main
 from lumen.core.errors import WeightsMissing
 from lumen.diffusion import loading
-from lumen.diffusion.single_file import CAPTION, INPUT, clip_tokenizer
+from lumen.diffusion.single_file import CAPTION, INPUT, clip_tokenizer, opener
 from lumen.diffusion.stable_diffusion import StableDiffusion
+from lumen.runs.export import WeightsFolder
 
 NETWORKS = ("unet", "vae", "text_encoder")
 RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3",
@@ -130,3 +139,34 @@ def test_tokenizer_of_a_single_file_is_clips():
     tokens = tokenizer(texts, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
     padded = torch.where(expected == 0, tokenizer.pad_token_id, expected)  # open_clip pads with zeros
     assert torch.equal(tokens, padded)
+
+
+def test_single_file_is_opened_by_diffusers_with_the_configs_of_an_export(pipeline, weights, tmp_path):
+    file = tmp_path / "v1-5.safetensors"
+    save_file(weights, file)
+    assert WeightsFolder(tmp_path)(str(file), "base") == f'{str(file)!r}, config=str(HERE / "base_configs")'
+    stock = getattr(StableDiffusionPipeline, opener(str(file)))(
+        str(file), config=str(tmp_path / "base_configs"), safety_checker=None
+    )
+    for name in NETWORKS:
+        state, expected = getattr(stock, name).state_dict(), getattr(pipeline, name).state_dict()
+        assert expected.keys() == state.keys() and all(torch.equal(state[key], expected[key]) for key in expected)
+    assert stock.tokenizer("a road").input_ids == pipeline.tokenizer("a road").input_ids
+    assert torch.equal(stock.scheduler.alphas_cumprod, pipeline.scheduler.alphas_cumprod)
+
+
+@pytest.mark.long
+def test_single_file_is_exported_in_programs_that_make_the_images_of_lumen_sample(weights, workdir):
+    save_file(weights, "v1-5.safetensors")
+    Image.new("RGB", (40, 40), "red").save("photo.png")
+    flags = ["size=32", "diffusion.weights=v1-5.safetensors", "backbone=sd", "batch=2", "data.images=4", "steps=1"]
+    flags += ["conditioning.vectors=60", "validation=2", "warmup=1", "metrics=[]", "sampling.steps=2", "runs=runs"]
+    assert main(["train", "scenes", *flags, "sampling.images=1", "wandb=disabled"]) == 0
+    run = next(workdir.glob("runs/scenes/*/seed0"))
+    assert main(["export", str(run), "out"]) == 0
+    assert main(["sample", str(run), "photo.png", "a red house", "out=samples/"]) == 0
+    command = [sys.executable, "pipeline.py", "../photo.png", "a red house", "0"]
+    subprocess.run(command, cwd="out", check=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    own, stock = (np.array(Image.open(path)).astype(int) for path in ("samples/0.png", "out/0.png"))
+    assert abs(own - stock).max() <= 1 and (own != stock).mean() <= 1e-3
+    assert 'config="base_configs"' in (workdir / "out" / "README.md").read_text()
