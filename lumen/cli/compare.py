@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING
 
 from lumen.cli.columns import format_columns
 from lumen.cli.command import command, read_names, read_option
+from lumen.cli.pictures import format_recipe, pop_sheet
 from lumen.cli.scored import load_scored_config, verify_options
 from lumen.core.errors import Mistake, UnknownName
 from lumen.core.hashing import hash_json
 from lumen.core.paths import user_path
+from lumen.core.picture_recipes import COMMAND
 from lumen.core.registry import tasks
 from lumen.evaluation.headings import heading
 from lumen.evaluation.keys import higher_is_better
@@ -38,22 +40,25 @@ def compare(positionals: list[str], options: dict[str, str]) -> int:
     """
     if len(positionals) != 2:
         raise UnknownName(f"two runs are needed, {len(positionals)} given; write: {compare.usage}.")
-    runs = tuple(map(user_path, positionals))
+    runs, recipe = tuple(map(user_path, positionals)), {COMMAND: format_recipe(compare, positionals, options)}
     chosen = read_names("metrics", options.pop("metrics", ""))
     count = read_option("n", options.pop("n", "6"), "Annotated[int, Range(0, 10_000)]")
-    out = user_path(options.pop("out", runs[0] / f"compare-{hash_json(str(runs[1]))[:8]}.png"))
+    out = pop_sheet(options, runs[0] / f"compare-{hash_json(str(runs[1]))[:8]}.png")
     verify_options(options, compare)
     from lumen.sweeps.compare import compare_runs
 
     differences = compare_runs(runs, chosen)
     print("\n".join(_format(differences, runs)), flush=True)
     names = [difference.key.metric for difference in differences if difference.interval is not None]
-    return _show_images(runs, names, count, options, out) if count and names else 0
+    return _show_images(runs, names, count, options, out, recipe) if count and names else 0
 
 
-def _show_images(runs: tuple[Path, Path], names: list[str], count: int, options: dict[str, str], out: Path) -> int:
+def _show_images(
+    runs: tuple[Path, Path], names: list[str], count: int, options: dict[str, str], out: Path, recipe: dict[str, str]
+) -> int:
     """Print the images on which two runs differ most, and write a sheet of them. Return the exit code."""
     from lumen.core.files import atomic_path
+    from lumen.core.visualize import save_png
     from lumen.sweeps.compare import describe_pair, make_sheet
 
     metric, pairs = _find_pairs(runs, names, count)
@@ -69,7 +74,7 @@ def _show_images(runs: tuple[Path, Path], names: list[str], count: int, options:
         print(f"no sheet of these images: {mistake}")
         return 1
     with atomic_path(out) as draft:
-        sheet.save(draft, format="PNG")
+        save_png(sheet, draft, recipe)
     print(f"image: {out}")
     return 0
 

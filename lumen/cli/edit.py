@@ -3,7 +3,7 @@
 from hashlib import sha256
 
 from lumen.cli.command import as_overrides, command, read_option
-from lumen.cli.pictures import format_recipe
+from lumen.cli.pictures import format_recipe, pop_sheet
 from lumen.config.experiment import reload
 from lumen.core.errors import BadConfig, UnknownName
 from lumen.core.paths import user_path
@@ -31,7 +31,7 @@ def edit(positionals: list[str], options: dict[str, str]) -> int:
     run, source = user_path(positionals[0]), positionals[1]
     digest = sha256(" ".join([*positionals, *as_overrides(options)]).encode()).hexdigest()[:8]
     recipe = format_recipe(edit, positionals, options)
-    out = user_path(options.pop("out", str(run / "samples" / f"edit-{digest}.png")))
+    out = pop_sheet(options, run / "samples" / f"edit-{digest}.png")
     names = [name for name in options.pop("class", "").split(",") if name]
     length = read_option("length", options.pop("length"), "float") if "length" in options else None
     if length is not None and not 0 < length < 1e6:

@@ -1,9 +1,11 @@
 """Commands that make pictures: the samples of a run that a metric finds worst."""
 
 from lumen.cli.command import command, positive_int, single_argument
+from lumen.cli.pictures import format_recipe, pop_sheet
 from lumen.cli.scored import load_scored_config, verify_options
 from lumen.config.identity import sanitize
 from lumen.core.paths import user_path
+from lumen.core.picture_recipes import COMMAND
 from lumen.core.registry import tasks
 
 MAX_ROWS = 256  # of the sheet, which is made in memory
@@ -26,18 +28,20 @@ def worst(positionals: list[str], options: dict[str, str]) -> int:
     from lumen.runs.worst import describe_sample, make_sheet, rank_samples
 
     run = user_path(single_argument(positionals, "RUN", worst))
+    recipe = {COMMAND: format_recipe(worst, positionals, options)}
     metric, count = options.pop("metric", "miou"), positive_int("n", options.pop("n", "16"), MAX_ROWS)
     is_best = options.pop("--best", None) is not None
-    out = user_path(options.pop("out", run / f"{'best' if is_best else 'worst'}-{sanitize(metric)}.png"))
+    out = pop_sheet(options, run / f"{'best' if is_best else 'worst'}-{sanitize(metric)}.png")
     verify_options(options, worst)
     config = load_scored_config(run, options)
     values = rank_samples(run, metric, count, is_best)
     print("\n".join(describe_sample(value, metric) for value in values), flush=True)
     if values and tasks.literal(config.task["name"], "output_kind", "images") == "images":
         from lumen.core.files import atomic_path
+        from lumen.core.visualize import save_png
 
         sheet = make_sheet(run, config, values, metric)
         with atomic_path(out) as draft:
-            sheet.save(draft, format="PNG")
+            save_png(sheet, draft, recipe)
         print(f"image: {out}")
     return 0

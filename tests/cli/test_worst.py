@@ -72,6 +72,8 @@ def test_worst_prints_samples_in_order_and_writes_a_sheet(finished, tmp_path, ca
     blank = [[torch.zeros(3, 32, 32)] * 3] * 3
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width == tile_images(blank, [""] * 3, [""] * 3).width and sheet.height > 3 * 160
+        assert "metric=si_depth n=3 out=sheet.png" in sheet.info["command"]
+    assert main(command) == 0  # an earlier sheet is replaced
     best = rank_samples(finished, "si_depth", 1, best=True)
     assert best == values[-1:]
 
