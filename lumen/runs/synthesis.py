@@ -1,13 +1,13 @@
 """Synthetic training images of a run: those that another, finished run generates."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from torch import nn
 
 from lumen.config.experiment import reload
-from lumen.config.schema import DEFAULT_TASK, Config
+from lumen.config.schema import Config
 from lumen.core.errors import BadConfig
 from lumen.core.interfaces import Batch, Task
 from lumen.core.paths import user_path
@@ -15,14 +15,13 @@ from lumen.core.random import keyed_uniform
 from lumen.data.datamodule import DataModule
 from lumen.data.loader import collate
 from lumen.features.pretrained import building_on_meta
+from lumen.runs.chain import FILTER_RUN, SYNTHETIC, join_kinds, verify_alike, verify_chain
 from lumen.runs.checkpoints import restore, select_checkpoint
 from lumen.runs.directory import is_finished, load_run_config
 from lumen.training.pixel_filter import PixelFilter
 from lumen.training.synthetic_images import SyntheticImages
 
 BuildTask = Callable[[Config, DataModule], Task]
-# Arguments of a data set that do not decide what a run has seen of the world.
-PLACE_KEYS = {"root", "source", "shards", "revision", "captions", "images", "flip", "full", "fit"}
 FILTERED_KIND = "labels"  # kind of predictions that a filter judges labels by
 
 
@@ -37,23 +36,11 @@ def build_synthetic_images(config: Config, data: DataModule, build_task: BuildTa
     if not arguments["synthetic"]:
         _refuse_unused(arguments)
         return None
-    domains = [source.require_domain(domain) for domain in arguments["domains"] or ()]
-    if arguments["row"] == "shuffled" and len(source.train_records()) < 2:
-        raise BadConfig(
-            "task.row=shuffled needs two training images or more; raise task.images, or leave task.row out."
-        )
-    task, trained = _load_task("task.synthetic", config, data, build_task)
-    if task.output_kind != "images":
-        raise BadConfig(
-            f"task.synthetic={arguments['synthetic']} predicts {_words(task.output_kind)}; name a run that generates "
-            f"images, as the task {DEFAULT_TASK} does."
-        )
-    if domains and not task.is_prompted:
-        raise BadConfig(
-            f"task.synthetic={arguments['synthetic']} follows no prompt, which task.domains needs; leave them out."
-        )
+    trained = _load_config(SYNTHETIC, config)
+    verify_chain(config, trained, source)
+    task = _load_task(SYNTHETIC, config, trained, data, build_task)
     sampling = {key: value for key, value in asdict(trained.sampling).items() if key != "images"}
-    prompts = {domain: read_prompts(data, domain) for domain in domains or [None]}
+    prompts = {domain: read_prompts(data, domain) for domain in arguments["domains"] or [None]}
     return SyntheticImages(
         task, prompts, arguments["copies"], arguments["row"], sampling, component_arguments(trained), trained.seed,
         _choose_others(data), _build_filter(config, data, build_task),
@@ -79,10 +66,12 @@ def _build_filter(config: Config, data: DataModule, build_task: BuildTask) -> Pi
             ("task.filter_run=RUN", "task.filter") if run is None else ("task.filter=1.25", "task.filter_run")
         )
         raise BadConfig(f"{present} needs {missing} beside it, a finished run of this task on real images; add it.")
-    segmenter, trained = _load_task("task.filter_run", config, data, build_task)
+    trained = _load_config(FILTER_RUN, config)
+    verify_alike(FILTER_RUN, config, trained)
+    segmenter = _load_task(FILTER_RUN, config, trained, data, build_task)
     if segmenter.output_kind != FILTERED_KIND:
         raise BadConfig(
-            f"task.filter_run={run} predicts {_words(segmenter.output_kind)}; name a run that predicts labels."
+            f"task.filter_run={run} predicts {join_kinds(segmenter.output_kind)}; name a run that predicts labels."
         )
     if trained.task.get("synthetic"):
         raise BadConfig(f"task.filter_run={run} learnt from generated images; name a run on real images alone.")
@@ -110,28 +99,27 @@ def _refuse_unused(arguments: dict) -> None:
             )
 
 
-def _load_task(key: str, config: Config, data: DataModule, build_task: BuildTask) -> tuple[Task, Config]:
-    """Return the task of a finished run that a key names, with what it has learnt, and its config.
+def _load_config(key: str, config: Config) -> Config:
+    """Return the config of a finished run that a key names.
 
     Raises:
-        BadConfig: It is not finished, or was trained on another data set or image size.
+        BadConfig: It is not finished.
     """
     run = user_path(config.task[key.removeprefix("task.")])
     trained = reload(load_run_config(run))
     if not is_finished(run):
         raise BadConfig(f"{key}={run} is not finished; repeat its lumen train command first.")
-    pairs = {"data": (trained.data["name"], config.data["name"]), "size": (trained.size, config.size)}
-    if config.task.get("unseen"):  # what that run has seen is not unseen
-        decided = {key: value for key, value in config.data.items() if key not in ("name", *PLACE_KEYS)}
-        pairs |= {f"data.{key}": (trained.data.get(key), value) for key, value in decided.items()}
-    for setting, (before, now) in pairs.items():
-        if before != now:
-            raise BadConfig(f"{key}={run} was trained with {setting}={before}, and this run has {setting}={now}.")
-    trained.data = config.data  # the images of this run, wherever those of that one lay
+    return trained
+
+
+def _load_task(key: str, config: Config, trained: Config, data: DataModule, build_task: BuildTask) -> Task:
+    """Return the task of a run that a key names, with what it has learnt."""
+    run = user_path(config.task[key.removeprefix("task.")])
+    trained = replace(trained, data=config.data)  # the images of this run, wherever those of that one lay
     task = build_task(trained, data)
     if not building_on_meta():
         restore(task, select_checkpoint(run, trained))
-    return task.requires_grad_(False).eval(), trained
+    return task.requires_grad_(False).eval()
 
 
 def read_prompts(data: DataModule, domain: str | None) -> dict[str, str]:
@@ -156,7 +144,3 @@ def _choose_others(data: DataModule) -> Callable[[Sequence[str]], Batch]:
         return collate([dataset.read_view(index, 0) for index in indices])
 
     return others
-
-
-def _words(kind: str | tuple[str, ...]) -> str:
-    return kind if isinstance(kind, str) else " and ".join(kind)

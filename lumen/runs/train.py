@@ -10,14 +10,14 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lumen.config.schema import Config
 from lumen.core.console import announce
-from lumen.core.errors import BadConfig, Mistake, Note
+from lumen.core.errors import Mistake, Note
 from lumen.core.files import remove_drafts, write_json
 from lumen.core.interfaces import Task, trainable_parameters
-from lumen.core.registry import tasks
 from lumen.core.signals import handle_signals
 from lumen.data.source import DataSource
 from lumen.runs import directory as run_dirs
 from lumen.runs.build import build_metrics, build_task
+from lumen.runs.chain import verify_annotations
 from lumen.runs.checkpoints import restore
 from lumen.runs.data import build_data
 from lumen.runs.evaluate import evaluate_task, facts_of, interruptible, verify_splits
@@ -80,20 +80,14 @@ def train(config: Config, observers: Sequence[Callback] = ()) -> dict[str, Any]:
 
 
 def _verify_annotations(source: DataSource, task: str) -> None:
-    """Verify that the training images have what a task learns from.
+    """Verify that training images have what a task learns from, and say so if some lack it.
 
     Raises:
         BadConfig: None of them has.
     """
-    records = source.records("train")
-    for kind in tasks.literal(task, "annotations", ()):
-        if not (annotated := source.num_annotated(kind, records)):
-            raise BadConfig(
-                f"task={task} learns from {kind}, and {source.name} has none of its train split; unpack those files in "
-                f"{source.root}, or choose a data set that has them, such as scenes."
-            )
-        if annotated < len(records):
-            rank_zero_warn(f"{annotated} of {len(records)} training images have {kind}.", category=Note)
+    for kind, annotated in verify_annotations(source, task).items():
+        if annotated < (images := len(source.records("train"))):
+            rank_zero_warn(f"{annotated} of {images} training images have {kind}.", category=Note)
 
 
 def _fit(trainer: Trainer, data: LightningDataModule, task: Task, resume: Path | None, every: int) -> None:
@@ -123,9 +117,14 @@ def _announce(config: Config, data: LightningDataModule, task: Task, directory: 
     parameters = sum(p.numel() for p in trainable_parameters(task))
     images = config.batch * config.accumulate * config.devices * config.nodes
     start = f"resumes at step {checkpoint_io.step_of(resume)}" if resume else "starts"
+    source = data.source
+    if source.streaming:
+        origin = f"{len(source.stream.training):,} streamed shards"
+    else:
+        origin = f"{len(source.train_records())} training images"
     announce(
         f"{directory} {start}: {describe(config)}, {_millions(parameters)} trainable parameters, {images} images a "
-        f"step, {config.steps} steps, {len(data.source.train_records())} training images."
+        f"step, {config.steps} steps, {origin}."
     )
 
 

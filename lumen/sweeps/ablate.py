@@ -1,6 +1,7 @@
 """Sweeps: the runs of a table as trials, and the launcher that runs those that have not finished."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
@@ -9,9 +10,13 @@ from typing import Any
 from lumen.config.schema import Config
 from lumen.core.arguments import Argument
 from lumen.core.console import announce
-from lumen.core.errors import BadConfig, UnknownName, suggestion
+from lumen.core.errors import BadConfig, DatasetMissing, UnknownName, suggestion
 from lumen.core.plain_text import PlainText, find_refusal
 from lumen.core.registry import launchers
+from lumen.data.domains import group_domains, verify_unseen
+from lumen.data.source import DataSource
+from lumen.runs.chain import verify_annotations, verify_chain
+from lumen.runs.data import build_source, build_unseen
 from lumen.sweeps.table import Table
 from lumen.sweeps.trial import Length, Trial
 
@@ -75,7 +80,7 @@ def ablate(table: Table, launcher: Callable[..., None], only: str | None = None)
         All requested trials, in the state that they ended in.
 
     Raises:
-        BadConfig: A run needs several nodes.
+        BadConfig: A run needs several nodes, or a later run of a chain would be refused.
     """
     if table.config(table.rows[0], 0).nodes > 1:
         raise BadConfig(
@@ -87,8 +92,37 @@ def ablate(table: Table, launcher: Callable[..., None], only: str | None = None)
     for problem in (problem for trial in pending for problem in trial.find_problems()):
         print(problem, flush=True)
     if pending:
+        _verify_links(table)
         launcher(table=table, trials=pending)
     return trials
+
+
+def _verify_links(table: Table) -> None:
+    """Verify all runs of chains, as far as their configs and data say, before the first one has trained for hours.
+
+    Data that is not on this machine is left to the runs.
+
+    Raises:
+        BadConfig: One of them would be refused.
+        UnknownName: The data set has no captions for a domain.
+    """
+    if not table.learns_from_images:
+        return
+    sources: dict[str, DataSource] = {}
+    for row in table.rows:
+        configs = list(table.trainings(row, 0).values())
+        generating = configs.pop(0) if row.synthetic is not None else None
+        for config in configs:
+            key = repr((config.data, config.task["name"], config.task.get("images"), config.task.get("unseen")))
+            with suppress(DatasetMissing):
+                if key not in sources:
+                    source = sources[key] = build_source(config)
+                    source.train_records()
+                    verify_annotations(source, config.task["name"])
+                    if (unseen := build_unseen(config, source)) is not None:
+                        group_domains(source, verify_unseen(source, unseen))
+                if generating is not None:
+                    verify_chain(config, generating, sources[key])
 
 
 def _length(config: Config) -> Length:

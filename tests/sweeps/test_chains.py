@@ -128,8 +128,24 @@ def test_cost_of_a_chain_counts_each_training_and_each_set_of_images_once(two_ru
 
     monkeypatch.setattr(cost, "estimate_cost", estimate)
     lines = cost.format_table_cost(two_runs(seeds=2)).splitlines()[2:]
-    assert len(lines) == 2 + 2 * 2 * 4 + 1 and lines[-1].startswith("| 18 trainings |")
-    assert lines[-1].endswith("| 32 |") and sorted(estimates) == ["layout_to_image"] * 2 + ["segmentation"] * 2
+    assert len(lines) == 2 + 2 * 2 * 4 + 3 and lines[-3].startswith("| 18 trainings |")
+    assert lines[-3].endswith("| 32 | 48 |") and sorted(estimates) == ["layout_to_image"] * 2 + ["segmentation"] * 2
+    assert lines[-1].startswith("this CPU: at least ") and lines[-1].endswith(" and 8 min of generating images")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("data.images=64", "task.images=512 is more than the 64 training images"),
+        ("synthetic.task=segmentation", "predicts labels; name a run that generates images"),
+        ("LUMEN.synthetic.size=32", "was trained with size=32, and this run has size=64"),
+        ("task.domains=[dusk]", "dusk"),
+        ("task.unseen.skies=[clear]", "'clear', which scenes has too"),
+    ],
+)
+def test_chain_whose_later_run_would_be_refused_starts_none(override, words, workdir, capsys):
+    assert main(["ablate", "table4", "base=scenes", "rows=Baseline,LUMEN", "measure.images=8", override]) == 2
+    assert words in capsys.readouterr().err and list(workdir.iterdir()) == []
 
 
 def test_leakage_of_a_chain_is_refused(workdir, capsys):
