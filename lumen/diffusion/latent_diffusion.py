@@ -266,11 +266,13 @@ class LatentDiffusion(Generator):
         yield Stage("unet", "forward", loss=loss, trained=self.trained)
 
     def sample_stages(self, layout: Float[Tensor, "b k _ _"], size: tuple[int, int]) -> Iterator[Stage]:
-        """Yield one step of the sampler with the decoder, which decodes images one by one."""
+        """Yield the prompts, one step of the sampler, and the decoder, which decodes images one by one."""
         b, shape = len(layout), self.latent_shape(size)
         text = self.base.encode_prompts([""] * b)
         z = torch.empty(1, *shape)
         steering = self.prepare_layout(layout, [""] * b, shape[1:])
+        yield Stage("prompts")
         self.denoise(z.expand(b, -1, -1, -1), torch.zeros(b, dtype=torch.long), text, steering)
+        yield Stage("step", repeats=None)
         self.decode(z)
         yield Stage("sampler", "picture")

@@ -123,7 +123,11 @@ class PnP(LatentDiffusion):
         return self.last[1]
 
     def sample_stages(self, layout: Float[Tensor, "b k _ _"], size: tuple[int, int]) -> Iterator[Stage]:
-        """Yield one step of the sampler with the decoder; for each branch, the reference is counted once."""
+        """Yield one step of the inversion, and what samples take, where each branch counts the reference once."""
+        z, text = torch.empty(1, *self.latent_shape(size)), self.base.encode_prompts([""])
+        self.base.unet(z, torch.zeros(1, dtype=torch.long), text, return_dict=False)
+        del z, text
+        yield Stage("inversion", repeats=self.inversion_steps)
         yield from super().sample_stages(torch.cat([layout, layout]), size)
 
     def _replacements(self, progress: float, parts: int) -> dict[str, nn.Module]:

@@ -10,16 +10,20 @@ import torch.nn.functional as F
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models import alexnet, inception_v3
 
 from lumen.__main__ import main
 from lumen.config.experiment import load
 from lumen.config.schema import DEFAULT_TASK
 from lumen.core.errors import BadConfig
-from lumen.core.registry import conditionings, datamodules, tasks
+from lumen.core.registry import conditionings, datamodules, metrics, tasks
 from lumen.diffusion import loading
 from lumen.generators.controlnet import ControlNet
 from lumen.runs.build import build_task
-from lumen.runs.cost.estimate import build_on_meta, count_flops, estimate_cost
+from lumen.runs.cost import evaluation
+from lumen.runs.cost.estimate import build_on_meta, count_flops, count_sample_flops, estimate_cost
+from lumen.runs.cost.evaluation import estimate_evaluation
 from lumen.runs.cost.hardware import GPUS
 from lumen.runs.cost.memory import MemoryTracker, allocate, backward, track_memory
 from lumen.runs.data import build_data
@@ -60,6 +64,35 @@ def test_cost_in_flops_of_a_backbone_that_reads_latents_leaves_out_the_autoencod
     config = load("coco_stuff", [*SMALL, "backbone=sd", *untrained], complete=False)
     flops, _ = count_flops(build_on_meta(config)[0], 32)
     assert 0 < flops["layout"] < flops["unet"]  # a part of the U-Net
+
+
+def test_cost_in_flops_of_a_sample_is_that_of_its_steps_prompts_layout_and_decoder():
+    once, steps = ([*SMALL, "conditioning=segmap", f"sampling.steps={n}"] for n in (1, 4))
+    flops = [count_sample_flops(load("coco_stuff", words, complete=False)) for words in (once, steps)]
+    guided, alone = (
+        count_sample_flops(load("coco_stuff", [*once, f"sampling.guidance={g}"], complete=False)) for g in (2, 1)
+    )
+    assert guided == flops[0] and (flops[1] - flops[0]) / 3 < flops[0] and flops[0] > alone
+    assert count_sample_flops(load("coco_stuff", once, complete=False), "vae") < alone * 3
+
+
+def test_cost_of_an_evaluation_counts_all_rows_and_known_evaluators(monkeypatch):
+    flags = ["conditioning=segmap", "measure.images=10", "metrics=[lpips,tifa]", "metrics.tifa.vqa=some/model"]
+    monkeypatch.setattr(evaluation, "count_sample_flops", lambda _, row: {"test": 100, "vae": 10, "real": 0}[row])
+    rows = estimate_evaluation(load("coco_stuff", [*SMALL, *flags], complete=False))
+    assert [(row.images, row.generating) for row in rows] == [(20, 2000), (10, 0), (10, 100), (20, 2000), (20, 2000)]
+    assert all(row.scoring == row.images * 7_300_000_000 for row in rows)  # of lpips alone
+    assert [row.is_shared for row in rows] == [False, True, True, True, False]
+    assert estimate_evaluation(load("coco_stuff", [*SMALL, "conditioning=segmap"], complete=False)) == []
+
+
+@pytest.mark.parametrize(("metric", "build", "side"), [("fid", inception_v3, 299), ("lpips", alexnet, 512)])
+def test_cost_of_an_evaluator_is_that_of_its_architecture(metric, build, side):
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        network = build(weights=None).eval()
+        getattr(network, "features", network)(torch.empty(1, 3, side, side))
+    (gflop,) = metrics.literal(metric, "evaluator_gflop").values()
+    assert counter.get_total_flops() / 1e9 == pytest.approx(gflop, abs=0.05)
 
 
 # ---- memory

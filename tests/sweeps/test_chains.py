@@ -15,10 +15,11 @@ import pytest
 import torch
 
 from lumen.__main__ import main
-from lumen.config.experiment import dump
+from lumen.config.experiment import dump, load
 from lumen.config.identity import result_settings
 from lumen.core.errors import BadConfig, BadFile
 from lumen.core.files import write_json
+from lumen.runs.cost.evaluation import RowCost
 from lumen.sweeps import cost, specs, trial
 from lumen.sweeps.ablate import list_trials
 from lumen.sweeps.reports.html import to_html
@@ -124,9 +125,14 @@ def test_cost_of_a_chain_counts_each_training_and_each_set_of_images_once(two_ru
     def estimate(config):
         estimates.append(config.task["name"])
         assert config.task.get("synthetic") is None  # whose run need not exist
-        return SimpleNamespace(cached=1e9, checkpoint=1e6, images=16, views=1)
+        return SimpleNamespace(cached=1e9, checkpoint=1e6, images=16, views=1, precision="32-true")
 
     monkeypatch.setattr(cost, "estimate_cost", estimate)
+    monkeypatch.setattr(cost, "estimate_evaluation", lambda _: [])
+    monkeypatch.setattr(
+        cost, "count_sample_flops", lambda config, row: 1e15 if config.conditioning["name"] == "canny" else 2e15
+    )
+    monkeypatch.setattr(cost, "list_devices", lambda *_: {"this CPU": 1e14})
     lines = cost.format_table_cost(two_runs(seeds=2)).splitlines()[2:]
     assert len(lines) == 2 + 2 * 2 * 4 + 3 and lines[-3].startswith("| 18 trainings |")
     assert lines[-3].endswith("| 32 | 48 |") and sorted(estimates) == ["layout_to_image"] * 2 + ["segmentation"] * 2
@@ -299,3 +305,11 @@ def descendants(process: int) -> list[int]:
     except OSError:
         return []
     return [number for child in children for number in (child, *descendants(child))]
+
+
+def test_cost_of_evaluations_counts_rows_that_runs_share_once(monkeypatch):
+    costs = [RowCost("samples", 10, 2e15, 1e15, is_shared=False), RowCost("caption alone", 10, 1e15, 0, is_shared=True)]
+    monkeypatch.setattr(cost, "estimate_evaluation", lambda _: costs)
+    runs = [load("scenes", [flag]) for flag in ("backbone=dino", "backbone=clip", "seed=1", "sampling.steps=3")]
+    (line,) = cost._format_evaluations(runs)
+    assert "11 PFLOP to make 70 images, 4 to score them" in line

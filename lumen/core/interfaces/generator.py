@@ -132,7 +132,7 @@ class Generator(nn.Module):
         yield Stage("forward", "forward", loss=loss)
 
     def sample_stages(self, layout: Tensor, size: tuple[int, int]) -> Iterator[Stage]:
-        """Run one sampling step and the decoder on tensors without values, and yield the stages.
+        """Run what samples take on tensors without values, each repeated part once, and yield the stages.
 
         Args:
             layout: Layouts of both branches, where samples are guided.

@@ -27,6 +27,7 @@ class Stage(NamedTuple):
         cached_values: Values per batch that a cache holds instead of computing the stage.
         loss: Loss of the last stage.
         trained: Network of the last stage that is trained, counted apart from the frozen ones around it.
+        repeats: Times that the stage runs for a sample; None stands for the steps of the sampler.
     """
 
     name: str
@@ -34,3 +35,4 @@ class Stage(NamedTuple):
     cached_values: int = 0
     loss: Tensor | None = None
     trained: nn.Module | None = None
+    repeats: int | None = 1

@@ -133,6 +133,22 @@ def count_flops(task: Task, size: int) -> tuple[dict[str, int], dict[str, int]]:
     return flops, cached_values
 
 
+def count_sample_flops(config: Config, row: str = "test") -> int:
+    """Return the FLOPs of an image that a run generates.
+
+    Args:
+        row: "test", or a reference row of its task.
+    """
+    task, sampling = build_on_meta(config)[0], config.sampling
+    with torch.no_grad(), track_memory() as (tracker, _), sdpa_kernel(SDPBackend.MATH):
+        _allocate(task, tracker)
+        stages = task.sample_stages(torch.empty(1, 3, config.size, config.size), sampling.guidance, row)
+        return sum(
+            counter.get_total_flops() * (sampling.steps if stage.repeats is None else stage.repeats)
+            for stage, counter in _counted(stages)
+        )
+
+
 def _counted(stages: Iterator[Stage]) -> Iterator[tuple[Stage, FlopCounterMode]]:
     """Yield each stage with the counter of its FLOPs, which is still active."""
     while True:
@@ -207,7 +223,8 @@ def estimate_memory(task: Task, config: Config, half: torch.dtype | None) -> tup
         del stage, stages
         with torch.no_grad(), mixed_precision():
             for stage in task.preview_stages(image[:1], config.sampling.guidance):
-                pop_peak(stage.phase)
+                if stage.phase:
+                    pop_peak(stage.phase)
     return held | copies, peaks
 
 

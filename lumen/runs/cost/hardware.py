@@ -25,6 +25,8 @@ GPUS = {
     "RTX 4070 Ti": PeakFlops(80e12, 40.1e12),
 }
 
+CPU = "this CPU"
+
 # Share of the peak that these models reach. NVIDIA NeMo's ControlNet page: 18 to 30 % of an A100; mosaicml/diffusion:
 # 28 %; images generated in batches, the diffusers documentation: up to 39 %.
 TYPICAL_UTILISATION = (0.4, 0.2)
@@ -44,3 +46,20 @@ def measure_cpu(seconds: float = 0.2, side: int = 768) -> float:
         a @ b
         best = min(best, time.perf_counter() - start)
     return 2 * side**3 / best
+
+
+def list_devices(accelerator: str, precision: str) -> dict[str, float]:
+    """Return the FLOP/s of this machine's GPU, or of this CPU beside those of GPUs, by a name with their origin.
+
+    Args:
+        accelerator: That of the config; a run on the CPU has no GPUs beside it.
+        precision: Lightning's name of the precision.
+    """
+    gpu = detect_gpu()
+    names = [gpu] if gpu else GPUS if accelerator != "cpu" else []
+    peaks = {name: GPUS[name].single if precision == "32-true" else GPUS[name].half for name in names}
+    devices = {f"{name}: {peak / 1e12:.0f} TFLOP/s by its data sheet": peak for name, peak in peaks.items()}
+    if not torch.cuda.is_available():
+        rate = measure_cpu()
+        devices[f"{CPU}: {rate / 1e9:.0f} GFLOP/s, measured on a product"] = rate
+    return devices

@@ -1,10 +1,9 @@
 """Text of the cost estimate: `lumen show EXPERIMENT --cost`."""
 
-import torch
-
 from lumen.config.schema import Config
 from lumen.runs.cost.estimate import Cost, estimate_cost
-from lumen.runs.cost.hardware import GPUS, TYPICAL_UTILISATION, detect_gpu, measure_cpu
+from lumen.runs.cost.evaluation import estimate_evaluation, evaluator_flops
+from lumen.runs.cost.hardware import CPU, TYPICAL_UTILISATION, list_devices
 from lumen.runs.provenance import describe
 
 
@@ -14,8 +13,8 @@ def format_cost(config: Config) -> str:
     return "\n\n".join(
         "\n".join(_aligned(rows)) for rows in (
             _head(config, cost), _parameters(cost), _flops(config, cost), _memory(cost), _disk(config, cost),
-            _time(config, cost),
-        )
+            _time(config, cost), _evaluation(config),
+        ) if rows
     )  # fmt: skip
 
 
@@ -87,22 +86,29 @@ def _time(config: Config, cost: Cost) -> list[list[str]]:
     """Return the time for the FLOPs of training, by device."""
     images = config.steps * config.batch * config.accumulate
     rows = [["training time", "least, cached", "usual, cached", "usual, uncached"]]
-    gpu = detect_gpu()
-    for name in [gpu] if gpu else GPUS if config.accelerator != "cpu" else []:
-        peak = GPUS[name].single if cost.precision == "32-true" else GPUS[name].half
-        minimum = images * cost.cached / peak
+    for name, peak in list_devices(config.accelerator, cost.precision).items():
         usual = (
-            " - ".join(_span(images * n / peak / share) for share in TYPICAL_UTILISATION)
+            " - ".join(format_span(images * n / peak / share) for share in TYPICAL_UTILISATION)
             for n in (cost.cached, cost.image)
         )
-        rows.append([f"{name}: {peak / 1e12:.0f} TFLOP/s by its data sheet", _span(minimum), *usual])
-    if not torch.cuda.is_available():
-        rate = measure_cpu()
-        minimum = f"{_span(images * cost.cached / rate)}"
-        rows.append([f"this CPU: {rate / 1e9:.0f} GFLOP/s, measured on a product", minimum])
+        rows.append([name, format_span(images * cost.cached / peak), *([] if name.startswith(CPU) else usual)])
     low, high = (f"{share:.0%}" for share in reversed(TYPICAL_UTILISATION))
     note = f"least: at all of it. Usual: at {low} to {high}, as published for A100s; small networks and batches: less."
     return [*rows, [note]]
+
+
+def _evaluation(config: Config) -> list[list[str]]:
+    """Return the PFLOP of generating and of scoring the images of each row of the evaluation, if there is one."""
+    if not (costs := estimate_evaluation(config)):
+        return []
+    lines = [[row.label, f"{row.images:,}", _pflop(row.generating), _pflop(row.scoring)] for row in costs]
+    _, counts, generating, scoring, _ = zip(*costs, strict=True)
+    lines.append(["all rows", f"{sum(counts):,}", _pflop(sum(generating)), _pflop(sum(scoring))])
+    unknown = [name for name, arguments in config.metrics.items() if evaluator_flops(name, arguments) is None]
+    notes = [[f"the networks of {', '.join(unknown)} are not counted"]] if unknown else []
+    if shared := [row.label for row in costs if row.is_shared]:
+        notes.append([f"once for all runs of a table: {', '.join(shared)}"])
+    return [["evaluation, PFLOP", "images", "generating", "scoring"], *lines, *notes]
 
 
 def _step_images(config: Config) -> int:
@@ -113,11 +119,16 @@ def _gib(size: int) -> str:
     return f"{size / 2**30:.2f}"
 
 
+def _pflop(count: int) -> str:
+    return f"{count / 1e15:.3g}"
+
+
 def _gb(size: int) -> str:
     return f"{size / 1e9:.3g}"
 
 
-def _span(seconds: float) -> str:
+def format_span(seconds: float) -> str:
+    """Return a time in the unit that suits it."""
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.3g} {unit}"
