@@ -52,8 +52,13 @@ def save_edits(
     batch = photo or find_image(data, source)
     mask = batch.mask if photo is None else segment_photo(config, photo, classes)
     visible = [classes[i] for i in mask.unique().tolist() if i < len(classes)]
+    if not visible:
+        raise BadSample(
+            f"'{source}' shows none of the {len(classes)} classes that {data.source.name} labels, so nothing of it can "
+            "be edited; name another image."
+        )
     if hidden := [name for name in names if name not in visible]:
-        raise BadSample(f"'{source}' shows no {hidden[0]}; it shows {', '.join(visible) or 'no class'}.")
+        raise BadSample(f"'{source}' shows no {hidden[0]}; it shows {', '.join(visible)}.")
     task = load_task(run, config)
     groups = [[name] for name in visible] if not names else [names]
     sheets = [make_sheet(task, batch, mask, [classes.index(n) for n in group], length, config.seed) for group in groups]

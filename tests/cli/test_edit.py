@@ -1,11 +1,17 @@
 """lumen edit: sheets of a run's directions, and mistakes."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
 
 from lumen.__main__ import main
+from lumen.config.experiment import load
+from lumen.core.errors import BadSample
+from lumen.core.interfaces import IGNORE, Batch
+from lumen.runs import edit
 from lumen.scenes import CLASSES
 
 TINY = [
@@ -63,3 +69,18 @@ def test_edit_mistakes_are_answered(run, workdir, capsys):
     Image.new("RGB", (32, 32), "blue").save("photo.png")
     codes = [main(["edit", str(run), "photo.png", f"class={name}", "out=sheet.png"]) for name in CLASSES]
     assert 2 in codes and "shows no" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("label", "names", "words"), [
+    (IGNORE, [], "shows none of the 11 classes"), (IGNORE, ["sky"], "none"), (0, ["car"], "shows no car; it shows"),
+])  # fmt: skip
+def test_edit_of_a_class_that_the_image_does_not_show_is_refused(label, names, words, monkeypatch, tmp_path):
+    mask = torch.full((1, 32, 32), label)
+    batch = Batch(torch.zeros(1, 3, 32, 32), [""], ["a"], mask)
+    source = SimpleNamespace(classes=CLASSES, name="scenes")
+    monkeypatch.setattr(edit, "build_data", lambda config: SimpleNamespace(source=source))
+    monkeypatch.setattr(edit, "find_image", lambda data, image_id: batch)
+    config, out = load("scenes", TINY), tmp_path / "sheet.png"
+    with pytest.raises(BadSample, match=words):
+        edit.save_edits(tmp_path, config, "a", names, out, None, "stretch", "lumen edit")
+    assert not out.exists()

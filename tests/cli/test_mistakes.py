@@ -74,6 +74,7 @@ MISTAKES = [
         "train scenes backbone=mae backbone.weights=scenes",
         "no small mae; it has clip, dino, dinov2, sd.* backbone.weights",
     ),
+    ("train scenes measure.save_predictions=true", "3D boxes are saved, and the task 'layout_to_image' predicts none"),
     ("train scenes backbone.weights=/nowhere", "'/nowhere'.* backbone.weights=FOLDER"),
     ("train scenes diffusion.weights=nobody/nothing", "hf download nobody/nothing .*give diffusion.weights=DIR"),
     ("train scenes backbone.weights=nobody/nothing", "give backbone.weights=DIR"),

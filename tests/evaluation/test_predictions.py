@@ -1,5 +1,8 @@
 """Evaluation of a task that predicts label maps, disparity and boxes, on data that it has seen and on others."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -12,6 +15,7 @@ from lumen.core.registry import datamodules
 from lumen.data.datamodule import DataModule
 from lumen.data.source import LoaderConfig
 from lumen.evaluation.loop import EvaluationLoop
+from lumen.evaluation.prediction_files import PredictionFiles
 from lumen.evaluation.scores import PartialScores, load_scores, save_scores
 from lumen.runs.build import build_metrics
 from lumen.scenes.objects import KINDS
@@ -47,7 +51,10 @@ def evaluation(tmp_path):
     metrics = build_metrics(config, DataModule(sources[0]), task)  # others are refused beside unseen data
     config.metrics = {"miou": {"segmenter": None}}
     metrics |= build_metrics(config, data, task)
-    return data, task, EvaluationLoop("test", task, metrics, 2, {}, 0, data.mismatched_batch, PartialScores(tmp_path))
+    files = PredictionFiles(tmp_path, KINDS)
+    partial = PartialScores(tmp_path)
+    loop = EvaluationLoop("test", task, metrics, 2, {}, 0, data.mismatched_batch, partial, predictions=files)
+    return data, task, loop
 
 
 def test_predictions_of_every_kind_are_scored_by_domain(evaluation, tmp_path):
@@ -73,6 +80,21 @@ def test_predictions_of_every_kind_are_scored_by_domain(evaluation, tmp_path):
     save_scores(tmp_path / "samples.parquet", {"test": loop.scores})
     for key, scores in load_scores(tmp_path / "samples.parquet").scores.items():
         assert torch.equal(scores, loop.scores.scores[key]) and len(scores) == 24
+
+
+def test_predicted_boxes_are_written_as_files_of_the_benchmark(evaluation, tmp_path):
+    data, _, loop = evaluation
+    for _ in range(2):  # one that the first was killed before, and a file of which was removed
+        batch = next(iter(data.test_dataloader()))
+        loop.test_step(batch, 0)
+        for image_id, content in zip(batch.id, batch.extra["boxes"], strict=True):
+            path = tmp_path / "predBbox3d" / f"{image_id}_predBbox3d.json"
+            objects = json.loads(path.read_text())["objects"]
+            labelled = boxes_to_array(content["objects"], KINDS)
+            assert np.allclose(boxes_to_array(objects, KINDS), labelled, rtol=1e-6) and "score" in objects[0]
+        assert not loop.predictions.lacks(batch.id)
+        path.unlink()
+        assert loop.predictions.lacks(batch.id)
 
 
 def test_predictions_that_are_not_finite_are_refused(evaluation):
