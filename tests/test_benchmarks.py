@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import _script, _table
+from benchmarks import _script, _table, _turns, real, rearrange
 from benchmarks._rows import compare, load_rows, profile
 from benchmarks._script import seconds_per_step
 from lumen.core.errors import Mistake
@@ -60,3 +60,10 @@ def test_benchmark_profile_names_the_slowest_function():
 
     shares = profile(compute, (50_000,))
     assert next(iter(shares)) == "test_benchmarks.<genexpr>" and 0.5 < sum(shares.values()) <= 1
+
+
+@pytest.mark.long
+def test_benchmark_of_the_rearranger_has_fewer_operations_from_a_filled_bank_than_a_controlnet():
+    flags = ["size=32", "diffusion.weights=none", "sampling.steps=8", "task.clusters=4", "task.width=16"]
+    ours, peer, sample = (gflop for _, gflop in rearrange.compare(flags).values())
+    assert 0 < ours < peer / 2 and sample > 0
