@@ -17,7 +17,7 @@ class LoaderConfig:
         eval_images: Images of the evaluation split to use, spread evenly over it.
         train_images: Images of the training split to use, spread evenly over it; None uses all.
         questions: File of questions about captions.
-        views: Random crops per image, used in turn; None draws a new crop in every epoch.
+        views: Random crops per image, used in turn; None samples a new crop in every epoch.
     """
 
     size: int = 512

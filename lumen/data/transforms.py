@@ -70,7 +70,7 @@ class Augmentation:
     Attributes:
         flip: Probability of a horizontal flip.
         random_crop: Whether training crops the image at a random position.
-        num_crops: Crops per image, used in turn; None draws a new crop in every epoch.
+        num_crops: Crops per image, used in turn; None samples a new crop in every epoch.
         seed: Seed of all choices.
     """
 

@@ -104,7 +104,7 @@ class FeaturePrecomputer:
         if not self.stores:
             return self._refuse([], "this task has no outputs that could be cached")
         if self.views is None:
-            return self._refuse([], "every epoch crops anew; views=4 draws four crops per image, which can be cached")
+            return self._refuse([], "every epoch crops anew; views=4 samples four crops per image, which can be cached")
         if self.options.mode == "auto" and num_images is not None and num_images < 2 * images * self.views:
             times = num_images / images / self.views
             return self._refuse([], f"this run reads an image {times:.2g} times; cache=always caches it for other runs")
