@@ -10,7 +10,7 @@ import traceback
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 # Their import registers the commands, in the order of the help.
-from lumen.cli import runs, run_index, compare, pictures, edit, synthesize  # noqa: F401, I001
+from lumen.cli import runs, run_index, compare, pictures, studio, edit, synthesize  # noqa: F401, I001
 from lumen.cli import worst, export, tables, data, caption, cache, info  # noqa: F401
 from lumen.cli.command import COMMANDS
 from lumen.cli.streams import OutputLost, prepare_streams, print_message, silence_libraries

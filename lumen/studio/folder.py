@@ -1,0 +1,111 @@
+"""Folder of the studio: photos and layouts, named by their content, decoded safely, and removed after an hour."""
+
+import os
+import shutil
+import time
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from lumen.core.errors import BadSample
+from lumen.core.files import write
+from lumen.core.readers import explain_damage
+from lumen.core.visualize import to_uint8
+from lumen.data.readers import read_photo
+from lumen.runs.layout_files import load_layout, save_layout
+
+MAX_SECONDS = 3600  # that a file stays without being used
+MAX_BYTES, MAX_PIXELS = 20_000_000, 50_000_000  # of a photo
+SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}  # by Pillow's name of a format
+REMEDY = "save it as JPEG, PNG or WebP, and upload it again"
+
+
+class StudioFolder:
+    """Files that sessions share; a name tells nothing but the hash of the content.
+
+    Args:
+        directory: Folder of its own, which `remove` removes.
+    """
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+
+    def add_photo(self, upload: Path) -> str:
+        """Store an uploaded photo, remove the upload, and return its name.
+
+        Raises:
+            BadSample: It is too large, or no photo that can be read.
+        """
+        try:
+            return self._store(upload.name, upload)
+        finally:
+            upload.unlink(missing_ok=True)
+
+    def _store(self, name: str, upload: Path) -> str:
+        if upload.stat().st_size > MAX_BYTES:
+            raise BadSample(f"{name} has more than {MAX_BYTES // 1_000_000} MB; make it smaller.")
+        try:
+            with explain_damage(Path(name), REMEDY), Image.open(upload, formats=list(SUFFIXES)) as image:
+                form, pixels = image.format, image.width * image.height
+        except Exception as error:
+            raise BadSample(f"{name} is no photo that can be read; {REMEDY}.") from error
+        if pixels > MAX_PIXELS:
+            raise BadSample(f"{name} has more than {MAX_PIXELS // 1_000_000} million pixels; make it smaller.")
+        try:
+            read_photo(upload)  # whole, before it is stored
+        except BadSample as error:
+            raise BadSample(f"{name} is damaged, or its pixels are no colours; {REMEDY}.") from error
+        return self._write(upload.read_bytes(), "photo", SUFFIXES[form])
+
+    def add_image(self, pixels: Float[Tensor, "3 H W"]) -> str:
+        """Store an image in [-1, 1] as a photo, from which the same pixels are read, and return its name."""
+        file = BytesIO()
+        Image.fromarray(to_uint8(pixels).numpy()).save(file, format="PNG")
+        return self._write(file.getvalue(), "photo", ".png")
+
+    def add_layout(self, layout: Float[Tensor, "k h w"]) -> str:
+        """Store a layout, and return its name."""
+        digest = sha256(np.ascontiguousarray(layout.numpy()).tobytes() + str(tuple(layout.shape)).encode())
+        name = f"layout-{digest.hexdigest()[:16]}.npy"
+        if not (self.directory / name).exists():
+            save_layout(self.directory / name, layout)
+        return name
+
+    def find(self, name: str) -> Path:
+        """Return the path of a stored file, which stays another hour.
+
+        Raises:
+            BadSample: It was removed.
+        """
+        path = self.directory / name
+        if not name or not path.is_file():
+            raise BadSample(
+                "this photo or layout was removed from the studio, which keeps files for an hour; open it again."
+            )
+        os.utime(path)
+        return path
+
+    def load_layout(self, name: str) -> Float[Tensor, "k h w"]:
+        """Return a stored layout."""
+        return load_layout(self.find(name))[0]
+
+    def prune(self) -> None:
+        """Remove files that nobody has used for an hour."""
+        for path in self.directory.glob("*-*.*"):
+            if time.time() - path.stat().st_mtime > MAX_SECONDS:
+                path.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove the folder with all that was uploaded."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _write(self, content: bytes, kind: str, suffix: str) -> str:
+        self.prune()
+        name = f"{kind}-{sha256(content).hexdigest()[:16]}{suffix}"
+        write(self.directory / name, content)
+        return name
