@@ -146,7 +146,7 @@ def evaluate_rows(
             trainer.test(loop, datamodule=data, verbose=False)
             known, passes[row] = loop.values, loop
             if saved is not None and trainer.is_global_zero:
-                saved.report()
+                saved.report(trainer.world_size)
         values |= known
     if trainer.is_global_zero:
         _save_scores(directory, passes, _file_names(data))

@@ -92,10 +92,11 @@ class SavedSamples:
         self.locate(task)
         return self.directory.is_dir() and sum(1 for _ in self.directory.iterdir()) >= num_images
 
-    def report(self) -> None:
+    def report(self, num_processes: int) -> None:
         """Print how many images had samples, and where samples lie now."""
         if self.num_images:
-            announce(f"{self.row}: the samples of {self.num_images} images were read from {self.directory}")
+            who = f" by the first of {num_processes} processes" if num_processes > 1 else ""
+            announce(f"{self.row}: the samples of {self.num_images} images were read from {self.directory}{who}")
         elif self.is_saving:
             announce(f"{self.row}: samples are saved in {self.directory}")
 

@@ -78,7 +78,7 @@ def test_cost_in_flops_of_a_sample_is_that_of_its_steps_prompts_layout_and_decod
 
 def test_cost_of_an_evaluation_counts_all_rows_and_known_evaluators(monkeypatch):
     flags = ["conditioning=segmap", "measure.images=10", "metrics=[lpips,tifa]", "metrics.tifa.vqa=some/model"]
-    monkeypatch.setattr(evaluation, "count_sample_flops", lambda _, row: {"test": 100, "vae": 10, "real": 0}[row])
+    monkeypatch.setattr(evaluation, "count_sample_flops", lambda _, row, task: {"test": 100, "vae": 10, "real": 0}[row])
     rows = estimate_evaluation(load("coco_stuff", [*SMALL, *flags], complete=False))
     assert [(row.images, row.generating) for row in rows] == [(20, 2000), (10, 0), (10, 100), (20, 2000), (20, 2000)]
     assert all(row.scoring == row.images * 7_300_000_000 for row in rows)  # of lpips alone

@@ -34,7 +34,7 @@ class Metric(torchmetrics.Metric):
         min_samples: Samples needed over all images; with fewer, `fallback` is reported instead.
         num_resamples: Bootstrap resamples of an interval.
         compares_distributions: Whether a single image has no value.
-        evaluator_gflop: GFLOP of published networks on one image, by the argument that names them, for the cost estimate.
+        evaluator_gflop: GFLOP of published networks on one image, by the argument that names each, for cost estimates.
     """
 
     display_name = ""

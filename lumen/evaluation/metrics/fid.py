@@ -28,6 +28,7 @@ class FrechetDistance(Metric):
     higher_is_better = False
     compares_distributions = True
     fallback = "kid"
+    evaluator_gflop = {"inception": 11.4}
 
     def __init__(self, network: str = "inception", resize: Literal["clean", "original"] = "clean"):
         super().__init__(build_feature_extractor(network, resize))

@@ -32,6 +32,7 @@ class KernelDistance(Metric):
     display_name = "KID"
     higher_is_better = False
     compares_distributions = True
+    evaluator_gflop = {"inception": 11.4}
 
     def __init__(self, network: str = "inception", resize: Literal["clean", "original"] = "clean"):
         super().__init__(build_feature_extractor(network, resize))

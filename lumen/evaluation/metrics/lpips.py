@@ -30,6 +30,7 @@ class Diversity(Metric):
     display_name = "LPIPS"
     higher_is_better = True
     samples_per_image = 2
+    evaluator_gflop = {"alex": 7.3}  # at 512 px
 
     def __init__(self, trunk: str = "alex"):
         super().__init__(load_perceptual_network(trunk))

@@ -30,6 +30,7 @@ class MeanIoU(Metric):
 
     display_name = "mIoU"
     higher_is_better = True
+    evaluator_gflop = {"facebook/mask2former-swin-large-coco-panoptic": 268}
 
     def __init__(
         self,

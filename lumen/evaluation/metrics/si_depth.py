@@ -26,6 +26,7 @@ class ScaleInvariantDepth(Metric):
 
     display_name = "SI depth"
     higher_is_better = False
+    evaluator_gflop = {"Intel/dpt-large": 516}
 
     def __init__(self, depth: str = "Intel/dpt-large", revision: str | None = None):
         super().__init__(DensePredictor(depth, "depth", "DepthEstimation", revision))

@@ -35,6 +35,7 @@ class Tifa(Metric):
 
     display_name = "TIFA"
     higher_is_better = True
+    evaluator_gflop = {"Salesforce/blip-vqa-capfilt-large": 305}  # with eight questions of four choices
 
     def __init__(
         self,

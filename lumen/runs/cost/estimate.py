@@ -133,13 +133,14 @@ def count_flops(task: Task, size: int) -> tuple[dict[str, int], dict[str, int]]:
     return flops, cached_values
 
 
-def count_sample_flops(config: Config, row: str = "test") -> int:
-    """Return the FLOPs of an image that a run generates.
+def count_sample_flops(config: Config, row: str = "test", task: Task | None = None) -> int:
+    """Return the FLOPs of an image that a run generates; 0 if its task has no such stages.
 
     Args:
         row: "test", or a reference row of its task.
+        task: Task of the run, if it was built on the meta device before.
     """
-    task, sampling = build_on_meta(config)[0], config.sampling
+    task, sampling = copy.deepcopy(task) if task else build_on_meta(config)[0], config.sampling
     with torch.no_grad(), track_memory() as (tracker, _), sdpa_kernel(SDPBackend.MATH):
         _allocate(task, tracker)
         stages = task.sample_stages(torch.empty(1, 3, config.size, config.size), sampling.guidance, row)
