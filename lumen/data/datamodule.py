@@ -2,11 +2,12 @@
 
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset, Sampler, Subset
 
 from lumen.core.errors import Mistake
 from lumen.core.interfaces import Batch
@@ -18,6 +19,7 @@ from lumen.data.index import ImageRecord
 from lumen.data.loader import ATTEMPTS, WAIT_SECONDS, Loader, collate, collate_in_worker
 from lumen.data.sampler import ResumableSampler
 from lumen.data.source import DataSource, evenly_spaced
+from lumen.data.stream_loader import StreamDataset, StreamLoader, StreamSampler
 
 
 class DataModule(LightningDataModule):
@@ -58,10 +60,16 @@ class DataModule(LightningDataModule):
             needs_images: Whether images are read as well.
         """
         dataset, (array, *_) = self.dataset("train"), arrays.values()
-        cached = [captions for metadata in array.metadata for captions in metadata["captions"]]
-        # Rendered images have no captions in their record; the cache holds those that were rendered with them.
-        captions = [record.captions or other for record, other in zip(dataset.records, cached, strict=True)]
-        return CachedDataset(dataset, captions, arrays, needs_images)
+        if len(array.captions) != len(dataset):
+            raise ValueError(f"{len(array.captions)} cached captions of {len(dataset)} images")
+        return CachedDataset(dataset, array.captions, arrays, needs_images)
+
+    def num_images(self, limit: int | None) -> int:
+        """Return the number of training images, at most `limit`; of a stream it is the limit."""
+        if limit is not None and self.source.streaming:
+            return limit
+        images = len(self.source.train_records())
+        return images if limit is None else min(images, limit)
 
     def sample_records(self, num_images: int) -> list[ImageRecord]:
         """Return a random subset of the training images, the same on all ranks."""
@@ -73,6 +81,8 @@ class DataModule(LightningDataModule):
 
     def train_dataloader(self) -> Loader:
         """Return the training images in the run's order, from the position that the trainer has reached."""
+        if self.source.streaming:
+            return self._stream_loader(self.loader_config.num_batches, self._processed_batches())
         config, dataset = self.loader_config, self.cached_dataset or self.dataset("train")
         rank, world_size = self._rank_and_world_size()
         sampler = ResumableSampler(len(dataset), config.batch_size, config.num_batches, config.seed, rank, world_size)
@@ -95,7 +105,10 @@ class DataModule(LightningDataModule):
         return self._loader(JoinedDataset(datasets), batches=batches)
 
     def sample_dataloader(self, num_images: int) -> Loader:
-        """Return this rank's share of `sample_records`, without augmentation."""
+        """Return this rank's share of `sample_records`, or of the first images of a stream, without augmentation."""
+        if self.source.streaming:
+            batches = -(-num_images // (self.loader_config.batch_size * self._rank_and_world_size()[1]))
+            return self._stream_loader(batches, num_images=num_images)
         dataset = self._image_dataset(self.source, self.sample_records(num_images))
         return self._loader(self._rank_share(dataset, range(len(dataset))))
 
@@ -117,8 +130,7 @@ class DataModule(LightningDataModule):
 
     def mismatched_batch(self, batch: Batch) -> Batch:
         """Return for each image of a test batch the next evaluation image, whatever the batch size."""
-        for dataset in self._eval_datasets():
-            position = {record.id: i for i, record in enumerate(dataset.records)}
+        for dataset, position in self._eval_positions:
             if batch.id[0] in position:
                 return collate([dataset[(position[id] + 1) % len(dataset)] for id in batch.id])
         raise KeyError(f"{batch.id[0]} is no image that outputs are scored on")
@@ -139,11 +151,17 @@ class DataModule(LightningDataModule):
                             raise batch
                         yield batch
 
+    @cached_property
+    def _eval_positions(self) -> list[tuple[ImageDataset, dict[str, int]]]:
+        """Evaluation images by data set, with the position of each id."""
+        datasets = self._eval_datasets()
+        return [(dataset, {record.id: i for i, record in enumerate(dataset.records)}) for dataset in datasets]
+
     def _eval_datasets(self) -> list[ImageDataset]:
         """Return the images that outputs are scored on, by data set."""
         return [self._image_dataset(source, source.eval_records()) for source in self.eval_sources]
 
-    def _image_dataset(self, source: DataSource, records: list[ImageRecord]) -> ImageDataset:
+    def _image_dataset(self, source: DataSource, records: Sequence[ImageRecord]) -> ImageDataset:
         return ImageDataset(records, source.read, source.transform, source.select_caption, source.augmentation)
 
     def _processed_batches(self) -> int:
@@ -153,6 +171,19 @@ class DataModule(LightningDataModule):
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _stream_loader(self, num_batches: int, start: int = 0, num_images: int | None = None) -> Loader:
+        """Return this rank's share of the batches of a stream.
+
+        Args:
+            num_batches: Micro-batches of each rank.
+            start: Micro-batches to skip.
+            num_images: Images to read as evaluation sees them; None reads views of training.
+        """
+        source, size = self.source, self.loader_config.batch_size
+        sampler = StreamSampler(source.stream, size, num_batches, *self._rank_and_world_size())
+        sampler.start = start
+        return self._loader(StreamDataset(source, size, num_images), sampler=sampler, kind=StreamLoader)
 
     def _spread_loader(self, split: str, count: int) -> Loader:
         """Return this rank's share of `count` images, spread evenly over a split."""
@@ -167,14 +198,17 @@ class DataModule(LightningDataModule):
     def _loader(
         self,
         dataset: Dataset,
-        sampler: ResumableSampler | None = None,
+        sampler: Sampler | None = None,
         batch_size: int | None = None,
         batches: list[list[Any]] | None = None,
+        kind: type[Loader] = Loader,
     ) -> Loader:
-        """Return a loader of batches of one size, or of given batches of keys of the dataset."""
+        """Return a loader of batches of one size, of given batches of keys of the dataset, or of those of a stream."""
         config = self.loader_config
         order = {"batch_sampler": batches} if batches is not None else {"batch_size": batch_size or config.batch_size}
-        loader = Loader(
+        if kind is StreamLoader:
+            order = {"batch_size": None}
+        loader = kind(
             dataset,
             **order,
             sampler=sampler,

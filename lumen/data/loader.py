@@ -78,17 +78,21 @@ class Loader(DataLoader):
                 raise
         return None
 
-    def state_dict(self) -> dict[str, int]:
-        """Return everything that the order of images depends on. The trainer counts the position in that order."""
+    def order_settings(self) -> dict[str, int]:
+        """Return everything that the order of images depends on."""
         return self.sampler.order_settings() if isinstance(self.sampler, ResumableSampler) else {}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the order of images depends on. The trainer counts the position in that order."""
+        return self.order_settings()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Verify that a checkpoint has the same order of images.
 
         Raises:
             BadCheckpoint: The number of images, the batch size, the seed or the number of ranks differs.
         """
-        changed = [f"{k} was {state[k]} and is {v}" for k, v in self.state_dict().items() if state.get(k, v) != v]
+        changed = [f"{k} was {state[k]} and is {v}" for k, v in self.order_settings().items() if state.get(k, v) != v]
         if changed:
             raise BadCheckpoint(
                 f"the run cannot be resumed in the same order of images: {', '.join(changed)}; restore that setting, "

@@ -18,6 +18,7 @@ CAPTION_ENDS = ("txt", "json")
 CAPTION_KEYS = ("caption", "captions", "text")  # of a JSON member
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 MAX_SHARDS = 100_000
+ADDRESSES = ("https://", "http://", "file://")  # that can be streamed
 
 
 class Member(NamedTuple):
@@ -67,7 +68,7 @@ class ShardIndex:
         mask = members[self.mask_end].read() if self.mask_end in members else None
         image = next(members[end] for end in IMAGE_ENDS if end in members)
         caption = next((end for end in CAPTION_ENDS if end in members), None)
-        return EncodedImage(image.read(), mask, caption and _captions(id, caption, members[caption].read()))
+        return EncodedImage(image.read(), mask, caption and decode_captions(id, caption, members[caption].read()))
 
     def _add(self, shard: Path) -> None:
         """Add the images of a shard.
@@ -86,19 +87,17 @@ class ShardIndex:
             ) from None
         images: dict[str, dict[str, Member]] = {}
         for name, offset, size in members:
-            folder, _, file = name.rpartition("/")
-            stem, _, end = file.partition(".")
+            stem, end = split_member(name)
             if stem:
-                key = f"{folder}/{stem}" if folder else stem
-                images.setdefault(f"{shard.name}/{key}", {})[end.lower()] = Member(shard, offset, size)
+                images.setdefault(f"{shard.name}/{stem}", {})[end] = Member(shard, offset, size)
         images = {id: ends for id, ends in images.items() if any(end in ends for end in IMAGE_ENDS)}
         if twice := next((id for id in images if id in self.images), None):
             raise DatasetMissing(f"two shards are called {shard.name}, and both hold {twice}; rename either shard.")
         self.images |= images
 
 
-def list_shards(shards: Iterable[str]) -> list[Path]:
-    """Return the paths of shards.
+def list_shards(shards: Iterable[str], streaming: bool = False) -> list[Path | str]:
+    """Return the paths of shards, and where they are streamed also addresses.
 
     Args:
         shards: Paths, which may hold a range such as {000..099}, and directories of .tar files.
@@ -106,19 +105,32 @@ def list_shards(shards: Iterable[str]) -> list[Path]:
     Raises:
         DatasetMissing: There are none, or one is no local path.
     """
-    paths: list[Path] = []
+    paths: list[Path | str] = []
     for text in shards:
-        if ":" in text.partition("/")[0]:
+        if ":" in text.partition("/")[0] and not (streaming and is_address(text)):
             raise DatasetMissing(
-                f"data.shards={text} is no local path; copy the shards to a disk, or mount their storage as a folder. "
-                "Commands behind pipe: are never run."
+                f"data.shards={text} is no local path; stream addresses that begin with {', '.join(ADDRESSES)} by "
+                "data.streaming=true, or mount the storage as a folder. Commands behind pipe: are never run."
             )
         for name in _expand(text):
             path = user_path(name)
-            paths += sorted(path.glob("*.tar")) if path.is_dir() else [path]
+            local = sorted(path.glob("*.tar")) if path.is_dir() else [path]
+            paths += [name] if is_address(name) else local
     if not paths:
         raise DatasetMissing(f"data.shards={','.join(shards)} holds no .tar file; name a folder of shards.")
     return paths
+
+
+def is_address(shard: str) -> bool:
+    """Return whether a shard is named by an address that is read through its protocol."""
+    return shard.startswith(ADDRESSES)
+
+
+def split_member(name: str) -> tuple[str, str]:
+    """Return what the files of an image share of their names, empty for none, and the end that tells them apart."""
+    folder, _, file = name.rpartition("/")
+    stem, _, end = file.partition(".")
+    return (f"{folder}/{stem}" if folder and stem else stem), end.lower()
 
 
 def _expand(text: str) -> list[str]:
@@ -141,7 +153,12 @@ def _iterate_members(archive: tarfile.TarFile) -> Iterator[tuple[str, int, int]]
         archive.members.clear()
 
 
-def _captions(id: str, end: str, content: bytes) -> Any:
+def decode_captions(id: str, end: str, content: bytes) -> Any:
+    """Return the captions in a file of an image.
+
+    Raises:
+        BadSample: It is damaged.
+    """
     try:
         text = content.decode("utf-8-sig")
         if end == "txt":

@@ -16,11 +16,13 @@ from lumen.core.paths import user_path
 from lumen.core.text import escape_line
 from lumen.data.cache import hash_files
 from lumen.data.copies import Files, copy_files
+from lumen.data.image_stream import ImageStream
 from lumen.data.index import DatasetIndex, ImageRecord, read_record
 from lumen.data.integrity import IntegrityReport, check_dataset
 from lumen.data.loader_config import LoaderConfig
 from lumen.data.problems import summarize
 from lumen.data.questions import Question, group_by_caption, normalize_caption, read_entries
+from lumen.data.records import ImageRecords
 from lumen.data.transforms import FITS, Augmentation, CropTransform, Fit, bernoulli, sample_window, to_tensor
 
 if TYPE_CHECKING:
@@ -41,6 +43,9 @@ class DataSource:
     Attributes:
         classes: Class names in the order of their ids.
         readers: Reader of each kind of file; images and maps are returned as PIL images.
+        streaming: Whether training images have no list, and are read from front to back. Such a data set also has a
+            method `decode` of a record and its `EncodedImage`, which returns what `read` does.
+        stream: Images of a data set that is streamed.
         has_labels: Whether images have label maps. Without them `classes` is empty, and what needs labels is left out.
         needs_captions: Whether an image without a caption is a fault, once there is a file of captions.
         fit: How an image becomes a square, unless training crops it.
@@ -58,6 +63,8 @@ class DataSource:
 
     classes: tuple[str, ...]
     readers: dict[str, Callable[[Path], Any]]
+    streaming = False
+    stream: ImageStream
     has_labels = True
     needs_captions = True
     fit: Fit = "stretch"
@@ -75,7 +82,7 @@ class DataSource:
         self.name = type(self).__module__.rpartition(".")[2]
         file = loader_config.questions
         self.questions_by_caption = group_by_caption(read_entries(user_path(file))) if file else {}
-        self._records: dict[str, list[ImageRecord]] = {}
+        self._records: dict[str, Sequence[ImageRecord]] = {}
 
     @staticmethod
     def fake(root: str | Path) -> None:
@@ -92,7 +99,7 @@ class DataSource:
 
     # ---- images
 
-    def records(self, split: str) -> list[ImageRecord]:
+    def records(self, split: str) -> Sequence[ImageRecord]:
         """Return the images of a split, by id.
 
         Raises:
@@ -101,7 +108,7 @@ class DataSource:
         if split not in self._records:
             index = self.index_split(split)
             index.needs_captions = self.needs_captions
-            records = index.match_records()
+            records = ImageRecords(index.match_records())
             if index.problems:
                 count, first = len(index.problems), " ".join(summarize(index.problems)[:3])
                 more = f" {count:,} problems in all: `{self.check_command}` names each." if count > 3 else ""
@@ -111,7 +118,7 @@ class DataSource:
             self._records[split] = records
         return self._records[split]
 
-    def train_records(self) -> list[ImageRecord]:
+    def train_records(self) -> Sequence[ImageRecord]:
         """Return the images that a run learns from.
 
         Raises:
@@ -242,7 +249,7 @@ class DataSource:
         captions = (self.select_caption(record.captions) for record in self.eval_records())
         return sum(normalize_caption(caption) in self.questions_by_caption for caption in captions)
 
-    def num_annotated(self, kind: str, records: list[ImageRecord]) -> int:
+    def num_annotated(self, kind: str, records: Sequence[ImageRecord]) -> int:
         """Return the number of these images with a kind of annotation, such as "disparity"."""
         return sum(kind in record.files for record in records)
 
@@ -271,7 +278,7 @@ class DataSource:
         ids = hash_json([record.id for record in self.records("train")])
         return key | {"seed": config.seed, "flip": self.flip, "views": config.views, "ids": ids}
 
-    def hash_contents(self, records: list[ImageRecord], memo: Path) -> list[str]:
+    def hash_contents(self, records: Sequence[ImageRecord], memo: Path) -> list[str]:
         """Return a hash of the files of each image; see `lumen.data.cache.hash_files`."""
         return hash_files([record.files.values() for record in records], memo)
 

@@ -22,9 +22,7 @@ def fit_conditioning(
     """
     if conditioning.fitted:
         return
-    images = len(data.dataset("train"))
-    if conditioning.num_fit_images is not None:
-        images = min(images, conditioning.num_fit_images)
+    images = data.num_images(conditioning.num_fit_images)
 
     def compute() -> Tensor:
         trainer = data.trainer

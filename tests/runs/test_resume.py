@@ -72,7 +72,7 @@ def test_certificate_of_a_run_that_is_killed_three_times(task, tiny, workdir, mo
     assert set(certificate["parts"]) == set(parts) and not (path.parent / "whole").exists()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_certificate_of_a_streamed_run_that_is_killed_three_times(tiny, workdir, monkeypatch, capsys):
     monkeypatch.setattr(certify, "_launch", launch_fork)
     for name in ("first", "second"):
