@@ -37,6 +37,7 @@ class CaptionFile:
         captions: Content of the file.
         authors: Models and settings that wrote captions.
         written: Number of the author of each image.
+        replaces: Whether captions of other authors have been replaced.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class CaptionFile:
     captions: dict[str, Any] = field(default_factory=dict)
     authors: list[dict[str, Any]] = field(default_factory=list)
     written: dict[str, int] = field(default_factory=dict)
+    replaces: bool = False
 
     def __post_init__(self):
         self.owners = ids_by_name(self.images)
@@ -71,13 +73,18 @@ class CaptionFile:
 
     def add(self, image: str, caption: str) -> None:
         """Set the caption of an image."""
-        self.captions.pop(self._find(image), None)
+        self.replaces |= self.captions.pop(self._find(image), None) is not None
         self.captions[image], self.written[image] = caption, self.authors.index(self.author)
 
     def save(self) -> None:
-        """Write captions and record, each as a whole."""
-        write_json(self.path, self.captions)
-        write_json(self.record, {"authors": self.authors, "images": self.written})
+        """Write captions and record, each as a whole.
+
+        After a kill between the two, the same command captions those images again: the record comes first, unless it
+        would credit a caption that is being replaced to its next author.
+        """
+        files = [(self.record, {"authors": self.authors, "images": self.written}), (self.path, self.captions)]
+        for path, content in reversed(files) if self.replaces else files:
+            write_json(path, content)
 
     def _find(self, image: str) -> str | None:
         """Return the name under which the file has a caption of an image."""

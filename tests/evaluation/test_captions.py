@@ -1,6 +1,10 @@
 """Captions by models: resumed, never overwritten by themselves, and written by each kind of model."""
 
 import json
+import os
+import shutil
+import signal
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +15,9 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from lumen.__main__ import main
 from lumen.core.errors import BadConfig, BadSample
+from lumen.evaluation import caption_file
 from lumen.evaluation.caption_file import CaptionFile, write_captions
+from lumen.evaluation.captioner import Captioner
 
 AUTHOR = {"model": "a", "prompt": "", "commit": None, "tokens": 8}
 
@@ -67,6 +73,27 @@ def test_captions_of_others_are_replaced_only_on_request(workdir):
     Path("captions.json").write_text('{"images": [], "annotations": []}')
     with pytest.raises(BadConfig, match="COCO"):
         CaptionFile(Path("captions.json"), AUTHOR)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_captions_have_their_author_after_a_kill_between_two_files(overwrite, workdir, monkeypatch):
+    Path("captions.json").write_text('{"x": "of a person"}')
+    images, write = {"x": photo, "y": photo}, caption_file.write_json
+
+    def caption_all() -> CaptionFile:
+        file = CaptionFile(Path("captions.json"), AUTHOR)
+        todo = {name: read for name, read in images.items() if file.needs(name, overwrite)}
+        write_captions(todo, file, lambda batch: ["of the model"] * len(batch), 2)
+        return file
+
+    with monkeypatch.context() as patch:
+        patch.setattr(caption_file, "write_json", lambda path, content: write(path, content) or 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            caption_all()
+    caption_all()
+    captions, record = (json.loads(Path(f"captions{end}.json").read_text()) for end in ("", ".model"))
+    assert captions == {"x": "of the model" if overwrite else "of a person", "y": "of the model"}
+    assert record["images"] == dict.fromkeys(images if overwrite else "y", 0)
 
 
 def test_captions_of_damaged_images_are_named_and_left_out(workdir):
@@ -207,3 +234,34 @@ def test_captions_are_written_by_every_kind_of_model(write, prompt, photos, caps
     single = ["caption", "photos", "model=model", "tokens=5", "batch=1", "out=single.json"]
     assert main(single) == 0 and json.loads(Path("single.json").read_text()).items() >= captions.items()
     assert main(command) == 0 and "0 images captioned, 5 had captions" in capsys.readouterr().out
+
+
+@pytest.mark.long
+def test_captions_of_a_command_that_is_killed_equal_those_of_an_undisturbed_one(photos, monkeypatch):
+    torch.manual_seed(0)
+    write_blip(photos.parent / "model")
+    shutil.copytree(photos, "undisturbed")
+    monkeypatch.setattr(caption_file, "SAVE_EVERY", 2)
+    command = ["model=model", "tokens=5", "batch=1"]
+
+    def run_until_killed() -> None:
+        caption, batches = Captioner.caption, []
+
+        def caption_three(self, batch):
+            batches.append(batch)
+            if len(batches) > 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return caption(self, batch)
+
+        Captioner.caption = caption_three
+        main(["caption", "photos", *command])
+
+    assert main(["caption", "undisturbed", *command]) == 0
+    process = get_context("fork").Process(target=run_until_killed)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and len(json.loads((photos / "captions.json").read_text())) == 2
+    assert main(["caption", "photos", *command]) == 0
+    for name in ("captions.json", "captions.model.json"):
+        assert (photos / name).read_bytes() == (photos.parent / "undisturbed" / name).read_bytes()
+    assert not list(photos.rglob("*.part"))
