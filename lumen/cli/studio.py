@@ -30,11 +30,11 @@ def studio(positionals: list[str], options: dict[str, str]) -> int:
     for name in names:
         load_run_config(find_run(name))  # before anything heavy is imported
     with prepare_folder() as folder:
-        from lumen.studio.page import Page
         from lumen.studio.studio import Studio
+        from lumen.studio.tabs import build_page
 
         state = Studio(names, as_overrides(options), folder)
-        page = Page(state, root)
+        page = build_page(state, root)
         state.address = launch(page.blocks, host, port)
         print(f"studio: {state.address}", flush=True)
         try:

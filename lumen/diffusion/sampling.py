@@ -10,8 +10,6 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lumen.diffusion.snr import predicts_velocity
-
 SAMPLERS = {"ddim": DDIMScheduler, "dpm": DPMSolverMultistepScheduler}
 Observer = Callable[[Float[Tensor, "b z h w"]], None]
 _observer: ContextVar[Observer | None] = ContextVar("observer", default=None)
@@ -90,6 +88,6 @@ def predict_latents(
 ) -> Float[Tensor, "b z h w"]:
     """Return the latents without noise that a prediction of noise, or of velocity, means for noisy latents."""
     alpha = scheduler.alphas_cumprod[t].to(z)
-    if predicts_velocity(scheduler):
+    if scheduler.config.prediction_type == "v_prediction":
         return alpha.sqrt() * z - (1 - alpha).sqrt() * predicted
     return (z - (1 - alpha).sqrt() * predicted) / alpha.sqrt()

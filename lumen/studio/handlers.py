@@ -17,6 +17,7 @@ from lumen.studio.settings import Settings
 from lumen.studio.studio import Studio
 
 MAX_SEED = 2**31 - 1
+NETWORKS = {"concurrency_id": "networks", "concurrency_limit": 1}  # of events that use networks
 SELECT = "Choose what a click does, then click on the layout."
 CORNER = "Click on the opposite corner of the rectangle."
 NO_PHOTO = "there is no photo yet: upload one, or choose an image."
@@ -37,12 +38,12 @@ def explain(function: Callable) -> Callable:
 def explain_stream(function: Callable) -> Callable:
     """Return a handler that yields, and shows the sentence of a mistake in the page."""
 
-    @wraps(function)
     def iterate(*arguments: Any) -> Iterator[Any]:
         with _explain_mistakes():
             yield from function(*arguments)
 
-    return iterate
+    # gradio streams what is visibly a generator. A lambda stays one where the types of all other functions are checked.
+    return lambda *arguments: (yield from iterate(*arguments))
 
 
 @contextmanager

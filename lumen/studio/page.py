@@ -1,16 +1,14 @@
 """Page of the studio, in gradio: reference, layout and samples in three columns, and tabs that compare."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from lumen.studio.canvas import TOOLS, Canvas
-from lumen.studio.handlers import MAX_SEED, SELECT, Handlers, describe_share, explain, explain_stream
+from lumen.studio.handlers import MAX_SEED, NETWORKS, SELECT, Handlers, describe_share, explain, explain_stream
 from lumen.studio.settings import Settings
 from lumen.studio.studio import Studio
-from lumen.studio.tabs import NETWORKS, add_comparison, add_failures, add_runs
 
 PHOTO_TYPES = [".jpg", ".jpeg", ".png", ".webp"]
 HELP = (
@@ -24,10 +22,10 @@ class Page:
 
     Args:
         studio: Runs and files.
-        root: Directory of further runs.
+        add_tabs: Function that adds further tabs.
     """
 
-    def __init__(self, studio: Studio, root: Path):
+    def __init__(self, studio: Studio, add_tabs: Callable[["Page"], None]):
         self.handlers = Handlers(studio)
         self.first = next(iter(studio.runs.values()))
         with gr.Blocks(title="LUMEN studio", analytics_enabled=False, fill_width=True) as self.blocks:
@@ -41,9 +39,7 @@ class Page:
                             with gr.Column(min_width=280):
                                 add_column()
                     self._add_recipe()
-                add_comparison(self, studio)
-                add_failures(self, studio)
-                add_runs(self, studio, root)
+                add_tabs(self)
             self._bind()
 
     # ---- columns

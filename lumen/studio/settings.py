@@ -10,6 +10,7 @@ from lumen.config.schema import Config
 from lumen.core.errors import BadConfig
 
 KEYS = ("guidance", "steps", "negative", "control_end")  # of a config's `sampling`
+NUM_SAMPLES = 4
 STORED_NAME = re.compile(r"(photo|layout)-[0-9a-f]{16}\.(png|jpg|jpeg|webp|npy)")
 
 
@@ -48,6 +49,8 @@ class Settings:
     def command(self, run: str, config: Config, folder: Path) -> str:
         """Return the command that generates the same samples."""
         words = ["lumen", "sample", run, str(folder / self.photo), self.prompt, *self.overrides(config)]
+        if config.sampling.images != NUM_SAMPLES:
+            words.append(f"sampling.images={NUM_SAMPLES}")
         if self.layout:
             words.append(f"layout={folder / self.layout}")
         if self.fit != "stretch":

@@ -18,9 +18,7 @@ from lumen.runs.shipped import find_run
 from lumen.studio.canvas import Canvas
 from lumen.studio.folder import StudioFolder
 from lumen.studio.loaded_run import PICTURE_PIXELS, LoadedRun
-from lumen.studio.settings import Settings
-
-NUM_SAMPLES = 4
+from lumen.studio.settings import NUM_SAMPLES, Settings
 
 
 class Studio:

@@ -1,7 +1,7 @@
 """Tabs beside the studio: runs side by side, the failures of a run, and all runs of a directory."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 import torch
@@ -13,14 +13,11 @@ from lumen.core.errors import Mistake
 from lumen.runs.gallery import regenerate_samples
 from lumen.runs.inventory import list_runs
 from lumen.runs.worst import rank_samples
-from lumen.studio.handlers import explain
+from lumen.studio.handlers import NETWORKS, explain
 from lumen.studio.loaded_run import METRICS
+from lumen.studio.page import Page
 from lumen.studio.studio import Studio, to_picture
 
-if TYPE_CHECKING:
-    from lumen.studio.page import Page
-
-NETWORKS = {"concurrency_id": "networks", "concurrency_limit": 1}  # of events that use networks
 CAPTION_ALONE = "caption alone"
 NUM_FAILURES = 12
 ABOUT_SCORES = (
@@ -30,7 +27,22 @@ ABOUT_SCORES = (
 )
 
 
-def add_comparison(page: "Page", studio: Studio) -> None:
+def build_page(studio: Studio, root: Path) -> Page:
+    """Return the page with all its tabs.
+
+    Args:
+        root: Directory of further runs.
+    """
+
+    def add_tabs(page: Page) -> None:
+        add_comparison(page, studio)
+        add_failures(page, studio)
+        add_runs(page, studio, root)
+
+    return Page(studio, add_tabs)
+
+
+def add_comparison(page: Page, studio: Studio) -> None:
     """Add the tab in which several runs generate from one photo, prompt and noise."""
     with gr.Tab("Side by side"):
         gr.Markdown(ABOUT_SCORES)
@@ -59,7 +71,7 @@ def add_comparison(page: "Page", studio: Studio) -> None:
     button.click(explain(compare), inputs, [pictures, scores, slider], api_name="compare", **NETWORKS)
 
 
-def add_failures(page: "Page", studio: Studio) -> None:
+def add_failures(page: Page, studio: Studio) -> None:
     """Add the tab with the samples of a run that a metric finds worst; a click opens the image of one."""
     with gr.Tab("Failures"):
         gr.Markdown(
@@ -91,7 +103,7 @@ def add_failures(page: "Page", studio: Studio) -> None:
     pictures.select(explain(select), inputs, outputs, api_visibility="private", **NETWORKS)
 
 
-def add_runs(page: "Page", studio: Studio, root: Path) -> None:
+def add_runs(page: Page, studio: Studio, root: Path) -> None:
     """Add the tab with a table of all runs of a directory; a click on a row opens its run."""
     with gr.Tab("Runs"):
         gr.Markdown(f"Runs in `{root}`, the last changed first. Click on a row to open its run.")
