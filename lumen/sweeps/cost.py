@@ -83,8 +83,9 @@ def _format_evaluations(configs: Sequence[Config]) -> list[str]:
     if not rows:
         return []
     _, images, generating, scoring, _ = zip(*rows.values(), strict=True)
-    words = f"{sum(generating) / 1e15:.3g} PFLOP to make {sum(images):,} images, {sum(scoring) / 1e15:.3g} to score"
-    return [f"evaluation: {words} them; rows that runs share are counted once"]
+    words = f"{sum(generating) / 1e15:.3g} PFLOP to make {sum(images):,} images"
+    words += f", {sum(scoring) / 1e15:.3g} to score them" if any(scoring) else ""  # unless no evaluator is known
+    return [f"evaluation: {words}; rows that runs share are counted once"]
 
 
 def _protocol(config: Config) -> str:

@@ -101,7 +101,8 @@ def test_completion_of_a_verb_offers_all_its_options(verb):
 
 def test_completion_describes_what_it_offers():
     assert "base model" not in complete("lumen train scenes lr")[0]
-    assert complete("lumen train scenes lr") == ["lr=\tAdamW (ControlNet's tutorial)"]
+    assert complete("lumen train scenes lr")[0] == "lr=\tAdamW (ControlNet's tutorial)"
+    assert complete("lumen train scenes weight_d") == ["weight_decay=\t(diffusers' train_controlnet.py)"]
     assert complete("lumen trai")[0] == f"train\t{COMMANDS['train'].help}"
 
 
