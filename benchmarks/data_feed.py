@@ -73,7 +73,7 @@ def peer(loader: Loader, dataset, base: StableDiffusion, directory) -> torch.Ten
         record = dataset.records[index]
         image = to_image(Image.open(record.files["image"]).convert("RGB"))
         hint = to_hint(Image.open(record.files["mask"]).convert("RGB"))
-        caption = dataset.choose_view(index, epoch, record.captions)[0]
+        caption = dataset.choose_view(record, epoch, record.captions)[0]
         base.tokenizer(caption, max_length=77, padding="max_length", truncation=True, return_tensors="pt")
         batch.append((image, hint))
         if len(batch) == loader.batch_size:

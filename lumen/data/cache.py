@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from lumen.core.errors import BadFile, Mistake, RunBusy
 from lumen.core.files import atomic_path, remove_drafts, write, write_json
 from lumen.core.hashing import hash_file, hash_json
 from lumen.core.locks import lock_directory
+from lumen.core.packed import PackedList
 from lumen.core.readers import Shape, read_array, read_json
 
 if TYPE_CHECKING:
@@ -119,12 +121,16 @@ class CachedArray:
     Args:
         store: Store that holds all shards.
         shards: Names of the shards: for each view, one per range of images (see `shard_ranges`).
+
+    Attributes:
+        captions: Captions of each image, as they were when it was cached.
     """
 
     def __init__(self, store: CacheStore, shards: Sequence[Sequence[str]]):
         # All shards are opened here: a mapped file remains readable after another process has pruned it.
         self.shards = [[store.read(shard) for shard in view] for view in shards]
-        self.metadata = [store.metadata(shard, {"captions": list}) for shard in shards[0]]
+        metadata = (store.metadata(shard, {"captions": list}) for shard in shards[0])
+        self.captions = PackedList(captions for facts in metadata for captions in facts["captions"])
         store.touch()
 
     def take(self, positions: Sequence[tuple[int, int]]) -> "Tensor":
@@ -156,17 +162,28 @@ def hash_files(files: Sequence[Iterable[Path]], memo: Path) -> list[str]:
         known = read_json(memo, "remove it")
 
     def hash_content(path: Path) -> str:
-        stat = path.stat()
-        match known.get(str(path.resolve())):
+        stat, name = path.stat(), real_name(path)
+        match known.get(name):
             case [stat.st_size, stat.st_mtime_ns, str(content)]:
                 return content
         content = hash_file(path)[:16]
-        new[str(path.resolve())] = [stat.st_size, stat.st_mtime_ns, content]
+        new[name] = [stat.st_size, stat.st_mtime_ns, content]
         return content
+
+    real_directory = cache(os.path.realpath)  # a million files lie in few directories
+
+    def real_name(path: Path) -> str:
+        if path.is_symlink():
+            return os.path.realpath(path)
+        return os.path.join(real_directory(path.parent), path.name)
+
+    def hash_images(span: Sequence[Iterable[Path]]) -> list[str]:
+        return [hash_json([hash_content(path) for path in paths]) for paths in span]
 
     new: dict[str, list] = {}
     with ThreadPoolExecutor() as pool:  # reading and hashing release the GIL
-        hashes = list(pool.map(lambda paths: hash_json([hash_content(path) for path in paths]), files))
+        spans = [files[span.start : span.stop] for span in shard_ranges(len(files))]
+        hashes = [content for part in pool.map(hash_images, spans) for content in part]
     if new:
         write(memo, json.dumps(known | new))
     return hashes

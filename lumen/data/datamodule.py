@@ -75,7 +75,7 @@ class DataModule(LightningDataModule):
         """Return a random subset of the training images, the same on all ranks."""
         records = self.source.train_records()
         order = torch.randperm(len(records), generator=generator(self.loader_config.seed, "sample"))
-        return [records[i] for i in order[:num_images]]
+        return [records[i] for i in order[:num_images].tolist()]
 
     # ---- loaders
 

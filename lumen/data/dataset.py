@@ -29,7 +29,7 @@ class ImageDataset(Dataset):
 
     def __init__(
         self,
-        records: list[ImageRecord],
+        records: Sequence[ImageRecord],
         read: Callable[[ImageRecord], dict[str, Any]],
         transform: Callable[..., dict[str, Any]],
         select_caption: Callable[[Sequence[str]], str],
@@ -43,13 +43,14 @@ class ImageDataset(Dataset):
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         index, epoch = key if isinstance(key, tuple) else (key, None)
-        parts = self.read(self.records[index])
+        record = self.records[index]
+        parts = self.read(record)
         captions = parts.pop("captions")
         if epoch is None:
-            return self._to_sample(index, self.transform(parts), self.select_caption(captions))
-        _, crop_generator = self._draw(index, self.augmentation.crop_index(epoch), captions)
-        caption, _ = self.choose_view(index, epoch, captions)
-        return self._to_sample(index, self.transform(parts, crop_generator), caption)
+            return self._to_sample(record, self.transform(parts), self.select_caption(captions))
+        _, crop_generator = self._draw(record, self.augmentation.crop_index(epoch), captions)
+        caption, _ = self.choose_view(record, epoch, captions)
+        return self._to_sample(record, self.transform(parts, crop_generator), caption)
 
     def __getitems__(self, keys: list) -> list[dict[str, Any]] | Mistake:
         """Return the samples of a batch. A mistake is returned as a value, which `Loader` raises."""
@@ -58,9 +59,9 @@ class ImageDataset(Dataset):
         except Mistake as mistake:
             return mistake
 
-    def choose_view(self, index: int, epoch: int, captions: Sequence[str]) -> tuple[str, int]:
+    def choose_view(self, record: ImageRecord, epoch: int, captions: Sequence[str]) -> tuple[str, int]:
         """Return the caption and the number of the view of an image in an epoch."""
-        augmentation, (number, flip_generator) = self.augmentation, self._draw(index, epoch, captions)
+        augmentation, (number, flip_generator) = self.augmentation, self._draw(record, epoch, captions)
         caption = captions[number] if captions else self.select_caption(captions)
         if augmentation.random_crop:
             return caption, augmentation.crop_index(epoch)
@@ -68,25 +69,26 @@ class ImageDataset(Dataset):
 
     def read_view(self, index: int, view: int) -> dict[str, Any]:
         """Return a view of an image as a sample, with all captions in `extra`."""
-        parts = self.read(self.records[index])
+        record = self.records[index]
+        parts = self.read(record)
         captions = parts.pop("captions")
         if self.augmentation.random_crop:
-            tensors = self.transform(parts, self._draw(index, view, captions)[1])
+            tensors = self.transform(parts, self._draw(record, view, captions)[1])
         else:
             tensors = self.transform(parts, flipped=bool(view) or self.augmentation.flip == 1)
-        return self._to_sample(index, tensors | {"captions": tuple(captions)}, "")
+        return self._to_sample(record, tensors | {"captions": tuple(captions)}, "")
 
-    def _draw(self, index: int, epoch: int, captions: Sequence[str]) -> tuple[int, torch.Generator]:
+    def _draw(self, record: ImageRecord, epoch: int, captions: Sequence[str]) -> tuple[int, torch.Generator]:
         """Return the number of a random caption, and the generator in the state after that choice.
 
         The key is the image and the epoch, so that workers, batches and ranks do not change the choices.
         """
-        keyed = generator(self.augmentation.seed, "augment", self.records[index].id, epoch)
+        keyed = generator(self.augmentation.seed, "augment", record.id, epoch)
         return int(torch.randint(max(1, len(captions)), (), generator=keyed)), keyed
 
-    def _to_sample(self, index: int, tensors: dict[str, Any], caption: str) -> dict[str, Any]:
+    def _to_sample(self, record: ImageRecord, tensors: dict[str, Any], caption: str) -> dict[str, Any]:
         sample = {"image": tensors.pop("image"), "mask": tensors.pop("mask", None)}
-        return sample | {"caption": caption, "id": self.records[index].id, "extra": tensors}
+        return sample | {"caption": caption, "id": record.id, "extra": tensors}
 
 
 class JoinedDataset(Dataset):
@@ -130,7 +132,7 @@ class CachedDataset(Dataset):
 
     Args:
         dataset: All images.
-        captions: Captions of each image.
+        captions: Captions of each image whose record has none, such as those that were rendered with it.
         arrays: Cached outputs by name.
         needs_images: Whether images are read as well.
     """
@@ -138,7 +140,7 @@ class CachedDataset(Dataset):
     def __init__(
         self,
         dataset: ImageDataset,
-        captions: list[Sequence[str]],
+        captions: Sequence[Sequence[str]],
         arrays: dict[str, CachedArray],
         needs_images: bool,
     ):
@@ -149,11 +151,14 @@ class CachedDataset(Dataset):
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> Batch | Mistake:
         """Return the batch of pairs (image, epoch). A mistake is returned as a value, which `Loader` raises."""
-        chosen = [self.dataset.choose_view(index, epoch, self.captions[index]) for index, epoch in keys]
+        records = [self.dataset.records[index] for index, _ in keys]
+        chosen = [
+            self.dataset.choose_view(record, epoch, record.captions or self.captions[index])
+            for record, (index, epoch) in zip(records, keys, strict=True)
+        ]
         positions = [(index, view) for (index, _), (_, view) in zip(keys, chosen, strict=True)]
         cached = {name: array.take(positions) for name, array in self.arrays.items()}
         if self.needs_images:
             batch = collate(self.dataset.__getitems__(keys))
             return batch if isinstance(batch, Mistake) else replace(batch, cached=cached)
-        ids = [self.dataset.records[index].id for index, _ in keys]
-        return Batch(None, [caption for caption, _ in chosen], ids, cached=cached)
+        return Batch(None, [caption for caption, _ in chosen], [record.id for record in records], cached=cached)

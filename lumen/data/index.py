@@ -1,6 +1,6 @@
 """Index of a data set: the files of each image by kind, matched by name before any image is opened."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,18 +131,17 @@ class DatasetIndex:
         except BadSample as error:
             self.problems.append(str(error))
 
-    def match_records(self) -> list[ImageRecord]:
-        """Return the images that have a label map, by id, and add all others to the problems."""
+    def match_records(self) -> Iterator[ImageRecord]:
+        """Yield the images that have a label map, by id, and add all others to the problems."""
         images, masks = self.files.get("image", {}), self.files.get("mask", {})
         self._add_unmatched(images, masks)
         stems = sorted(images.keys() & masks.keys())
         if not (stems or self.problems):
             self.problems.append(f"{self.root} has no image with a label map; unpack the archives there.")
-        captions = self._match_captions({stem: images[stem] for stem in stems})
-        return [
-            ImageRecord(stem, {kind: paths[stem] for kind, paths in self.files.items() if stem in paths}, usable)
-            for stem, usable in captions.items()
-        ]
+        captions = self._match_captions(stems, images)
+        for stem in stems:
+            files = {kind: paths[stem] for kind, paths in self.files.items() if stem in paths}
+            yield ImageRecord(stem, files, next(captions, ()))
 
     def _add_unmatched(self, images: dict[str, Path], masks: dict[str, Path]) -> None:
         """Add a problem for each image without a label map, and the reverse."""
@@ -154,22 +153,28 @@ class DatasetIndex:
         for stem in sorted(masks.keys() - images.keys()):
             self.problems.append(f"{masks[stem]} has no image; restore the image, or remove the map.")
 
-    def _match_captions(self, images: dict[str, Path]) -> dict[str, tuple[str, ...]]:
-        """Return the captions of each image, and add problems and notes about those that cannot be used."""
+    def _match_captions(self, stems: list[str], images: dict[str, Path]) -> Iterator[tuple[str, ...]]:
+        """Yield the captions of each image, and add problems and notes about those that cannot be used.
+
+        Nothing is yielded without a file of captions, or without captions of any of the images.
+        """
         if self.captions is None:
-            return dict.fromkeys(images, ())
+            return
         path = self.shared_files[0]
-        names = {stem: (stem, image.name, image.stem) for stem, image in images.items()}
-        keys = {stem: next((key for key in names[stem] if key in self.captions), None) for stem in images}
-        if images and self.needs_captions and not any(keys.values()):
+        if stems and self.needs_captions and not any(self._caption_key(stem, images[stem]) for stem in stems):
             keys = f"has keys such as {next(iter(self.captions))!r}" if self.captions else "is empty"
             self.problems.append(
-                f"{path} {keys} and has no caption for any of the {len(images):,} images, which are called such as "
-                f"{next(iter(images))!r}; write captions under the names of images."
+                f"{path} {keys} and has no caption for any of the {len(stems):,} images, which are called such as "
+                f"{stems[0]!r}; write captions under the names of images."
             )
-            return dict.fromkeys(images, ())
-        values = {stem: [] if key is None else self.captions[key] for stem, key in keys.items()}
-        return {stem: self._usable_captions(path, stem, value) for stem, value in values.items()}
+            return
+        for stem in stems:
+            key = self._caption_key(stem, images[stem])
+            yield self._usable_captions(path, stem, [] if key is None else self.captions[key])
+
+    def _caption_key(self, stem: str, image: Path) -> str | None:
+        """Return the key that the captions of an image stand under; None without one."""
+        return next((key for key in (stem, image.name, image.stem) if key in self.captions), None)
 
     def _usable_captions(self, path: Path, stem: str, value: Any) -> tuple[str, ...]:
         """Return the captions of an image that are not empty, and add problems and notes about the others."""

@@ -17,6 +17,7 @@ from lumen.core.text import escape_line
 from lumen.data.index import DatasetIndex, ImageRecord, read_record
 from lumen.data.problems import summarize
 from lumen.data.readers import is_turned
+from lumen.data.records import ImageRecords
 
 IMAGES_PER_LINE = 10_000  # of progress, where there is no terminal
 
@@ -76,7 +77,7 @@ def check_dataset(
     """
     report = IntegrityReport(name, str(root))
     hashes = {}
-    records_by_split = {split: index.match_records() for split, index in indices.items()}
+    records_by_split = {split: ImageRecords(index.match_records()) for split, index in indices.items()}
     num_images = sum(map(len, records_by_split.values()))
     options = {"every": IMAGES_PER_LINE, "stream": sys.stderr, "leaves_line": False}
     with Phase("checking", num_images, "images", **options) as phase:

@@ -1,7 +1,7 @@
 """Photos of a folder: found by their names, and divided into splits by a hash of the name."""
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -21,10 +21,11 @@ MIN_HELD_OUT = 2  # photos: one whose layout is shown, and another one that it i
 class PhotoIndex(DatasetIndex):
     """Photos of a split, which need neither label maps nor captions."""
 
-    def match_records(self) -> list[ImageRecord]:
-        """Return the photos by id, which is their path below the root."""
+    def match_records(self) -> Iterator[ImageRecord]:
+        """Yield the photos by id, which is their path below the root."""
         captions, photos = self.captions or {}, self.files.get("image", {})
-        return [ImageRecord(id, {"image": photos[id]}, captions.get(id, ())) for id in sorted(photos)]
+        for id in sorted(photos):
+            yield ImageRecord(id, {"image": photos[id]}, captions.get(id, ()))
 
 
 @dataclass

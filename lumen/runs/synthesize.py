@@ -1,6 +1,7 @@
 """Generated training images of a run as files: a data set in the official layout, with the labels of the originals."""
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -155,7 +156,7 @@ class Writer:
         has_files = bool(self.dataset.records[0].files)
         self.root = data.source.index_split("train").root if has_files else Path()
 
-    def write(self, records: list[ImageRecord]) -> int:
+    def write(self, records: Sequence[ImageRecord]) -> int:
         """Write all images that are not there, then their captions, and return the number of images there are."""
         copies = {
             name: [Copy(record, f"{record.id}{name.removeprefix('synthetic')}", name) for record in records]

@@ -26,8 +26,7 @@ def test_cache_gathers_rows_by_image_and_view(tmp_path, monkeypatch):
             store.write(f"{view}-{part}", rows, {"captions": [f"image {image}" for image in images]})
     array = cache.CachedArray(store, [[f"{view}-{part}" for part in range(len(ranges))] for view in range(2)])
     assert array.take([(4, 1), (0, 0), (3, 0), (2, 1)]).tolist() == [[14.0], [0.0], [3.0], [12.0]]
-    captions = [caption for metadata in array.metadata for caption in metadata["captions"]]
-    assert captions == [f"image {image}" for image in range(5)]
+    assert [*array.captions] == [f"image {image}" for image in range(5)]
 
 
 def test_cache_prune_removes_the_least_recently_used_store(tmp_path, monkeypatch, capsys):

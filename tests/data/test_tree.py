@@ -134,7 +134,7 @@ def test_index_without_any_pair_is_a_problem(image, mask, tmp_path):
     index = DatasetIndex(tmp_path)
     for kind, name in (("image", image), ("mask", mask)):
         index.files[kind] = {Path(name).stem: tmp_path / name} if name else {}
-    assert index.match_records() == [] and index.problems
+    assert [*index.match_records()] == [] and index.problems
 
 
 @pytest.mark.parametrize("suffix", ["_labelTrainIds.png", ".png.bak", ".npy"])
@@ -144,4 +144,4 @@ def test_index_without_a_readable_label_map_is_a_problem(suffix, images):
     index = DatasetIndex(images.parent)
     index.add_files("image", SUFFIXES, "images")
     index.add_files("mask", (".png",), "masks", exclude=("_labelTrainIds.png",))
-    assert index.match_records() == [] and [str(images.parent / "masks") in p for p in index.problems] == [True]
+    assert [*index.match_records()] == [] and [str(images.parent / "masks") in p for p in index.problems] == [True]

@@ -29,7 +29,7 @@ def files_of(source, index=0, split="train"):
 def test_check_names_all_faults(name, build_source, tmp_path):
     source = build_source(name)
     train, val = source.records("train"), source.records("val")
-    captions = {record.id: "a caption" for record in train + val}
+    captions = {record.id: "a caption" for record in [*train, *val]}
     files = [train[i].files for i in range(6)]
     truncate(files[0]["image"])
     truncate(files[0]["mask"])
