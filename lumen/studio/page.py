@@ -168,7 +168,7 @@ class Page:
     def _bind_edits(self, shared: list) -> None:
         do, click = self.handlers, [self.tool, self.radius, self.likeness]
         self._on(self.picture.select, do.click, [*click, *shared], self.view, None)
-        self._on(self.press.click, do.press, [self.row, self.column, *click, *shared], self.view, "click")
+        self._on(self.press.click, do.press, [self.row, self.column, *click, *shared], self.view, "press")
         changes = {"erase": Canvas.erase, "mirror": Canvas.mirror, "undo": Canvas.undo, "clear": Canvas.clear}
         for name, change in {**changes, "fill": Canvas.fill}.items():
             self._on(getattr(self, name).click, do.change(change), shared, self.view, name)

@@ -78,8 +78,8 @@ def test_page_shows_edits_and_samples_as_the_command_makes_them(finished, photo,
         assert len(tiles) == 20 and "layout=" not in link and link.startswith("http://127.0.0.1:")
         first, _ = session.draw()
         assert "layout=layout-" in session.link("weigh", 1, list(range(1, 21)), 1, 1.0)
-        session.call("click", 1, 1, "rectangle", *EDIT[1:])
-        *_, note, _, command, link = session.call("click", 2, 2, "rectangle", *EDIT[1:])
+        session.call("press", 1, 1, "rectangle", *EDIT[1:])
+        *_, note, _, command, link = session.call("press", 2, 2, "rectangle", *EDIT[1:])
         assert note == "4 of 16 cells are selected." and "layout=layout-" in link and shlex.split(command)[-1]
         session.link("erase")
         pictures, command = session.draw()
