@@ -107,7 +107,12 @@ def save_configs(architecture: dict[str, Any], folder: Path) -> None:
     """
     _save_configs(architecture, folder, COMPONENTS | OTHERS)
     _tokenizer(architecture).save_pretrained(folder / "tokenizer")
-    architecture["scheduler"].save_pretrained(folder / "scheduler")
+    schedule = architecture["scheduler"].config
+    # A value that nobody has set is left out: another sampler has a default of its own in its place.
+    given = {key: value for key, value in schedule.items() if key not in schedule["_use_default_values"]}
+    given = {key: value for key, value in given.items() if not key.startswith("_")} | {"_class_name": "DDPMScheduler"}
+    (folder / "scheduler").mkdir(exist_ok=True)
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(given), encoding="utf-8")
 
 
 def _save_configs(architecture: dict[str, Any], folder: Path, components: dict[str, tuple[str, str]]) -> None:

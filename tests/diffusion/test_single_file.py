@@ -19,6 +19,7 @@ from torch import Tensor
 from lumen.__main__ import main
 from lumen.core.errors import WeightsMissing
 from lumen.diffusion import loading
+from lumen.diffusion.sampling import SAMPLERS
 from lumen.diffusion.single_file import CAPTION, INPUT, clip_tokenizer, opener
 from lumen.diffusion.stable_diffusion import StableDiffusion
 from lumen.runs.export import WeightsFolder
@@ -153,6 +154,8 @@ def test_single_file_is_opened_by_diffusers_with_the_configs_of_an_export(pipeli
         assert expected.keys() == state.keys() and all(torch.equal(state[key], expected[key]) for key in expected)
     assert stock.tokenizer("a road").input_ids == pipeline.tokenizer("a road").input_ids
     assert torch.equal(stock.scheduler.alphas_cumprod, pipeline.scheduler.alphas_cumprod)
+    samplers = [SAMPLERS["dpm"].from_config(parts.scheduler.config) for parts in (stock, pipeline)]
+    assert samplers[0].config.timestep_spacing == samplers[1].config.timestep_spacing
 
 
 @pytest.mark.long
