@@ -315,3 +315,16 @@ def test_killed_synthesis_and_training_end_with_the_same_bits(trained, workdir, 
         for runs in ("whole", "stopped")
     ]
     assert contents[0] == contents[1] and contents[0]
+
+
+@pytest.mark.long
+def test_geometry_learns_from_generated_images_and_writes_its_boxes(trained, tmp_path):
+    own = [flag for flag in TASK if not flag.startswith(("task=", "metrics="))]
+    flags = ["task=geometry", *own, f"task.synthetic={trained}", "task.domains=[night]", "task.share=1"]
+    flags += ["metrics=[disparity_rmse,mds]", "measure.save_predictions=true", f"runs={tmp_path}"]
+    assert main(["train", "scenes", *flags]) == 0
+    run = next(tmp_path.glob("scenes/*/seed0"))
+    results = json.loads((run / "metrics.json").read_text())
+    assert results["steps"] == 2 and {"test/disparity_rmse", "val/loss"} <= results.keys()
+    assert len(list((run / "predBbox3d").glob("*_predBbox3d.json"))) == 2
+    assert list((tmp_path / "cache").glob("synthetic-night-0*"))
