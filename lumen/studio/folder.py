@@ -64,9 +64,11 @@ class StudioFolder:
 
     def add_image(self, pixels: Float[Tensor, "3 H W"]) -> str:
         """Store an image in [-1, 1] as a photo, from which the same pixels are read, and return its name."""
-        file = BytesIO()
-        Image.fromarray(to_uint8(pixels).numpy()).save(file, format="PNG")
-        return self._write(file.getvalue(), "photo", ".png")
+        return self._write(_to_png(Image.fromarray(to_uint8(pixels).numpy())), "photo", ".png")
+
+    def add_picture(self, picture: Image.Image) -> str:
+        """Store a picture for the page, and return its path; one that is being fetched is not written again."""
+        return str(self.directory / self._write(_to_png(picture), "picture", ".png"))
 
     def add_layout(self, layout: Float[Tensor, "k h w"]) -> str:
         """Store a layout, and return its name."""
@@ -107,5 +109,15 @@ class StudioFolder:
     def _write(self, content: bytes, kind: str, suffix: str) -> str:
         self.prune()
         name = f"{kind}-{sha256(content).hexdigest()[:16]}{suffix}"
-        write(self.directory / name, content)
+        if (self.directory / name).exists():
+            os.utime(self.directory / name)
+        else:
+            write(self.directory / name, content)
         return name
+
+
+def _to_png(picture: Image.Image) -> bytes:
+    """Return the bytes of a PNG file."""
+    file = BytesIO()
+    picture.save(file, format="PNG")
+    return file.getvalue()

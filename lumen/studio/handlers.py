@@ -94,8 +94,10 @@ class Handlers:
             CORNER if canvas.corner else f"{count} of {canvas.region.numel()} cells are selected." if count else SELECT
         )
         file = str(self.studio.folder.find(self.studio.folder.add_layout(canvas.layout)))
-        picture = run.draw(canvas.layout, canvas.region, colours)
-        return [canvas, picture, run.tiles(canvas.layout), note, file, *self.recipe(canvas, *words)]
+        store = self.studio.folder.add_picture
+        picture = store(run.draw(canvas.layout, canvas.region, colours))
+        tiles = [(store(tile), title) for tile, title in run.tiles(canvas.layout)]
+        return [canvas, picture, tiles, note, file, *self.recipe(canvas, *words)]
 
     def recipe(self, canvas: Canvas | None, *words: Any) -> list[str]:
         """Return command and link."""
@@ -248,4 +250,4 @@ class Handlers:
         recipe = self.recipe(canvas, *words[:4], seed, *words[5:])
         settings = self.studio.store(canvas, replace(settings, seed=seed))
         for pictures in self.studio.stream(name, settings):
-            yield [seed, pictures, *recipe]
+            yield [seed, [self.studio.folder.add_picture(picture) for picture in pictures], *recipe]
