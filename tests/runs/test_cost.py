@@ -67,13 +67,11 @@ def test_cost_in_flops_of_a_backbone_that_reads_latents_leaves_out_the_autoencod
 
 
 def test_cost_in_flops_of_a_sample_is_that_of_its_steps_prompts_layout_and_decoder():
-    once, steps = ([*SMALL, "conditioning=segmap", f"sampling.steps={n}"] for n in (1, 4))
-    flops = [count_sample_flops(load("coco_stuff", words, complete=False)) for words in (once, steps)]
-    guided, alone = (
-        count_sample_flops(load("coco_stuff", [*once, f"sampling.guidance={g}"], complete=False)) for g in (2, 1)
-    )
-    assert guided == flops[0] and (flops[1] - flops[0]) / 3 < flops[0] and flops[0] > alone
-    assert count_sample_flops(load("coco_stuff", once, complete=False), "vae") < alone * 3
+    flags = [*SMALL, "conditioning=segmap"]
+    once, steps = (load("coco_stuff", [*flags, f"sampling.steps={n}"], complete=False) for n in (1, 4))
+    first, all_steps = map(count_sample_flops, (once, steps))
+    assert (all_steps - first) % 3 == 0 and 0 < (all_steps - first) // 3 < first
+    assert 0 < count_sample_flops(once, "vae") < all_steps
 
 
 def test_cost_of_an_evaluation_counts_all_rows_and_known_evaluators(monkeypatch):
