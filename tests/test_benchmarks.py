@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import _script, _table, _turns, real, rearrange
+from benchmarks import _script, _table, rearrange
 from benchmarks._rows import compare, load_rows, profile
 from benchmarks._script import seconds_per_step
 from lumen.core.errors import Mistake
