@@ -1,7 +1,8 @@
 """Benchmarks beside a peer in one process: python -m benchmarks [row ...]; without names all rows.
 
 --peer PATH times a user's own copy of diffusers' train_controlnet.py instead of the peer that is written out here, for
-rows that support it. `python -m benchmarks readme` writes the table of results into docs/performance.md.
+rows that support it. `python -m benchmarks real` runs rows at the widths of Stable Diffusion 1.5, which take minutes
+each. `python -m benchmarks readme` writes the tables of results into docs/performance.md.
 """
 
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import _table
+from benchmarks import _table, _turns
 from benchmarks._rows import load_rows, measure, save_result
 from lumen.core.errors import Mistake
 
@@ -25,6 +26,8 @@ def main(arguments: list[str]) -> int:
     if arguments == ["readme"]:
         _table.write_section()
         return 0
+    if arguments[:1] == ["real"]:
+        return _turns.main(arguments[1:])
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     parser.add_argument("rows", nargs="*")
     parser.add_argument("--peer", type=Path)

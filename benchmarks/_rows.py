@@ -24,6 +24,7 @@ from lumen.core.files import write_json
 
 HERE = Path(__file__).parent
 PROFILE_LENGTH = 4  # functions
+QUIET_SHARE = 1.2  # of the seconds on the clock to those of the processor; above, a thread has waited for a core
 
 
 def load_rows() -> dict[str, ModuleType]:
@@ -88,11 +89,13 @@ def measure(row: ModuleType, script: Path | None = None) -> dict[str, Any]:
     """
     inputs, times = row.inputs(), {"peer": [], "ours": []}
     result = compare(row, inputs)  # warms up too
+    clock = time.perf_counter()
     for _ in range(row.ROUNDS):
         for side in times:
             start = time.process_time()
             getattr(row, side)(*inputs)
             times[side].append(time.process_time() - start)
+    elapsed, busy = time.perf_counter() - clock, sum(map(sum, times.values()))
     seconds = {side: median(values) for side, values in times.items()}
     others = {name: measure_other(row, other, inputs) for name, other in getattr(row, "OTHER_PEERS", {}).items()}
     if script:
@@ -107,6 +110,7 @@ def measure(row: ModuleType, script: Path | None = None) -> dict[str, Any]:
         "times_faster": speedup,
         "target": row.TARGET_SPEEDUP,
         "other_peers": others,
+        "beside_other_work": elapsed > QUIET_SHARE * busy,
         "rounds": row.ROUNDS,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in row.LIBRARIES},
         "date": date.today().isoformat(),
@@ -142,10 +146,10 @@ def processor_name() -> str:
     return match[1] if match else platform.processor() or platform.machine()
 
 
-def save_result(name: str, result: dict[str, Any]) -> None:
-    """Write the result of a row into the file of this CPU, beside those of other rows."""
+def save_result(name: str, result: dict[str, Any], table: str = "rows") -> None:
+    """Write the result of a row into a table of this CPU's file, beside those of other rows."""
     path = HERE / "results" / f"{re.sub(r'[^A-Za-z0-9.]+', '-', processor_name()).strip('-')}.json"
     new = {"device": processor_name(), "rows": {}}
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else new
-    content["rows"][name] = result
+    content.setdefault(table, {})[name] = result
     write_json(path, content)

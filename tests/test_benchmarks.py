@@ -1,8 +1,10 @@
 """Benchmarks: small rows equal their peers with fewer operations, and the page has the stored results."""
 
+import sys
+
 import pytest
 
-from benchmarks import _script, _table, rearrange
+from benchmarks import _script, _table, _turns, real, rearrange
 from benchmarks._rows import compare, load_rows, profile
 from benchmarks._script import seconds_per_step
 from lumen.core.errors import Mistake
@@ -37,6 +39,27 @@ def test_benchmark_row_equals_its_peer_with_fewer_operations(name):
     comparison = compare(row, row.inputs(small=True))
     assert comparison["passed"], comparison
     assert row.TARGET_SPEEDUP > 0 and row.ROUNDS > 0 and row.PEER and row.__doc__
+
+
+@pytest.fixture(scope="module")
+def setting() -> real.Setting:
+    return real.Setting(small=True)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.long if name in ("train_dinov2", "train_sd", "sample") else ())
+        for name in real.ROWS
+    ],
+)
+def test_benchmark_row_at_real_widths_equals_its_peer_with_fewer_operations(name, setting):
+    """Tiny networks save another share of the operations than wide ones, so that only its sign is compared."""
+    result = _turns.measure(real.ROWS[name], setting, turns=1)
+    assert result["relative_difference"] <= real.ROWS[name].tolerance, result
+    assert result["flops"]["peer"] >= result["flops"]["ours"] > 0
+    assert all(peak > 0 for peak in result["peak_bytes"].values())
 
 
 def test_benchmark_table_of_the_page_has_the_stored_results():
