@@ -161,14 +161,8 @@ def _verify_metric(name: str, metric: Metric, task_name: str, task: Task, source
 
 
 def build_cache_options(config: Config) -> CacheOptions:
-    """Return the cache settings; nothing of a stream is cached, whose images have no list.
-
-    Raises:
-        BadConfig: The config says cache=always, and the data set is streamed.
-    """
+    """Return the cache settings; nothing of a stream is cached, whose images have no list."""
     streaming = config.data.get("streaming", False)
-    if streaming and config.cache == "always":
-        raise BadConfig("cache=always needs a list of all images, which a stream has not; leave either out.")
     return CacheOptions(
         mode="never" if streaming else config.cache,
         root=Path(config.runs) / "cache",

@@ -170,9 +170,13 @@ def verify_splits(data: LightningDataModule, config: Config) -> LightningDataMod
     """Index all splits, so that missing files are reported before weights are loaded.
 
     Raises:
-        BadConfig: There are fewer images than processes, or too few for a reference row.
+        BadConfig: There are fewer images than processes, or too few for a reference row, or no list of them to cache.
     """
     source = data.source
+    if source.streaming and config.cache == "always":
+        raise BadConfig(
+            "cache=always needs a list of all images, which a stream lacks; leave out either that or data.streaming."
+        )
     splits = ("val", source.eval_split) if source.streaming else ("train", "val", source.eval_split)
     images = {split: len(source.records(split)) for split in splits}
     ranks = config.devices * config.nodes

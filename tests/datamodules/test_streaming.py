@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lumen.core.errors import BadCheckpoint, BadSample, DatasetMissing
+from lumen.config.experiment import load
+from lumen.core.errors import BadCheckpoint, BadConfig, BadSample, DatasetMissing
 from lumen.data import shard_reader
 from lumen.data.datamodule import DataModule
+from lumen.runs.evaluate import verify_splits
 
 SIZES = (3, 5, 4, 7)  # images of each shard; the first is held out
 STREAMED = {"streaming": True, "streams": 2, "buffer": 3}
@@ -124,6 +126,8 @@ def test_stream_has_no_list_of_its_training_images(name, stream, places):
         with pytest.raises(DatasetMissing, match="no list of its training images"):
             ask()
     assert data.num_images(99) == 99 and stream(name).source.fingerprint() == data.source.fingerprint()
+    with pytest.raises(BadConfig, match="cache=always"):
+        verify_splits(data, load("scenes", ["cache=always"]))
     for file in sorted((places / name).iterdir())[1:]:
         file.unlink()
     with pytest.raises(DatasetMissing, match="stream needs two"):
