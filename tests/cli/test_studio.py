@@ -1,10 +1,7 @@
 """Studio through its HTTP interface: photos, edits, samples, links, and two sessions that do not mix."""
 
-import re
 import shlex
-import shutil
 from contextlib import closing, contextmanager
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -13,7 +10,6 @@ from PIL import Image
 from lumen.__main__ import main
 from lumen.runs import shipped
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 EDIT = [8, 1, 0.8]  # radius and likeness of tools follow the cell
 
 
@@ -101,46 +97,3 @@ def test_page_shows_edits_and_samples_as_the_command_makes_them(finished, photo,
         (workdir / "broken.jpg").write_bytes(photo.read_bytes()[:400])
         with pytest.raises(Exception, match=r"broken.jpg is (damaged|no photo).*upload it again"):
             session.call("open_photo", gradio_client.handle_file(workdir / "broken.jpg"))
-
-
-@pytest.mark.long
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
-def test_page_in_a_browser_sends_nothing_elsewhere_and_needs_no_mouse(finished, photo, workdir, monkeypatch):
-    playwright = pytest.importorskip("playwright.sync_api")
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(workdir / "gradio"))
-    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
-    (workdir / "broken.jpg").write_bytes(photo.read_bytes()[:400])
-    hosts: set[str] = set()
-    with serving([str(finished)], workdir) as (studio, _), playwright.sync_playwright() as tools:
-        browser = tools.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        first, second = browser.new_page(), browser.new_page()
-        for page in (first, second):
-            page.set_default_timeout(120_000)
-            page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname))
-            page.goto(studio.address)
-            page.locator("#samples img").nth(3).wait_for()
-        assert first.locator("#tiles img").count() == 20 and hosts - {None} == {"127.0.0.1"}
-        first.locator("#upload input").set_input_files(workdir / "broken.jpg")
-        first.get_by_text("broken.jpg is").wait_for()
-        command = second.locator("#command textarea")
-        before = command.input_value()
-        tab_to(first, "document.activeElement.type == 'radio'")
-        tab_to(first, "document.activeElement.innerText.includes('Paint, paste')")
-        first.keyboard.press("Enter")
-        tab_to(first, "document.activeElement.innerText == 'Click there'")
-        first.keyboard.press("Enter")
-        first.get_by_text("cells are selected").wait_for()
-        tab_to(first, "document.activeElement.innerText == 'Erase'", "Shift+Tab")
-        first.keyboard.press("Enter")
-        playwright.expect(first.locator("#command textarea")).to_have_value(re.compile("layout="), timeout=120_000)
-        assert command.input_value() == before  # of the other tab
-        browser.close()
-
-
-def tab_to(page, condition, key="Tab"):
-    """Move the focus by the keyboard until a condition of it holds."""
-    for _ in range(120):
-        page.keyboard.press(key)
-        if page.evaluate(condition):
-            return
-    raise AssertionError(f"the keyboard does not reach where {condition}")
