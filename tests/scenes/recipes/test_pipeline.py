@@ -54,7 +54,7 @@ def test_pipeline_is_trained_on_elsewhere(tmp_path, capsys, monkeypatch):
     ("arguments", "message"),
     [
         (["segmentr"], "did you mean 'segmenter'"),
-        ([], "Available: clip, depth"),
+        ([], "Available: clip, controlnet, depth"),
         (["vae", "step=3"], "did you mean 'steps'"),
         (["vae", "steps=many"], "steps is 'many'"),
     ],
