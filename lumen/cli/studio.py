@@ -38,7 +38,7 @@ def studio(positionals: list[str], options: dict[str, str]) -> int:
         state.address = launch(page.blocks, host, port)
         print(f"studio: {state.address}", flush=True)
         try:
-            wait_for_end()
+            wait_for_end(state.folder.prune)
         finally:
             page.blocks.close(verbose=False)
     return 0

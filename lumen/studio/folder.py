@@ -6,18 +6,18 @@ import time
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from lumen.core.errors import BadSample
-from lumen.core.files import write
+from lumen.core.errors import BadSample, Mistake
 from lumen.core.readers import explain_damage
 from lumen.core.visualize import to_uint8
 from lumen.data.readers import read_photo
-from lumen.runs.layout_files import load_layout, save_layout
+from lumen.runs.layout_files import load_layout
 
 MAX_SECONDS = 3600  # that a file stays without being used
 MAX_BYTES, MAX_PIXELS = 20_000_000, 50_000_000  # of a photo
@@ -28,25 +28,22 @@ REMEDY = "save it as JPEG, PNG or WebP, and upload it again"
 class StudioFolder:
     """Files that sessions share; a name tells nothing but the hash of the content.
 
+    A file that is used again stays another hour: it is touched and removed under one lock.
+
     Args:
         directory: Folder of its own, which `remove` removes.
     """
 
     def __init__(self, directory: Path):
-        self.directory = directory
+        self.directory, self.lock = directory, Lock()
 
     def add_photo(self, upload: Path) -> str:
-        """Store an uploaded photo, remove the upload, and return its name.
+        """Store an uploaded photo, and return its name.
 
         Raises:
             BadSample: It is too large, or no photo that can be read.
         """
-        try:
-            return self._store(upload.name, upload)
-        finally:
-            upload.unlink(missing_ok=True)
-
-    def _store(self, name: str, upload: Path) -> str:
+        name = upload.name
         if upload.stat().st_size > MAX_BYTES:
             raise BadSample(f"{name} has more than {MAX_BYTES // 1_000_000} MB; make it smaller.")
         try:
@@ -72,11 +69,9 @@ class StudioFolder:
 
     def add_layout(self, layout: Float[Tensor, "k h w"]) -> str:
         """Store a layout, and return its name."""
-        digest = sha256(np.ascontiguousarray(layout.numpy()).tobytes() + str(tuple(layout.shape)).encode())
-        name = f"layout-{digest.hexdigest()[:16]}.npy"
-        if not (self.directory / name).exists():
-            save_layout(self.directory / name, layout)
-        return name
+        file = BytesIO()
+        np.save(file, layout.numpy(), allow_pickle=False)
+        return self._write(file.getvalue(), "layout", ".npy")
 
     def find(self, name: str) -> Path:
         """Return the path of a stored file, which stays another hour.
@@ -85,11 +80,13 @@ class StudioFolder:
             BadSample: It was removed.
         """
         path = self.directory / name
-        if not name or not path.is_file():
+        try:
+            with self.lock:
+                os.utime(path)
+        except FileNotFoundError:
             raise BadSample(
                 "this photo or layout was removed from the studio, which keeps files for an hour; open it again."
-            )
-        os.utime(path)
+            ) from None
         return path
 
     def load_layout(self, name: str) -> Float[Tensor, "k h w"]:
@@ -98,21 +95,32 @@ class StudioFolder:
 
     def prune(self) -> None:
         """Remove files that nobody has used for an hour."""
-        for path in self.directory.glob("*-*.*"):
-            if time.time() - path.stat().st_mtime > MAX_SECONDS:
-                path.unlink(missing_ok=True)
+        with self.lock:
+            for path in self.directory.glob("*-*.*"):
+                if time.time() - path.stat().st_mtime > MAX_SECONDS:
+                    path.unlink()
 
     def remove(self) -> None:
         """Remove the folder with all that was uploaded."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _write(self, content: bytes, kind: str, suffix: str) -> str:
-        self.prune()
+        """Write a file, unless it is there, and return its name. It ends with the studio, so no disk has to flush it.
+
+        Raises:
+            Mistake: The disk is full.
+        """
         name = f"{kind}-{sha256(content).hexdigest()[:16]}{suffix}"
-        if (self.directory / name).exists():
-            os.utime(self.directory / name)
-        else:
-            write(self.directory / name, content)
+        path, draft = self.directory / name, self.directory / f".{name}"
+        try:
+            with self.lock:
+                if path.exists():
+                    os.utime(path)
+                else:
+                    draft.write_bytes(content)
+                    draft.replace(path)
+        except OSError as error:
+            raise Mistake(f"{self.directory} cannot be written: {error.strerror}; make room on its disk.") from None
         return name
 
 

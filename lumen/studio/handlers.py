@@ -1,5 +1,6 @@
 """Handlers of the page's events: from the values of components to those of others."""
 
+import html
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,18 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.context import LocalContext
 
 from lumen.core.errors import BadConfig, Mistake
 from lumen.runs.layout_files import load_layout
 from lumen.studio.canvas import Canvas
+from lumen.studio.loaded_run import LoadedRun
 from lumen.studio.settings import Settings
-from lumen.studio.studio import Studio
+from lumen.studio.studio import NO_PHOTO, Studio
 
 MAX_SEED = 2**31 - 1
 NETWORKS = {"concurrency_id": "networks", "concurrency_limit": 1}  # of events that use networks
 SELECT = "Choose what a click does, then click on the layout."
 CORNER = "Click on the opposite corner of the rectangle."
-NO_PHOTO = "there is no photo yet: upload one, or choose an image."
 COLOURS = (1, 2, 3)  # components that are red, green and blue at first
 
 
@@ -51,7 +53,9 @@ def _explain_mistakes() -> Iterator[None]:
     try:
         yield
     except Mistake as mistake:
-        raise gr.Error(str(mistake), duration=None, print_exception=False) from None
+        # The page shows it as HTML, and a link or the name of an upload may hold any.
+        message = html.escape(str(mistake), quote=False)
+        raise gr.Error(message, duration=None, print_exception=False) from None
 
 
 def describe_share(shares: list[float] | None, count: int) -> str:
@@ -105,13 +109,19 @@ class Handlers:
             return ["", ""]
         name, settings, _ = self.read(words)
         settings, run = self.studio.store(canvas, settings), self.studio.run(name)
-        command = settings.command(name, run.config, self.studio.folder.directory)
-        return [command, self.studio.address + settings.query(name)]
+        command = settings.command(name, run.config, self.studio.folder.directory, run.flags)
+        return [command, self.find_address() + settings.query(name)]
+
+    def find_address(self) -> str:
+        """Return the address of the page as the browser knows it: a container, or a proxy before it, has another."""
+        request = LocalContext.request.get(None)
+        origin = request and request.headers.get("origin")
+        return f"{origin}/" if origin else self.studio.address
 
     # ---- photos and runs
 
     def restore(self, request: gr.Request) -> list[Any]:
-        """Return what a link holds, or a held-out image: values of run, image and settings, then those of `open`."""
+        """Return what a link holds, or a held-out image: values of run, image and settings, of `open`, and parts."""
         query = dict(request.query_params)
         name = query.get("run", next(iter(self.studio.runs)))
         run, image_id = self.studio.run(name), None
@@ -124,11 +134,12 @@ class Handlers:
             settings = replace(settings, photo=photo, prompt=caption)
         values = [settings.prompt, settings.negative, settings.seed, settings.guidance, settings.steps]
         values += [settings.control_end, settings.fit]
-        first = [name, image_id, *values]
+        images, parts = gr.update(choices=run.held_out_ids(), value=image_id), self._parts(run)
+        first = [gr.update(choices=list(self.studio.runs), value=name), images, *values]
         if not settings.photo:
-            return [*first, "", None, *[None] * 5, "", ""]
+            return [*first, "", None, *[None] * 5, "", "", *parts]
         canvas = self.studio.canvas(name, settings)
-        return [*first, *self._open(canvas, (name, settings.photo, *values, *COLOURS))]
+        return [*first, *self._open(canvas, (name, settings.photo, *values, *COLOURS)), *parts]
 
     def open_upload(self, upload: str, canvas: Canvas | None, *words: Any) -> list[Any]:
         """Return what shows an uploaded photo."""
@@ -148,17 +159,18 @@ class Handlers:
         return self._open_photo(words[1], None, words)
 
     def open_run(self, name: str) -> list[Any]:
-        """Return the components of a run's layouts, its held-out images and its classes."""
+        """Return a run's held-out images, the components of its layouts, and its classes."""
         run = self.studio.run(name)
+        return [gr.update(choices=run.held_out_ids(), value=None), *self._parts(run)]
+
+    def _parts(self, run: LoadedRun) -> list[Any]:
+        """Return what belongs to a run: the components of its layouts, none of them weighed, and its classes."""
         numbers = list(range(1, run.num_components + 1))
         colours = [gr.update(choices=numbers, value=min(k, len(numbers))) for k in COLOURS]
         count = gr.update(maximum=max(2, len(numbers)), value=len(numbers))
         enabled, component = gr.update(choices=numbers, value=numbers), gr.update(choices=numbers, value=1)
-        images, classes = (
-            gr.update(choices=run.held_out_ids(), value=None),
-            gr.update(choices=run.class_names, value=None),
-        )
-        return [count, enabled, component, {}, *colours, images, classes]
+        share, classes = describe_share(run.explained, len(numbers)), gr.update(choices=run.class_names, value=None)
+        return [count, share, enabled, component, 1, {}, *colours, classes]
 
     def _open_photo(self, photo: str, before: Canvas | None, words: tuple) -> list[Any]:
         words = (words[0], photo, *words[2:])
@@ -176,6 +188,8 @@ class Handlers:
         self, event: gr.SelectData, tool: str, radius: float, likeness: float, canvas: Canvas | None, *words: Any
     ) -> list[Any]:
         """Return the canvas after a click on the picture of the layout."""
+        if canvas is None:
+            raise BadConfig(NO_PHOTO)
         x, y = event.index
         factor = self.studio.run(words[0]).cell_pixels(canvas.layout)
         return self.renew(canvas.click(tool, (int(y) // factor, int(x) // factor), radius, likeness), *words)
@@ -213,10 +227,7 @@ class Handlers:
     def load_file(self, upload: str, canvas: Canvas | None, *words: Any) -> list[Any]:
         """Return the canvas with the layout of an uploaded file."""
         path = Path(upload)
-        try:
-            layout = load_layout(path)[0]
-        finally:
-            path.unlink(missing_ok=True)
+        layout = load_layout(path)[0]
         return self.renew(canvas and canvas.load(layout, path.name), *words)
 
     def weigh(

@@ -17,8 +17,10 @@ from torch import Tensor
 from lumen.config.checks import read_literal
 from lumen.config.experiment import reload
 from lumen.config.schema import Config
+from lumen.core.console import announce
 from lumen.core.errors import BadConfig, DatasetMissing, Mistake
 from lumen.core.interfaces import Batch, Metric, Task
+from lumen.core.labels import IGNORE
 from lumen.core.registry import conditionings, tasks
 from lumen.core.visualize import draw_contours, layout_to_rgb, stretch_contrast, to_uint8
 from lumen.data.datamodule import DataModule
@@ -33,7 +35,7 @@ from lumen.studio.settings import Settings
 
 METRICS = ("miou", "si_depth", "lpips")  # that one image has values of, and that users ask for
 CLASS_IMAGES = 16  # from which the mean vectors of classes are taken
-PREVIEW_SECONDS = 0.15  # between two pictures of unfinished samples
+PREVIEW_SECONDS = 0.3  # between two pictures of unfinished samples
 PICTURE_PIXELS = 480  # side of the picture of a layout
 
 
@@ -91,7 +93,7 @@ class LoadedRun:
         try:
             return [record.id for record in self.data.source.eval_records()[:count]]
         except DatasetMissing as missing:
-            print(missing)
+            announce(str(missing))
             return []
 
     @cached_property
@@ -230,19 +232,26 @@ class LoadedRun:
                 config = reload(self.saved, [*self.flags, f"metrics=[{name}]"])
                 built |= build_metrics(config, self.data, self.task)
             except Mistake as mistake:
-                print(f"{self.name}: {name} is left out: {mistake}")
+                announce(f"{self.name}: {name} is left out: {mistake}")
         return built
 
     def label_map(self, photo: Batch) -> Int[Tensor, "1 H W"] | None:
         """Return the label map of a photo: its own, or the one that the segmenter of mIoU sees in it."""
         if photo.mask is not None or "miou" not in self.metrics:
             return photo.mask
+        miou: Any = self.metrics["miou"]
+        miou.evaluator.to(photo.image.device)
         with torch.no_grad():
-            return self.metrics["miou"].predict(photo.image, tuple(photo.image.shape[-2:])).cpu()
+            indices = miou.predict(photo.image, tuple(photo.image.shape[-2:]))
+        # mIoU merges some classes of COCO-Stuff. Any class of a merged one stands for it; no class has no label.
+        classes = torch.full((len(miou.label_space.names) + 1,), IGNORE)
+        classes[list(miou.label_space.class_index)] = torch.arange(len(miou.label_space.class_index))
+        return classes.to(indices.device)[indices]
 
     def score(self, photo: Batch, samples: Float[Tensor, "1 n 3 H W"]) -> dict[str, float]:
         """Return the values of the samples of one photo by the names of metrics that readers know."""
         with self.lock:
+            photo = photo.to(samples.device)
             mask = self.label_map(photo)
             batch = Batch(photo.image, photo.caption, photo.id, mask)
             metrics = [m for m in self.metrics.values() if samples.shape[1] >= m.samples_per_image]

@@ -6,7 +6,9 @@ from typing import Any
 import gradio as gr
 
 from lumen.studio.canvas import TOOLS, Canvas
+from lumen.studio.folder import MAX_SECONDS
 from lumen.studio.handlers import MAX_SEED, NETWORKS, SELECT, Handlers, describe_share, explain, explain_stream
+from lumen.studio.server import PRUNE_SECONDS
 from lumen.studio.settings import Settings
 from lumen.studio.studio import Studio
 
@@ -28,7 +30,11 @@ class Page:
     def __init__(self, studio: Studio, add_tabs: Callable[["Page"], None]):
         self.handlers = Handlers(studio)
         self.first = next(iter(studio.runs.values()))
-        with gr.Blocks(title="LUMEN studio", analytics_enabled=False, fill_width=True) as self.blocks:
+        # Gradio removes uploads, and its copies of pictures, as the studio's folder removes what is its own.
+        cache = (PRUNE_SECONDS, MAX_SECONDS)
+        with gr.Blocks(
+            title="LUMEN studio", analytics_enabled=False, fill_width=True, delete_cache=cache
+        ) as self.blocks:
             self.canvas, self.photo = gr.State(None), gr.State("")
             gr.Markdown(f"# LUMEN studio\n{HELP}")
             self.run = gr.Dropdown(list(studio.runs), value=self.first.name, label="Run")
@@ -134,13 +140,20 @@ class Page:
         """Components that `Handlers.renew` renews."""
         return [self.canvas, self.picture, self.tiles, self.note, self.save, self.command, self.link]
 
+    @property
+    def parts(self) -> list[gr.components.Component]:
+        """Components that show what belongs to a run, besides its held-out images."""
+        weights = [self.count, self.share, self.enabled, self.component, self.gain, self.gains]
+        return [*weights, *self.colours, self.classes]
+
     def _bind(self) -> None:
         do, shared = self.handlers, [self.canvas, *self.settings, *self.colours]
         opened = [self.photo, self.image, *self.view]
         outputs = [self.seed, self.samples, self.command, self.link]
         draw = {"fn": explain_stream(do.stream), "inputs": [self.lock, *shared], "outputs": outputs, **NETWORKS}
         first = [self.run, self.held_out, *self.settings[2:]]
-        self.blocks.load(explain(do.restore), None, [*first, *opened], api_name="restore", **NETWORKS).success(
+        restored = [*first, *opened, *self.parts]
+        self.blocks.load(explain(do.restore), None, restored, api_name="restore", **NETWORKS).success(
             api_visibility="private", **draw
         )
         gr.on([self.draw.click, self.prompt.submit], api_name="draw", trigger_mode="always_last", **draw)
@@ -154,10 +167,9 @@ class Page:
 
     def follow(self, source: gr.components.Component | gr.events.Dependency) -> None:
         """Open the photo by another run when one is chosen, or when an event has chosen it."""
-        parts = [self.count, self.enabled, self.component, self.gains, *self.colours, self.held_out, self.classes]
         opened = [self.photo, self.image, *self.view]
         event, do = getattr(source, "success", None) or source.input, self.handlers
-        self._on(event, do.open_run, [self.run], parts, None).success(
+        self._on(event, do.open_run, [self.run], [self.held_out, *self.parts], None).success(
             explain(do.open_new),
             [self.canvas, *self.settings, *self.colours],
             opened,

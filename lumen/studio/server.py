@@ -4,7 +4,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import gradio as gr
 
 MAX_WAITING = 16  # events that may wait for the networks
+PRUNE_SECONDS = 60  # between two removals of files that nobody has used
 MAX_UPLOAD, MAX_SESSIONS = "20mb", 100  # the layouts and edits of older sessions are forgotten
 STYLE = ".pixels img { image-rendering: pixelated; } footer { display: none !important; }"
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none of other hosts
@@ -51,7 +52,7 @@ def launch(blocks: "gr.Blocks", host: str, port: int | None) -> str:
     """Serve a page in other threads, and return its address.
 
     Raises:
-        BadConfig: The port is taken.
+        BadConfig: The port is taken, or the host is no address of this machine.
     """
     import gradio as gr
 
@@ -63,11 +64,20 @@ def launch(blocks: "gr.Blocks", host: str, port: int | None) -> str:
             enable_monitoring=False, mcp_server=False, state_session_capacity=MAX_SESSIONS,
         )  # fmt: skip
     except OSError as error:
-        raise BadConfig(f"port={port} is taken on {host}; choose another port, or leave port= out.") from error
+        raise BadConfig(
+            f"the studio cannot be served at host={host} port={port or '7860 to 7959'}: the port is taken, or this "
+            "machine has no such address; choose others, or leave both out."
+        ) from error
     return address
 
 
-def wait_for_end() -> None:
-    """Wait until Ctrl-C, or SIGTERM as containers send it, and let what was uploaded be removed then."""
+def wait_for_end(prune: Callable[[], None]) -> None:
+    """Wait until Ctrl-C, or SIGTERM as containers send it, and let what was uploaded be removed then.
+
+    Args:
+        prune: Function that removes what nobody has used, called each minute.
+    """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    Event().wait()
+    end = Event()
+    while not end.wait(PRUNE_SECONDS):
+        prune()

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from urllib.parse import urlencode
@@ -46,9 +47,13 @@ class Settings:
         own = {f"sampling.{key}": getattr(config.sampling, key) for key in KEYS} | {"seed": config.seed}
         return [f"{key}={value}" for key, value in (changed | {"seed": self.seed}).items() if value != own[key]]
 
-    def command(self, run: str, config: Config, folder: Path) -> str:
-        """Return the command that generates the same samples."""
-        words = ["lumen", "sample", run, str(folder / self.photo), self.prompt, *self.overrides(config)]
+    def command(self, run: str, config: Config, folder: Path, flags: Sequence[str] = ()) -> str:
+        """Return the command that generates the same samples.
+
+        Args:
+            flags: Overrides that the config has and the run's own config lacks.
+        """
+        words = ["lumen", "sample", run, str(folder / self.photo), self.prompt, *flags, *self.overrides(config)]
         if config.sampling.images != NUM_SAMPLES:
             words.append(f"sampling.images={NUM_SAMPLES}")
         if self.layout:

@@ -20,6 +20,8 @@ from lumen.studio.folder import StudioFolder
 from lumen.studio.loaded_run import PICTURE_PIXELS, LoadedRun
 from lumen.studio.settings import NUM_SAMPLES, Settings
 
+NO_PHOTO = "there is no photo yet: upload one, or choose an image."
+
 
 class Studio:
     """Runs and files that all sessions share.
@@ -36,7 +38,7 @@ class Studio:
         for name in names:
             self.add(name)
         self.address = ""  # of the page, once it is served
-        self.masks: dict[str, Int[Tensor, "1 H W"]] = {}  # of held-out images, by the name of the photo
+        self.masks: dict[tuple[str, str], Int[Tensor, "1 H W"]] = {}  # by data set and name of the photo
 
     def add(self, name: str) -> None:
         """Add a run.
@@ -63,17 +65,24 @@ class Studio:
 
     def open_held_out(self, name: str, image_id: str) -> tuple[str, str]:
         """Store an image of a run's data set as a photo. Return the photo's name, and the image's caption."""
-        batch = self.run(name).find_image(image_id)
+        run = self.run(name)
+        batch = run.find_image(image_id)
         photo = self.folder.add_image(batch.image[0])
         if batch.mask is not None:
-            self.masks[photo] = batch.mask
+            self.masks[run.config.data["name"], photo] = batch.mask
         return photo, batch.caption[0]
 
     def photo(self, name: str, settings: Settings) -> Batch:
-        """Return the photo of some settings as a run takes it."""
-        path = self.folder.find(settings.photo)
-        batch = load_photo(path, self.run(name).config.size, settings.prompt, settings.fit)
-        mask = self.masks.get(settings.photo)
+        """Return the photo of some settings as a run takes it.
+
+        Raises:
+            BadConfig: There is no photo yet.
+        """
+        if not settings.photo:
+            raise BadConfig(NO_PHOTO)
+        path, config = self.folder.find(settings.photo), self.run(name).config
+        batch = load_photo(path, config.size, settings.prompt, settings.fit)
+        mask = self.masks.get((config.data["name"], settings.photo))  # another data set has other classes
         fits = mask is not None and mask.shape[-2:] == batch.image.shape[-2:]
         return replace(batch, id=[f"{path.stem}-{settings.fit}"], mask=mask if fits else None)
 
@@ -105,16 +114,15 @@ class Studio:
             yield [to_picture(sample) for sample in [*samples, *blank]]
 
     def compare(self, name: str, settings: Settings, by_caption: bool = False) -> tuple[Image.Image, dict[str, float]]:
-        """Return the first of two samples of a run, and the scores of both.
+        """Return the first of two samples by a run's own layout of the photo, and the scores of both.
 
         Args:
             by_caption: Whether they follow the caption alone.
         """
         run, photo = self.run(name), self.photo(name, settings)
-        layout = self.folder.load_layout(settings.layout) if settings.layout else None
         options = {"row": "text"} if by_caption else {}
         with run.lock:
-            samples = torch.stack(run.sample(photo, None if by_caption else layout, settings, 2, **options), dim=1)
+            samples = torch.stack(run.sample(photo, None, settings, 2, **options), dim=1)
         return to_picture(samples[0, 0]), run.score(photo, samples)
 
     def close(self) -> None:

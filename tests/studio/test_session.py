@@ -24,7 +24,8 @@ def canvas():
 
 @pytest.fixture
 def folder(tmp_path):
-    return StudioFolder(tmp_path)
+    (tmp_path / "studio").mkdir()
+    return StudioFolder(tmp_path / "studio")
 
 
 def test_two_clicks_select_a_rectangle_that_a_third_one_moves(canvas):
@@ -81,13 +82,16 @@ def test_commands_name_what_differs_from_the_run(tmp_path):
     words = shlex.split(settings.command("scenes", config, tmp_path))
     assert words[:5] == ["lumen", "sample", "scenes", str(tmp_path / "photo.png"), "a house; rm x"]
     assert words[5:] == ["sampling.steps=20", "seed=3", f"layout={tmp_path / 'layout.npy'}", "out=samples/"]
+    config = load("scenes", flags := ["sampling.sampler=ddim", "sampling.steps=9"])
+    words = shlex.split(settings.command("scenes", config, tmp_path, flags))
+    assert words[5:9] == [*flags, "sampling.steps=20", "seed=3"]  # of two values the last one counts
 
 
-def test_uploads_are_stored_by_content_verified_and_removed(folder, tmp_path, monkeypatch):
+def test_uploads_are_stored_by_content_and_verified(folder, tmp_path, monkeypatch):
     Image.new("RGB", (9, 7), "red").save(tmp_path / "one.jpg")
     content = (tmp_path / "one.jpg").read_bytes()
     name = folder.add_photo(tmp_path / "one.jpg")
-    assert folder.find(name).read_bytes() == content and not (tmp_path / "one.jpg").exists()
+    assert folder.find(name).read_bytes() == content
     bad = {"cut.jpg": content[:300], "text.png": b"no picture", "script.svg": b"<svg onload='x'/>", "empty.jpg": b""}
     for bad_name, data in bad.items():
         (tmp_path / bad_name).write_bytes(data)
@@ -98,11 +102,31 @@ def test_uploads_are_stored_by_content_verified_and_removed(folder, tmp_path, mo
         Image.new("RGB", (9, 7)).save(tmp_path / "huge.png")
         with pytest.raises(BadSample, match=rf"huge\.png has more than .*{words}"):
             folder.add_photo(tmp_path / "huge.png")
-    assert [path.name for path in tmp_path.iterdir()] == [name]
-    os.utime(folder.directory / name, (0, time.time() - 2 * MAX_SECONDS))
+    assert [path.name for path in folder.directory.iterdir()] == [name]
+
+
+def test_stored_files_stay_as_long_as_somebody_uses_them(folder):
+    pixels, layout = torch.zeros(3, 8, 8), torch.zeros(3, 4, 5)
+    photo, name = folder.add_image(pixels), folder.add_layout(layout)
+    uses = [lambda: (folder.find(photo), folder.find(name)),
+            lambda: (folder.add_image(pixels), folder.add_layout(layout))]  # fmt: skip
+    for use in uses:
+        age_files(folder.directory)
+        use()
+        folder.prune()
+        assert {path.name for path in folder.directory.iterdir()} == {photo, name}
+    age_files(folder.directory)
     folder.prune()
-    with pytest.raises(BadSample, match="removed"):
-        folder.find(name)
+    assert not list(folder.directory.iterdir())
+    for removed in (photo, name):
+        with pytest.raises(BadSample, match="removed"):
+            folder.find(removed)
+
+
+def age_files(directory):
+    """Have the files of a folder look as if nobody had used them for two hours."""
+    for path in directory.iterdir():
+        os.utime(path, (0, time.time() - 2 * MAX_SECONDS))
 
 
 def test_stored_images_and_layouts_are_read_to_the_bit(folder):
