@@ -11,6 +11,7 @@ from lumen.config.schema import Config
 from lumen.core.errors import BadConfig
 
 KEYS = ("guidance", "steps", "negative", "control_end")  # of a config's `sampling`
+FILE_KEYS = ("photo", "layout")
 NUM_SAMPLES = 4
 STORED_NAME = re.compile(r"(photo|layout)-[0-9a-f]{16}\.(png|jpg|jpeg|webp|npy)")
 
@@ -64,7 +65,8 @@ class Settings:
 
     def query(self, run: str) -> str:
         """Return the part of a link that holds these and the name of a run."""
-        return "?" + urlencode({"run": run} | {key: value for key, value in asdict(self).items() if value != ""})
+        words = {key: value for key, value in asdict(self).items() if value or key not in FILE_KEYS}
+        return "?" + urlencode({"run": run} | words)
 
     def read_query(self, words: dict[str, str]) -> "Settings":
         """Return these with what a link holds in their place.
@@ -84,7 +86,7 @@ def _read(key: str, text: str, kind: type) -> str | int | float:
         value = kind(text)
     except ValueError:
         raise BadConfig(f"the link has {key}={text[:40]!r}, which is no number; copy the link again.") from None
-    if key in ("photo", "layout") and text and not STORED_NAME.fullmatch(text):
+    if key in FILE_KEYS and text and not STORED_NAME.fullmatch(text):
         raise BadConfig(f"the link has {key}={text[:40]!r}, which is no file of the studio; copy the link again.")
     if key == "fit" and text not in ("stretch", "crop", "pad"):
         raise BadConfig(f"the link has fit={text[:40]!r}; it is stretch, crop or pad.")

@@ -21,7 +21,7 @@ def test_studio_without_a_run_says_what_to_do_if_none_comes_with_lumen(tmp_path,
 
 @contextmanager
 def serving(names, folder):
-    """Serve the page of a studio; yield the studio, and the function that opens a session of it."""
+    """Serve the page of a studio; yield it, and the function that opens a session of it."""
     from gradio_client import Client
 
     from lumen.studio.server import launch
@@ -32,7 +32,7 @@ def serving(names, folder):
     page = build_page(studio, folder / "runs")
     studio.address = launch(page.blocks, "127.0.0.1", None)
     with closing(page.blocks):
-        yield studio, lambda **options: Session(Client(studio.address, verbose=False, **options))
+        yield page, lambda **options: Session(Client(studio.address, verbose=False, **options))
 
 
 class Session:
@@ -57,6 +57,15 @@ class Session:
         return [read(picture["image"]) for picture in pictures], command, link
 
 
+def open_request(link):
+    """Return the request of a browser that opens a link."""
+    from gradio import Request
+    from starlette import requests
+
+    scope = {"type": "http", "headers": [], "query_string": link.partition("?")[2].encode()}
+    return Request(requests.Request(scope))
+
+
 def read(path):
     with Image.open(path) as picture:
         return np.asarray(picture.convert("RGB"))
@@ -67,18 +76,21 @@ def test_page_shows_edits_and_samples_as_the_command_makes_them(finished, photo,
     gradio_client = pytest.importorskip("gradio_client")
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(workdir / "gradio"))
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
-    with serving([str(finished)], workdir) as (_, open_session):
+    with serving([str(finished)], workdir) as (page, open_session):
         session, other = open_session(), open_session(headers={"Origin": "https://somebody.hf.space"})
         before = other.link("clear")
         _, _, tiles, _, _, _, link = session.call("open_photo", gradio_client.handle_file(photo))
         assert len(tiles) == 20 and "layout=" not in link and link.startswith("http://127.0.0.1:")
         first, *_ = session.draw()
+        assert len(first) == 4
         assert "layout=layout-" in session.link("weigh", 1, list(range(1, 21)), 1, 1.0)
         session.call("press", 1, 1, "rectangle", *EDIT[1:])
-        *_, note, _, command, link = session.call("press", 2, 2, "rectangle", *EDIT[1:])
-        assert note == "4 of 16 cells are selected." and "layout=layout-" in link and shlex.split(command)[-1]
+        *_, note, _, _, link = session.call("press", 2, 2, "rectangle", *EDIT[1:])
+        assert note == "4 of 16 cells are selected." and "layout=layout-" in link
         session.link("erase")
-        pictures, command, _ = session.draw()
+        pictures, command, link = session.draw()
+        restored = page.handlers.restore(open_request(link))
+        assert {command, link} < {value for value in restored if isinstance(value, str)}
         assert main([*shlex.split(command)[1:-1], "out=again/"]) == 0
         assert all((x == read(f"again/{number}.png")).all() for number, x in enumerate(pictures))
         changed = [session.link("mirror"), session.link("paint_class", "sky")]

@@ -3,6 +3,7 @@
 import os
 import shlex
 import time
+from dataclasses import replace
 from urllib.parse import parse_qsl
 
 import numpy as np
@@ -71,6 +72,10 @@ def test_links_hold_settings_and_refuse_what_the_studio_has_not_written():
     name = f"photo-{'0' * 16}.png"
     changed = Settings(name, "", 'a "red" house & more', "rain", 7, 2.5, 9, 0.5, "crop")
     assert settings.read_query(dict(parse_qsl(changed.query("runs/a").removeprefix("?")))) == changed
+    own = Settings.of_config(load("scenes", ["sampling.negative=rain"]))
+    cleared = replace(own, negative="")
+    words = parse_qsl(cleared.query("runs/a").removeprefix("?"), keep_blank_values=True)
+    assert own.read_query(dict(words)) == cleared != own
     for query in ({"photo": "../../etc/passwd"}, {"layout": "layout-1.npy/.."}, {"seed": "x"}, {"fit": "other"}):
         with pytest.raises(BadConfig, match="link"):
             settings.read_query(query)
