@@ -35,7 +35,7 @@ from lumen.studio.settings import Settings
 
 METRICS = ("miou", "si_depth", "lpips")  # that one image has values of, and that users ask for
 CLASS_IMAGES = 16  # from which the mean vectors of classes are taken
-PREVIEW_SECONDS = 0.3  # between two pictures of unfinished samples
+PREVIEW_SECONDS, PREVIEW_SHARE = 0.3, 0.2  # between two pictures of unfinished samples; of the time, to decode them
 PICTURE_PIXELS = 480  # side of the picture of a layout
 
 
@@ -189,18 +189,20 @@ class LoadedRun:
 
     def _sample_into(self, photo: Batch, layout: Any, settings: Settings, count: int, out: Queue, stop: Event) -> None:
         """Put samples into a queue as they are drawn, and last None, or the error that ended them."""
-        done, calls, last = [], 0, 0.0
+        done, calls, due = [], 0, 0.0
 
         def show(latents: Float[Tensor, "1 z h w"]) -> None:
-            nonlocal calls, last
+            nonlocal calls, due
             if stop.is_set():
                 raise Cancelled
             number, calls = calls // settings.steps, calls + 1
-            if time.monotonic() - last > PREVIEW_SECONDS:
-                last = time.monotonic()
+            begin = time.monotonic()
+            if begin >= due:
                 preview = self.task.generator.decode(latents)[0].float().cpu().clamp(-1, 1)
                 done[number:] = [preview]
                 out.put(list(done))
+                end = time.monotonic()
+                due = end + max(PREVIEW_SECONDS, (end - begin) * (1 / PREVIEW_SHARE - 1))
 
         try:
             with self.lock, observe_steps(show):

@@ -116,10 +116,12 @@ class Page:
         with gr.Row():
             self.seed = gr.Number(defaults.seed, label="Seed", precision=0, minimum=0, maximum=MAX_SEED)
             self.lock = gr.Checkbox(True, label="keep the seed")
+        runs = [Settings.of_config(run.config) for run in self.handlers.studio.runs.values()]  # they may go beyond
+        low, high = min(1, *(run.guidance for run in runs)), max(15, *(run.guidance for run in runs))
         with gr.Accordion("More settings", open=False):
             self.negative = gr.Textbox(defaults.negative, label="Not in the picture")
-            self.guidance = gr.Slider(1, 15, defaults.guidance, step=0.1, label="How strictly it follows the prompt")
-            self.steps = gr.Slider(1, 100, defaults.steps, step=1, label="Steps")
+            self.guidance = gr.Slider(low, high, defaults.guidance, step=0.1, label="Closeness to the prompt")
+            self.steps = gr.Slider(1, max(100, *(run.steps for run in runs)), defaults.steps, step=1, label="Steps")
             self.control_end = gr.Slider(0, 1, defaults.control_end, step=0.05, label="Layout steers until")
 
     def _add_recipe(self) -> None:
