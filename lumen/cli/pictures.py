@@ -29,7 +29,7 @@ def sample(positionals: list[str], options: dict[str, str]) -> int:
 
     A run of the task rearranger takes no prompt. Its photo may be a label map that was drawn by hand, if the run learnt
     from label maps: class ids, or the colours that a wrong one makes it list. RUN may be `scenes`: a ControlNet that
-    comes with LUMEN, and needs no training.
+    comes with LUMEN, if the installation has it.
 
     Options:
         layout: Layout in place of the photo's own: a layout.npy that out=DIR or the studio wrote, edited or not.

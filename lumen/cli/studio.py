@@ -7,8 +7,8 @@ from lumen.cli.command import as_overrides, command, read_option
 def studio(positionals: list[str], options: dict[str, str]) -> int:
     """Open a page in which layouts are seen, edited and compared; it answers this machine alone.
 
-    Without a RUN it takes the ControlNet of `scenes` that comes with LUMEN. Uploads are removed after an hour, and at
-    the end. Ctrl-C ends it.
+    Without a RUN it takes the ControlNet of `scenes` that comes with LUMEN, if the installation has it. Uploads are
+    removed after an hour, and at the end. Ctrl-C ends it.
 
     Options:
         host: Address to serve at; 0.0.0.0 serves other machines too.

@@ -51,8 +51,8 @@ def percentile_interval(resamples: Float[Tensor, " draws"], level: float = 0.95)
 
     Those without a value are left out, such as those that hold no image of the domain of a metric.
     """
-    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2]).to(resamples)
-    return resamples[~resamples.isnan()].quantile(ends).tolist()
+    ends, defined = torch.tensor([(1 - level) / 2, (1 + level) / 2]).to(resamples), resamples[~resamples.isnan()]
+    return (defined if len(defined) else resamples).quantile(ends).tolist()
 
 
 def influence_bootstrap(
