@@ -3,6 +3,7 @@
 import hashlib
 import io
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from lumen.data.index import ImageRecord
 from lumen.data.integrity import IntegrityReport
 from lumen.data.photos import hold_out
 from lumen.data.shard_reader import read_shard
-from lumen.data.shards import ShardIndex, list_shards, shard_sizes
+from lumen.data.shards import ShardIndex, list_shards, shard_name, shard_sizes
 from lumen.data.source import DataSource, LoaderConfig
 
 FAKE_NAMES = (("0000", "0001", "0002", "0003", "0004"), ("0000", "0001", "0002", "0005"))  # by shard
@@ -85,7 +86,7 @@ class WebDataset(DataSource):
         """Images of shards that are read from front to back; the first shard is held out.
 
         Raises:
-            DatasetMissing: There is one shard alone.
+            DatasetMissing: There is one shard alone, or two have one name.
         """
         shards, title = list(map(str, list_shards(self.shards, streaming=True))), f"data.shards={','.join(self.shards)}"
         if len(shards) < 2:
@@ -93,7 +94,10 @@ class WebDataset(DataSource):
                 f"{title} is one shard, and a stream needs two, the first of which is held out; copy it to a disk, and "
                 "leave data.streaming out."
             )
-        read, names = partial(_read_shard, shards, self.labels), [shard.rpartition("/")[2] for shard in shards]
+        read, names = partial(_read_shard, shards, self.labels), [shard_name(shard) for shard in shards]
+        name, number = Counter(names).most_common(1)[0]
+        if number > 1:
+            raise DatasetMissing(f"{title}: {number} shards are called {name}; name each once, or rename them.")
         held_out = num_held_out(self.loader_config)
         return ImageStream(title, names, range(1, len(shards)), read, partial(read, 0), self.order, held_out)
 

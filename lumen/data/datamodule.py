@@ -82,7 +82,8 @@ class DataModule(LightningDataModule):
     def train_dataloader(self) -> Loader:
         """Return the training images in the run's order, from the position that the trainer has reached."""
         if self.source.streaming:
-            return self._stream_loader(self.loader_config.num_batches, self._processed_batches())
+            batches = self.loader_config.num_batches * self._rank_and_world_size()[1]
+            return self._stream_loader(batches, self._processed_batches())
         config, dataset = self.loader_config, self.cached_dataset or self.dataset("train")
         rank, world_size = self._rank_and_world_size()
         sampler = ResumableSampler(len(dataset), config.batch_size, config.num_batches, config.seed, rank, world_size)
@@ -107,8 +108,7 @@ class DataModule(LightningDataModule):
     def sample_dataloader(self, num_images: int) -> Loader:
         """Return this rank's share of `sample_records`, or of the first images of a stream, without augmentation."""
         if self.source.streaming:
-            batches = -(-num_images // (self.loader_config.batch_size * self._rank_and_world_size()[1]))
-            return self._stream_loader(batches, num_images=num_images)
+            return self._stream_loader(-(-num_images // self.loader_config.batch_size), num_images=num_images)
         dataset = self._image_dataset(self.source, self.sample_records(num_images))
         return self._loader(self._rank_share(dataset, range(len(dataset))))
 
@@ -176,8 +176,8 @@ class DataModule(LightningDataModule):
         """Return this rank's share of the batches of a stream.
 
         Args:
-            num_batches: Micro-batches of each rank.
-            start: Micro-batches to skip.
+            num_batches: Micro-batches of all ranks.
+            start: Micro-batches of each rank to skip.
             num_images: Images to read as evaluation sees them; None reads views of training.
         """
         source, size = self.source, self.loader_config.batch_size

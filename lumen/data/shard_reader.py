@@ -8,12 +8,11 @@ from http.client import HTTPException, HTTPResponse
 from itertools import islice
 from typing import IO
 from urllib.error import HTTPError
-from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from lumen.core.errors import BadSample
 from lumen.data.encoded import EncodedImage
-from lumen.data.shards import CAPTION_ENDS, IMAGE_ENDS, decode_captions, is_address, split_member
+from lumen.data.shards import CAPTION_ENDS, IMAGE_ENDS, decode_captions, is_address, shard_name, split_member
 
 WAITS_SECONDS = (1, 5, 30)  # before an address is asked again
 TIMEOUT_SECONDS = 60
@@ -56,7 +55,7 @@ def _may_pass(shard: str, error: Exception) -> bool:
 
 def _group_members(shard: str) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Yield the files of each image by the end of their names. A shard without an error has been read to its end."""
-    folder = (urlsplit(shard).path if is_address(shard) else shard).rpartition("/")[2]
+    folder = shard_name(shard)
     name: str | None = None
     ends: dict[str, bytes] = {}
     with _open(shard) as file:

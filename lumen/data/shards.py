@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from lumen.core.errors import BadSample, DatasetMissing
 from lumen.core.paths import user_path
@@ -124,6 +125,11 @@ def list_shards(shards: Iterable[str], streaming: bool = False) -> list[Path | s
 def is_address(shard: str) -> bool:
     """Return whether a shard is named by an address that is read through its protocol."""
     return shard.startswith(ADDRESSES)
+
+
+def shard_name(shard: str) -> str:
+    """Return the name of a shard, which the ids of its images begin with."""
+    return (urlsplit(shard).path if is_address(shard) else shard).rpartition("/")[2]
 
 
 def split_member(name: str) -> tuple[str, str]:

@@ -24,12 +24,12 @@ class StreamSampler(Sampler):
     Args:
         stream: Images.
         batch_size: Images of a micro-batch on one rank.
-        num_batches: Micro-batches of the whole run.
+        num_batches: Micro-batches of all ranks.
         rank: Rank of this process.
         world_size: Number of ranks.
 
     Attributes:
-        start: Micro-batches to skip; set before iteration to resume a run.
+        start: Micro-batches of this rank to skip; set before iteration to resume a run.
     """
 
     def __init__(self, stream: ImageStream, batch_size: int, num_batches: int, rank: int = 0, world_size: int = 1):
@@ -45,12 +45,10 @@ class StreamSampler(Sampler):
         return settings | {"streamed batch": self.batch_size}
 
     def __len__(self) -> int:
-        return self.num_batches
+        return len(range(self.rank, self.num_batches, self.world_size))
 
     def __iter__(self) -> Iterator[int]:
-        return iter(
-            range(self.num_batches * self.world_size)[self.start * self.world_size + self.rank :: self.world_size]
-        )
+        return iter(range(self.start * self.world_size + self.rank, self.num_batches, self.world_size))
 
 
 class StreamDataset(Dataset):

@@ -170,12 +170,14 @@ def verify_splits(data: LightningDataModule, config: Config) -> LightningDataMod
     """Index all splits, so that missing files are reported before weights are loaded.
 
     Raises:
-        BadConfig: There are fewer images than processes, or too few for a reference row, or no list of them to cache.
+        BadConfig: There are fewer images than processes, or too few for a reference row, or a stream has no list of
+            them, which a setting needs.
     """
     source = data.source
-    if source.streaming and config.cache == "always":
+    lists = {"cache=always": config.cache == "always", "task.images": config.task.get("images") is not None}
+    if source.streaming and (key := next((key for key, is_set in lists.items() if is_set), None)):
         raise BadConfig(
-            "cache=always needs a list of all images, which a stream lacks; leave out either that or data.streaming."
+            f"{key} needs a list of all images, which a stream lacks; leave out either that or data.streaming."
         )
     splits = ("val", source.eval_split) if source.streaming else ("train", "val", source.eval_split)
     images = {split: len(source.records(split)) for split in splits}

@@ -5,7 +5,7 @@ import io
 import tarfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from itertools import islice
+from itertools import islice, zip_longest
 from threading import Thread
 from types import SimpleNamespace
 
@@ -97,8 +97,10 @@ def test_stream_is_the_same_on_any_number_of_ranks_and_workers(name, stream):
     ranks = [read_batches(attach_trainer(stream(name, {"num_batches": 6}), r, 2).train_dataloader()) for r in (0, 1)]
     assert [batch for pair in zip(*ranks, strict=True) for batch in pair] == batches
     assert read_batches(stream(name, loader | {"seed": 1}).train_dataloader()) != batches
-    sample = [ids for _, ids, _ in read_batches(stream(name).sample_dataloader(5))]
-    assert [*map(len, sample)] == [2, 2, 1] and sum(sample, []) == sum((ids for _, ids, _ in batches), [])[:5]
+    for world in (1, 2, 4):
+        ranks = [read_batches(attach_trainer(stream(name), r, world).sample_dataloader(5)) for r in range(world)]
+        sample = [ids for batches_of_ranks in zip_longest(*ranks) for _, ids, _ in filter(None, batches_of_ranks)]
+        assert [*map(len, sample)] == [2, 2, 1] and sum(sample, []) == sum((ids for _, ids, _ in batches), [])[:5]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -126,8 +128,9 @@ def test_stream_has_no_list_of_its_training_images(name, stream, places):
         with pytest.raises(DatasetMissing, match="no list of its training images"):
             ask()
     assert data.num_images(99) == 99 and stream(name).source.fingerprint() == data.source.fingerprint()
-    with pytest.raises(BadConfig, match="cache=always"):
-        verify_splits(data, load("scenes", ["cache=always"]))
+    for flags in (["cache=always"], ["task=segmentation", "task.images=3"]):
+        with pytest.raises(BadConfig, match=flags[-1].removesuffix("=3")):
+            verify_splits(data, load("scenes", flags))
     for file in sorted((places / name).iterdir())[1:]:
         file.unlink()
     with pytest.raises(DatasetMissing, match="stream needs two"):
@@ -201,6 +204,13 @@ def test_shards_that_cannot_be_streamed_are_named(place, error, words, stream, m
     with pytest.raises(error, match=words) as mistake:
         stream("webdataset", root=place).source.records("val")
     assert "\n" not in str(mistake.value)
+
+
+def test_shards_of_one_name_are_refused(stream, places):
+    data = stream("webdataset")
+    data.source.shards.append(str(places / "webdataset/0.tar"))
+    with pytest.raises(DatasetMissing, match=r"2 shards are called 0\.tar"):
+        data.source.records("val")
 
 
 def test_stream_names_a_shard_that_was_cut_and_one_without_images(stream, places):
