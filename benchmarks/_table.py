@@ -18,9 +18,9 @@ RESULTS = Path(__file__).parent / "results"
 REAL_INTRODUCTION = """\
 ### At real widths
 
-`python -m benchmarks real` runs rows at the widths of Stable Diffusion 1.5 and DINOv2-B, at 256 px. A row takes at most
-four minutes. The peer and ours take turns on one copy of the frozen networks, which are untrained. The peak is the
-memory of the whole process; these networks take 4.6 GB of it."""
+`python -m benchmarks real` runs rows at the widths of Stable Diffusion 1.5 and DINOv2-B, at 256 px. On a quiet machine,
+a row should take at most four minutes. The peer and ours take turns on one copy of the frozen networks, which are
+untrained. The peak is the memory of the whole process; these networks take 4.6 GB of it."""
 BEGIN, END = "<!-- benchmarks: python -m benchmarks readme -->", "<!-- end of benchmarks -->"
 
 
@@ -72,7 +72,7 @@ def _format_table(device: str, results: dict[str, Any]) -> str:
     table = [format_row(name, result) for name, result in rows]
     reasons = {name: getattr(modules[name.removesuffix("_script")], "BOTTLENECK", "by little") for name, _ in rows}
     descriptions = [
-        f"- `{name}`: {result['what']}{_format_others(result)}{_note_other_work(result)}"
+        f"- `{name}`: {result['what']}{_format_others(result)}{_note_conditions(result)}"
         f"{_explain_missed_target(reasons[name], result)}"
         for name, result in rows
     ]
@@ -83,7 +83,7 @@ def _format_real_table(device: str, results: dict[str, Any]) -> str:
     rows = [(name, results[name]) for name in real.ROWS if name in results]
     table = [format_real_row(name, result) for name, result in rows]
     descriptions = [
-        f"- `{name}`: {result['what']}{_note_other_work(result)}"
+        f"- `{name}`: {result['what']}{_note_conditions(result)}"
         f"{_explain_missed_target(real.ROWS[name].bottleneck, result)}"
         for name, result in rows
     ]
@@ -95,9 +95,10 @@ def _format_period(results: dict[str, Any]) -> str:
     return dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
 
 
-def _note_other_work(result: dict[str, Any]) -> str:
-    """Return a note on a row whose thread had to wait for a core."""
-    return " Measured beside other work." if result.get("beside_other_work") else ""
+def _note_conditions(result: dict[str, Any]) -> str:
+    """Return notes on a row that was timed once, and on one whose thread had to wait for a core."""
+    once, beside = result["rounds"] == 1, result.get("beside_other_work")
+    return " Timed once." * once + " Measured beside other work." * bool(beside)
 
 
 def _format_others(result: dict[str, Any]) -> str:
