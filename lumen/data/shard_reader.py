@@ -62,7 +62,7 @@ def _group_members(shard: str) -> Iterator[tuple[str, dict[str, bytes]]]:
         with tarfile.open(fileobj=file, mode="r|*", bufsize=READ_BYTES, encoding="utf-8") as archive:
             while (entry := archive.next()) is not None:
                 archive.members.clear()  # it holds 1 KB for each
-                stem, end = split_member(entry.name)
+                stem, end = split_member(shard, entry.name)
                 if not entry.isreg() or not stem:
                     continue
                 if stem != name:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from lumen.core.errors import BadSample, DatasetMissing
 from lumen.core.paths import user_path
+from lumen.core.text import is_unicode
 from lumen.data.encoded import EncodedImage
 
 IMAGE_ENDS = ("jpg", "jpeg", "png", "webp")
@@ -88,7 +89,7 @@ class ShardIndex:
             ) from None
         images: dict[str, dict[str, Member]] = {}
         for name, offset, size in members:
-            stem, end = split_member(name)
+            stem, end = split_member(shard, name)
             if stem:
                 images.setdefault(f"{shard.name}/{stem}", {})[end] = Member(shard, offset, size)
         images = {id: ends for id, ends in images.items() if any(end in ends for end in IMAGE_ENDS)}
@@ -132,8 +133,14 @@ def shard_name(shard: str) -> str:
     return (urlsplit(shard).path if is_address(shard) else shard).rpartition("/")[2]
 
 
-def split_member(name: str) -> tuple[str, str]:
-    """Return what the files of an image share of their names, empty for none, and the end that tells them apart."""
+def split_member(shard: Path | str, name: str) -> tuple[str, str]:
+    """Return what the files of an image share of their names, empty for none, and the end that tells them apart.
+
+    Raises:
+        BadSample: The name is not encoded in UTF-8.
+    """
+    if not is_unicode(name):
+        raise BadSample(f"the name {name!a} in {shard} is not encoded in UTF-8; rename the file, and pack it again.")
     folder, _, file = name.rpartition("/")
     stem, _, end = file.partition(".")
     return (f"{folder}/{stem}" if folder and stem else stem), end.lower()

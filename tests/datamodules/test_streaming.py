@@ -206,6 +206,17 @@ def test_shards_that_cannot_be_streamed_are_named(place, error, words, stream, m
     assert "\n" not in str(mistake.value)
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_name_in_a_shard_that_is_no_utf8_is_named(stream, places, streaming):
+    with tarfile.open(places / "webdataset/3.tar", "w") as archive:
+        entry = tarfile.TarInfo("caf\udce9.png")
+        entry.size = len(photo(0))
+        archive.addfile(entry, io.BytesIO(photo(0)))
+    with pytest.raises(BadSample, match=r"the name 'caf\\udce9\.png' in .*3\.tar is not encoded in UTF-8"):
+        data = stream("webdataset", streaming=streaming)
+        list(islice(data.source.stream.read_shard(3), 1)) if streaming else data.source.records("train")
+
+
 def test_shards_of_one_name_are_refused(stream, places):
     data = stream("webdataset")
     data.source.shards.append(str(places / "webdataset/0.tar"))
