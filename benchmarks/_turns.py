@@ -1,7 +1,7 @@
 """Rows at real widths beside a peer: python -m benchmarks real [row ...]; without names all rows.
 
 The peer and ours take turns in one process on one copy of the frozen networks, which are untrained. Whatever else a
-side needs is freed after its turn. A row takes at most four minutes on a quiet machine, and 14 GB of memory.
+side needs is freed after its turn. A row takes at most 14 GB of memory, and should take at most four minutes.
 """
 
 import argparse

@@ -72,7 +72,7 @@ def save_samples(
         layout = layout.to(task.device)
         sampling["layout"] = layout
     samples = [sample_images(task, batch, num_samples, config.seed, sampling) for batch in batches]
-    picture = task.visualize(batch) if layout is None else task.draw(layout)
+    picture = task.visualize(batch) if layout is None else task.visualize_layout(layout)
     picture = (batch.image + 1) / 2 if picture is None else picture
     # The photo and its layout stand once, beside the first prompt.
     first = [torch.cat([x, torch.ones_like(x).expand(len(prompts) - 1, -1, -1, -1)]) for x in (batch.image, picture)]

@@ -99,7 +99,7 @@ class Handlers:
         )
         file = str(self.studio.folder.find(self.studio.folder.add_layout(canvas.layout)))
         store = self.studio.folder.add_picture
-        picture = store(run.draw(canvas.layout, canvas.region, colours))
+        picture = store(run.visualize(canvas.layout, canvas.region, colours))
         tiles = [(store(tile), title) for tile, title in run.tiles(canvas.layout)]
         return [canvas, picture, tiles, note, file, *self.recipe(canvas, *words)]
 
@@ -253,7 +253,7 @@ class Handlers:
     # ---- samples
 
     def stream(self, keeps_seed: bool, canvas: Canvas | None, *words: Any) -> Iterator[list[Any]]:
-        """Yield seed, samples as they are drawn, command and link."""
+        """Yield seed, samples as they are generated, command and link."""
         if canvas is None:
             raise BadConfig(NO_PHOTO)
         name, settings, _ = self.read(words)

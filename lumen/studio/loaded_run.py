@@ -136,7 +136,7 @@ class LoadedRun:
 
     # ---- pictures
 
-    def draw(
+    def visualize(
         self, layout: Float[Tensor, "k h w"], region: Bool[Tensor, "h w"], colours: tuple[int, int, int]
     ) -> Image.Image:
         """Return a layout in colours, with the outline of a region.
@@ -145,7 +145,7 @@ class LoadedRun:
             colours: Components that are red, green and blue, where the layout has components.
         """
         has_axes = self.task.explained is not None
-        rgb = layout_to_rgb(layout[list(colours)][None]) if has_axes else self.task.draw(layout[None])
+        rgb = layout_to_rgb(layout[list(colours)][None]) if has_axes else self.task.visualize_layout(layout[None])
         picture = rgb.repeat_interleave(factor := self.cell_pixels(layout), -1).repeat_interleave(factor, -2) * 2 - 1
         outlined = draw_contours(picture, region[None].long()) if region.any() else picture
         return Image.fromarray(to_uint8(outlined[0]).numpy())
@@ -167,7 +167,7 @@ class LoadedRun:
     def stream(
         self, photo: Batch, layout: Float[Tensor, "k h w"] | None, settings: Settings, count: int
     ) -> Iterator[list[Float[Tensor, "3 H W"]]]:
-        """Yield all samples begun so far, as they are drawn; the last ones are those of `lumen sample`, to the bit.
+        """Yield all samples begun so far, as they are generated; the last ones are those of `lumen sample`, to the bit.
 
         Args:
             layout: Layout in place of the photo's own.
@@ -188,7 +188,7 @@ class LoadedRun:
             cancelled.set()
 
     def _sample_into(self, photo: Batch, layout: Any, settings: Settings, count: int, out: Queue, stop: Event) -> None:
-        """Put samples into a queue as they are drawn, and last None, or the error that ended them."""
+        """Put samples into a queue as they are generated, and last None, or the error that ended them."""
         done, calls, due = [], 0, 0.0
 
         def show(latents: Float[Tensor, "1 z h w"]) -> None:

@@ -15,7 +15,7 @@ from lumen.studio.studio import Studio
 PHOTO_TYPES = [".jpg", ".jpeg", ".png", ".webp"]
 HELP = (
     "**Layout**: what a network sees in the photo, one square per patch. Squares of like colour look alike to the "
-    "network. Change the layout, press **Draw**, and the samples follow it."
+    "network. Change the layout, press **Generate**, and the samples follow it."
 )
 
 
@@ -112,7 +112,7 @@ class Page:
             label="Samples", columns=2, height="auto", format="png", elem_id="samples", elem_classes="pixels"
         )
         self.prompt = gr.Textbox(label="Prompt", lines=2, submit_btn=False, elem_id="prompt")
-        self.draw = gr.Button("Draw", variant="primary", elem_id="draw")
+        self.generate = gr.Button("Generate", variant="primary", elem_id="generate")
         with gr.Row():
             self.seed = gr.Number(defaults.seed, label="Seed", precision=0, minimum=0, maximum=MAX_SEED)
             self.lock = gr.Checkbox(True, label="keep the seed")
@@ -152,13 +152,13 @@ class Page:
         do, shared = self.handlers, [self.canvas, *self.settings, *self.colours]
         opened = [self.photo, self.image, *self.view]
         outputs = [self.seed, self.samples, self.command, self.link]
-        draw = {"fn": explain_stream(do.stream), "inputs": [self.lock, *shared], "outputs": outputs, **NETWORKS}
+        generate = {"fn": explain_stream(do.stream), "inputs": [self.lock, *shared], "outputs": outputs, **NETWORKS}
         first = [self.run, self.held_out, *self.settings[2:]]
         restored = [*first, *opened, *self.parts]
         self.blocks.load(explain(do.restore), None, restored, api_name="restore", **NETWORKS).success(
-            api_visibility="private", **draw
+            api_visibility="private", **generate
         )
-        gr.on([self.draw.click, self.prompt.submit], api_name="draw", trigger_mode="always_last", **draw)
+        gr.on([self.generate.click, self.prompt.submit], api_name="generate", trigger_mode="always_last", **generate)
         self._on(self.upload.upload, do.open_upload, [self.upload, *shared], opened, "open_photo")
         self._on(
             self.held_out.input, do.open_held_out, [self.held_out, *shared], [self.prompt, *opened], "open_held_out"

@@ -107,7 +107,7 @@ class Studio:
     # ---- samples
 
     def stream(self, name: str, settings: Settings, count: int = NUM_SAMPLES) -> Iterator[list[Image.Image]]:
-        """Yield pictures of the samples of some settings, as they are drawn."""
+        """Yield pictures of the samples of some settings, as they are generated."""
         layout = self.folder.load_layout(settings.layout) if settings.layout else None
         for samples in self.run(name).stream(self.photo(name, settings), layout, settings, count):
             blank = [torch.ones_like(samples[0])] * (count - len(samples))  # so that pictures stay in their places

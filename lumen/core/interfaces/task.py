@@ -169,9 +169,9 @@ class Task(LightningModule):
         """Return what steers the outputs, if anything but the image does, such as the layout (b, k, h, w)."""
         return None
 
-    def draw(self, layout: Tensor) -> Tensor:
+    def visualize_layout(self, layout: Tensor) -> Tensor:
         """Return a picture (b, 3, h, w) in [0, 1] of layouts that `layout` returned, or of edited ones."""
-        raise NotImplementedError(f"{type(self).__name__} must implement draw()")
+        raise NotImplementedError(f"{type(self).__name__} must implement visualize_layout()")
 
     @property
     def explained(self) -> list[float] | None:

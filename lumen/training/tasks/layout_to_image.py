@@ -198,7 +198,7 @@ class LayoutToImage(Task):
         """Return the layout."""
         return self.conditioning(batch)
 
-    def draw(self, layout: Float[Tensor, "b k h w"]) -> Float[Tensor, "b 3 h w"]:
+    def visualize_layout(self, layout: Float[Tensor, "b k h w"]) -> Float[Tensor, "b 3 h w"]:
         """Return layouts as RGB."""
         return self.conditioning.visualize(layout)
 
