@@ -77,6 +77,8 @@ def test_certificate_of_a_streamed_run_that_is_killed_three_times(tiny, workdir,
     monkeypatch.setattr(certify, "_launch", launch_fork)
     for name in ("first", "second"):
         datamodules.factory("webdataset").fake(workdir / name)
+        for path in (workdir / name).iterdir():
+            path.rename(path.with_stem(f"{name}-{path.stem}"))  # shards of one name are refused
     data = ["data=webdataset", "data.shards=[first,second]", "data.streaming=true", "data.streams=2", "data.buffer=3"]
     assert main(["certify", "coco_stuff", *data, *tiny, "validation=2", "workers=1", "accumulate=2"]) == 0
     assert "DIFFERENT" not in (message := capsys.readouterr().out) and "equal      losses" in message
